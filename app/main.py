@@ -1,0 +1,52 @@
+"""The site that ships with the project: one page, one JSON answer and a health check."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from flask import Flask, render_template
+from flask.typing import ResponseReturnValue
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+
+def create_app(trusted_proxies: int = 0) -> Flask:
+    """Make the application.
+
+    Args:
+        trusted_proxies: how many reverse proxies of ours stand in front. Each adds one entry to the X-Forwarded-*
+            headers, and only that many entries, counted from the right, are believed. With 0, as in development,
+            the headers are ignored: a client can't forge its address, the scheme or the host.
+    """
+    app = Flask(__name__)
+    if trusted_proxies:
+        n = trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=n, x_proto=n, x_host=n)  # type: ignore[method-assign]
+
+    @app.get("/")
+    def index() -> ResponseReturnValue:
+        return render_template("index.html")
+
+    @app.route("/api2", methods=["GET", "POST"])
+    def api2() -> ResponseReturnValue:
+        answer = {"server_status": 201, "description": "Hello from python"}
+        return json.dumps(answer, indent=2) + "\n", 201, {"Content-Type": "application/json"}
+
+    @app.get("/healthz")
+    def healthz() -> ResponseReturnValue:
+        return "ok\n", 200, {"Content-Type": "text/plain; charset=utf-8"}
+
+    return app
+
+
+# gunicorn imports this; the machine's roles tell it about nginx in front.
+app = create_app(int(os.environ.get("TRUSTED_PROXIES", "0")))
+
+if __name__ == "__main__":
+    # The development server, for this computer only. Its debugger runs any code that a visitor sends: never switch it
+    # on where others reach it. FLASK_RUN_HOST and FLASK_DEBUG=1 are there for those who know why they want them.
+    app.run(
+        host=os.environ.get("FLASK_RUN_HOST", "127.0.0.1"),
+        port=int(os.environ.get("FLASK_RUN_PORT", "5000")),
+        debug=os.environ.get("FLASK_DEBUG") == "1",
+    )

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from flask import Flask, request
+from flask.testing import FlaskClient
+from main import create_app
+
+FORGED = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "forged.example"}
+
+
+def seen_by(app: Flask) -> Flask:
+    """Add a page that tells what the app knows of a request."""
+    app.add_url_rule("/seen", view_func=lambda: f"{request.remote_addr} {request.scheme} {request.host}")
+    return app
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_index_page_greets(client: FlaskClient, method: str) -> None:
+    response = client.open("/", method=method)
+    assert response.status_code == 200
+    assert response.mimetype == "text/html"
+    assert ("Hello from Flask server" in response.text) == (method == "GET")
+
+
+def test_the_index_page_loads_nothing_from_elsewhere(client: FlaskClient) -> None:
+    links = re.findall(r'(?:src|href)="([^"]+)"', client.get("/").text)
+    assert links
+    for link in links:
+        assert link.startswith("/"), link
+        assert client.get(link).status_code < 300, link
+
+
+def test_the_index_page_takes_no_post(client: FlaskClient) -> None:
+    assert client.post("/").status_code == 405
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_api2_answers_in_readable_json(client: FlaskClient, method: str) -> None:
+    response = client.open("/api2", method=method)
+    assert response.status_code == 201
+    assert response.content_type == "application/json"
+    assert response.json == {"server_status": 201, "description": "Hello from python"}
+    assert response.text.startswith('{\n  "server_status": 201,\n')
+
+
+def test_the_health_check_is_fine(client: FlaskClient) -> None:
+    assert client.get("/healthz").status_code == 200
+
+
+def test_an_unknown_page_is_not_found(client: FlaskClient) -> None:
+    assert client.get("/nothing").status_code == 404
+
+
+def test_without_a_proxy_nobody_can_forge_who_they_are() -> None:
+    client = seen_by(create_app()).test_client()
+    assert client.get("/seen", headers=FORGED).text == "127.0.0.1 http localhost"
+
+
+def test_behind_nginx_the_app_knows_scheme_host_and_client() -> None:
+    client = seen_by(create_app(trusted_proxies=1)).test_client()
+    headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "site.example"}
+    assert client.get("/seen", headers=headers).text == "203.0.113.9 https site.example"
+
+
+def test_behind_nginx_only_its_own_entry_is_believed() -> None:
+    client = seen_by(create_app(trusted_proxies=1)).test_client()
+    headers = {"X-Forwarded-For": "198.51.100.7, 203.0.113.9"}
+    assert client.get("/seen", headers=headers).text.startswith("203.0.113.9 ")
+
+
+def test_the_development_server_is_for_this_computer_only_and_without_debugger(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("FLASK_")}
+        server = subprocess.Popen(
+            [sys.executable, "-u", "main.py"],
+            cwd=Path(__file__).resolve().parent.parent,
+            stdout=out,
+            stderr=out,
+            env=environment | {"FLASK_RUN_PORT": str(free_port())},
+        )
+    try:
+        address = wait_for_address(log)
+        assert address.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(f"{address}/healthz") as answer:
+            assert answer.status == 200
+        assert "Debug mode: off" in log.read_text()
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=10)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_address(log: Path) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        found = re.findall(r"Running on (http://\S+)", log.read_text())
+        if found:
+            assert len(found) == 1, f"listens on more than one address: {found}"
+            return str(found[0])
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not start:\n{log.read_text()}")

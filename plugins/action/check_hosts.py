@@ -1,0 +1,47 @@
+"""Stop before anything is changed when a host can't be reached or is not one that the roles are made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+SUPPORTED = {"Debian": ("12", "13")}
+
+
+def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any]) -> str | None:
+    """What keeps a host from being managed, in one sentence with the way out; None when nothing does."""
+    address = hostvars.get("ansible_host", host)
+    if reached.get("unreachable"):
+        return (
+            f"{host} ({address}) can't be reached: {str(reached.get('msg', '')).strip()}\n"
+            f"  Is it on, and does 'ssh {hostvars.get('ansible_user', 'root')}@{address}' work? Check ansible_host, "
+            f"ansible_user and ansible_port. To go on without it: --limit '!{host}'"
+        )
+    facts = hostvars.get("ansible_facts", {})
+    system, release = str(facts.get("distribution")), str(facts.get("distribution_major_version"))
+    if release not in SUPPORTED.get(system, ()) and not hostvars.get("untested_system"):
+        return (
+            f"{host} ({address}) runs {system} {facts.get('distribution_version')}, but Debian 12 or 13 is needed.\n"
+            "  Use a machine with Debian 13. To try a relative of Debian all the same, untested: -e untested_system=true"
+        )
+    return None
+
+
+class ActionModule(ActionBase):
+    """Look at what the task before has learnt of every host of the play (registered as `reached`)."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        hosts = variables["ansible_play_hosts_all"]
+        found = (problem_of(h, variables["hostvars"][h], variables["hostvars"][h].get("reached", {})) for h in hosts)
+        problems = [problem for problem in found if problem]
+        if problems:
+            raise AnsibleActionFail("\n\n".join(["Nothing was changed on any host.", *problems]))
+        return result | {"changed": False, "ansible_facts": {"hosts_checked": True}}

@@ -1,0 +1,313 @@
+"""Check the whole inventory at once, on the control node, before any host is touched.
+
+One error names everything that is wrong: where, what was found, what is expected, and an example.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+from ansible.release import __version__ as ansible_version
+
+PROJECT = Path(__file__).resolve().parents[2]
+OLDEST_ANSIBLE = (2, 19)
+# The address in the inventory that ships with the project.
+PLACEHOLDER = "203.0.113.10"
+# Names of users and of folders that a Debian machine has for itself.
+RESERVED = set(
+    "root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd messagebus systemd "
+    "nginx postgres mysql redis admin debian ubuntu sudo adm staff users ssh git ftp http default live".split()
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in the inventory that is not as it should be."""
+
+    where: str  # what it is about, without the host: "app blueoctopus, key domains"
+    found: str
+    expected: str
+    example: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key of an entry in `apps` may hold."""
+
+    type: type
+    expected: str
+    example: str
+    fits: Callable[[Any], bool] = lambda value: True
+    required: bool = False
+    secret: bool = False  # its value is never shown
+
+
+def is_domain(value: object) -> bool:
+    """Whether a value is a host name, or an address for those who have no name yet."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return ipaddress.ip_address(value).version == 4
+    except ValueError:
+        label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+        return len(value) <= 253 and bool(re.fullmatch(rf"{label}(\.{label})*", value)) and not value[-1].isdigit()
+
+
+def is_relative_file(value: str) -> bool:
+    """Whether a value is a path that stays inside of the folder it is relative to."""
+    return bool(re.fullmatch(r"[\w./@+-]+", value)) and not value.startswith("/") and ".." not in value.split("/")
+
+
+def is_environment(value: Mapping[Any, Any]) -> bool:
+    """Whether a value is a set of environment variables with plain values of one line or more."""
+    return all(
+        isinstance(k, str)
+        and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", k)
+        and isinstance(v, str | int | float)
+        and "\0" not in str(v)
+        for k, v in value.items()
+    )
+
+
+SECONDS = "a whole number of seconds, from 1 to 3600"
+VARIABLES = "variables by name (letters, digits and _), each with a text or a number"
+
+# Every key that an entry of `apps` may have. What is left out gets the default of the role `app`.
+KEYS = {
+    "name": Key(
+        str,
+        "a name of 1 to 31 characters: a lower-case letter, then lower-case letters, digits and '-'; not one that Debian "
+        "uses for itself",
+        "name: blueoctopus",
+        lambda v: bool(re.fullmatch(r"[a-z][a-z0-9-]{0,30}", v)) and v not in RESERVED and not v.endswith("-"),
+        required=True,
+    ),
+    "domains": Key(
+        list,
+        "a list of host names in lower case (or IPv4 addresses), the canonical one first, none twice",
+        "domains: [example.org, www.example.org]",
+        lambda v: bool(v) and all(map(is_domain, v)) and len(set(v)) == len(v),
+        required=True,
+    ),
+    "source": Key(
+        str,
+        "a folder that is there, absolute or relative to the project's root",
+        "source: app",
+        lambda v: (PROJECT / v).is_dir(),
+        required=True,
+    ),
+    "requirements": Key(
+        str, "a file in the source, relative to it", "requirements: requirements.txt", is_relative_file
+    ),
+    "wsgi": Key(
+        str,
+        "the WSGI callable, MODULE:NAME",
+        "wsgi: main:app",
+        lambda v: bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?", v)),
+        required=True,
+    ),
+    "health_path": Key(
+        str,
+        "a path that begins with /, without spaces",
+        "health_path: /healthz",
+        lambda v: bool(re.fullmatch(r"/[\w./~%?&=+:@,;-]*", v)),
+    ),
+    "health_timeout": Key(int, SECONDS, "health_timeout: 30", lambda v: 1 <= v <= 3600),
+    "drain_timeout": Key(int, SECONDS, "drain_timeout: 30", lambda v: 1 <= v <= 3600),
+    "workers": Key(
+        int, "a whole number from 1 to 256; leave it out to go by the host's cores", "workers: 3", lambda v: 1 <= v <= 256
+    ),
+    "environment": Key(dict, VARIABLES, "environment: {GREETING: hello}", is_environment),
+    "secrets": Key(
+        dict, VARIABLES, 'secrets: {SECRET_KEY: "{{ vault_secret_key }}"}', is_environment, secret=True
+    ),
+    "tls": Key(str, "'none', plain HTTP: the only choice so far", "tls: none", lambda v: v == "none"),
+}
+TYPE_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "a set of keys and values"}
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A hint at the known word that was likely meant, or nothing."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def check_value(name: str, value: Any, where: str) -> Iterator[Problem]:
+    """Check one known key of an app."""
+    key = KEYS[name]
+    typed = isinstance(value, key.type) and not isinstance(value, bool)
+    if typed and key.fits(value):
+        return
+    found = "(not shown: it may hold secrets)" if key.secret else repr(plain(value))
+    expected = key.expected if typed else f"{TYPE_NAMES[key.type]}: {key.expected}"
+    yield Problem(f"{where}, key {name}", found, expected, key.example)
+
+
+def check_apps(apps: Any) -> Iterator[Problem]:
+    """Check the list `apps` of one host."""
+    example = "apps: [{name: blueoctopus, domains: [example.org], source: app, wsgi: main:app}]"
+    if not isinstance(apps, list):
+        yield Problem("key apps", repr(plain(apps)), "a list of apps", example)
+        return
+    names: set[str] = set()
+    owners: dict[str, str] = {}
+    for number, app in enumerate(apps):
+        if not isinstance(app, dict):
+            yield Problem(f"key apps[{number}]", repr(plain(app)), "a set of keys and values", example)
+            continue
+        name = app.get("name")
+        where = f"app {name}" if isinstance(name, str) else f"app number {number + 1}"
+        for key in KEYS:
+            if key in app:
+                yield from check_value(key, app[key], where)
+            elif KEYS[key].required:
+                yield Problem(f"{where}, key {key}", "nothing", KEYS[key].expected, KEYS[key].example)
+        for key in app:
+            if key not in KEYS:
+                hint = did_you_mean(str(key), list(KEYS))
+                yield Problem(f"{where}, key {key}", "an unknown key", f"one of {', '.join(KEYS)}{hint}", example)
+        if name in names:
+            yield Problem(where, "two apps of this name", "a name of its own for each app", KEYS["name"].example)
+        if isinstance(name, str):
+            names.add(name)
+        for domain in app["domains"] if isinstance(app.get("domains"), list) else []:
+            owner = owners.setdefault(str(domain), where)
+            if owner != where:
+                expected = f"one app for each domain; {owner} has it already"
+                yield Problem(f"{where}, key domains", repr(str(domain)), expected, KEYS["domains"].example)
+
+
+def plain(value: Any) -> Any:
+    """A value without Ansible's own types, so that it prints as the user wrote it."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def role_options() -> dict[str, dict[str, Any]]:
+    """The settings that users make for machines: every argument of every role but `app`, which has the list `apps`."""
+    options: dict[str, dict[str, Any]] = {}
+    for path in sorted(PROJECT.glob("roles/*/meta/argument_specs.yml")):
+        if path.parts[-3] != "app":
+            options |= yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+    return options
+
+
+def check_settings(variables: Mapping[str, Any], get: Callable[[str], Any]) -> Iterator[Problem]:
+    """Check the machine settings of one host against the roles' argument specs; find misspelt ones."""
+    options = role_options()
+    prefixes = tuple({f"{name.split('_')[0]}_" for name in options})
+    for name in variables:
+        if name in options:
+            spec = {name: without_docs(options[name])}
+            result = ArgumentSpecValidator(spec).validate({name: plain(get(name))})
+            for message in result.error_messages:
+                described = str(options[name]["description"]).rstrip(".")
+                expected = f"{options[name]['type']}: {described}. {message}"
+                yield Problem(f"key {name}", repr(plain(get(name))), expected, f"{name}: {options[name].get('default')}")
+        elif name.startswith(prefixes) and did_you_mean(name, list(options)):
+            hint = did_you_mean(name, list(options))
+            yield Problem(f"key {name}", "an unknown key", f"a setting of a role{hint}", "see roles/*/README.md")
+
+
+def without_docs(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """An argument spec as the validator takes it: types and bounds, no descriptions, nothing filled in."""
+    kept = {key: value for key, value in spec.items() if key in ("type", "elements", "choices", "required")}
+    if "options" in spec:
+        kept["options"] = {name: without_docs(option) for name, option in spec["options"].items()}
+    return kept
+
+
+def check_connection(get: Callable[[str], Any], variables: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check how a host is reached."""
+    address = str(get("ansible_host")) if "ansible_host" in variables else ""
+    if address == PLACEHOLDER:
+        yield Problem(
+            "key ansible_host",
+            f"{address}, which only holds the place",
+            "the address of your machine, in hosts.yml",
+            "ansible_host: 198.51.100.7",
+        )
+
+
+def report(problems: dict[Problem, list[str]]) -> str:
+    """All problems as one text; hosts that share one are named together."""
+    count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"The inventory has {count}. No host was touched."]
+    for problem, hosts in problems.items():
+        shown = ", ".join(hosts[:5]) + (f" and {len(hosts) - 5} more" if len(hosts) > 5 else "")
+        lines += [
+            "",
+            f"{'host' if len(hosts) == 1 else 'hosts'} {shown}, {problem.where}",
+            f"  found:    {problem.found}",
+            f"  expected: {problem.expected}",
+            f"  example:  {problem.example}",
+        ]
+    return "\n".join(lines)
+
+
+class ActionModule(ActionBase):
+    """Check what the inventory says of every host of the play."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        self.check_ansible()
+        problems: dict[Problem, list[str]] = {}
+        chosen, known = variables.get("app"), set()
+        for host in variables["ansible_play_hosts_all"]:
+            for problem in self.check_host(variables["hostvars"][host], known):
+                problems.setdefault(problem, []).append(host)
+        if chosen is not None and chosen not in known and not problems:
+            expected = f"the name of an app in the inventory: {', '.join(sorted(known)) or 'there is none'}"
+            problems[Problem("option -e app", repr(str(chosen)), expected, "-e app=blueoctopus")] = ["all"]
+        if problems:
+            raise AnsibleActionFail(report(problems))
+        return result | {"changed": False}
+
+    @staticmethod
+    def check_ansible() -> None:
+        """Refuse an Ansible that reads this project differently from how it was tested."""
+        version = tuple(int(n) for n in re.findall(r"\d+", ansible_version)[:2])
+        if version < OLDEST_ANSIBLE:
+            wanted = ".".join(map(str, OLDEST_ANSIBLE))
+            raise AnsibleActionFail(
+                f"This is ansible-core {ansible_version}, but {wanted} or newer is needed. Run script/bootstrap and use "
+                ".venv/bin/ansible-playbook. No host was touched."
+            )
+
+    @staticmethod
+    def check_host(hostvars: Mapping[str, Any], known: set[str]) -> Iterator[Problem]:
+        """Check one host; note the names of its apps in `known`."""
+        unreadable: list[Problem] = []
+
+        def get(name: str) -> Any:
+            try:
+                return hostvars[name]
+            except AnsibleError as error:  # an undefined variable, a wrong vault password
+                found = f"a value that can't be worked out: {error}"
+                unreadable.append(Problem(f"key {name}", found, "a value, or variables that are defined", "-"))
+                return None
+
+        apps = get("apps") if "apps" in hostvars else []
+        if not unreadable:
+            yield from check_apps(apps)
+            known.update(str(app["name"]) for app in apps or [] if isinstance(app, dict) and "name" in app)
+        yield from check_settings(hostvars, get)
+        yield from check_connection(get, hostvars)
+        yield from unreadable

@@ -1,0 +1,29 @@
+"""Fill in what the inventory leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+def with_role_defaults(items: list[dict[str, Any]], role: str) -> list[dict[str, Any]]:
+    """Give each item the defaults of a role's arguments: ROLE_KEY in its defaults/main.yml stands for KEY.
+
+    Args:
+        items: entries of an inventory list, such as `apps`.
+        role: the role that each entry is handed to.
+    """
+    defaults = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
+    named = {key.removeprefix(f"{role}_"): value for key, value in defaults.items()}
+    return [named | dict(item) for item in items]
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"with_role_defaults": with_role_defaults}
