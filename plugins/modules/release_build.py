@@ -55,7 +55,7 @@ options:
   uv:
     description: The uv program on the host.
     type: path
-    default: /usr/local/bin/uv
+    default: /usr/local/lib/uv/bin/uv
   time:
     description: >-
       Time of the deploy, V(YYYYMMDDThhmmssZ), the first part of a new release's id. Hosts that are deployed together get
@@ -249,7 +249,7 @@ def main() -> None:
             "files": {"type": "dict", "default": {}},
             "socket": {"type": "path", "required": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
-            "uv": {"type": "path", "default": "/usr/local/bin/uv"},
+            "uv": {"type": "path", "default": "/usr/local/lib/uv/bin/uv"},
             "time": {"type": "str", "required": True},
             "digest": {"type": "str"},
             "manifest": {"type": "str"},

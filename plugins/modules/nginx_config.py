@@ -1,0 +1,123 @@
+#!/usr/bin/python
+"""Put files into nginx's configuration, tested as a whole before any of them is replaced."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: nginx_config
+short_description: Change nginx's configuration safely
+description:
+  - Lays the given files into a copy of nginx's whole configuration and lets nginx test that. Only a configuration that
+    passes replaces the running one; then nginx reloads, which drops no request.
+  - When the test fails, nothing is touched, and the error carries nginx's own words.
+  - nginx is started, now and after a reboot, when it isn't running. Without a change it is not reloaded.
+  - Includes in C(nginx.conf) have to be relative, so that they find the copy.
+options:
+  files:
+    description: Contents of files by their path below O(root).
+    type: dict
+    required: true
+  root:
+    description: Folder of nginx's configuration.
+    type: path
+    default: /etc/nginx
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Open the site
+  nginx_config:
+    files:
+      conf.d/blueoctopus.conf: "{{ lookup('ansible.builtin.template', 'site.conf.j2') }}"
+"""
+
+RETURN = r"""
+reloaded:
+  description: Whether nginx took up a new configuration.
+  returned: success
+  type: bool
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+NGINX = "/usr/sbin/nginx"
+
+
+def read(path: Path) -> str:
+    """A file's content; empty when it isn't there."""
+    return path.read_text() if path.exists() else ""
+
+
+def test(module: AnsibleModule, root: Path, changed: dict[str, str]) -> None:
+    """Let nginx test a copy of its configuration with the changed files in it; fail with its words."""
+    with tempfile.TemporaryDirectory() as folder:
+        candidate = Path(folder) / "nginx"
+        shutil.copytree(root, candidate, symlinks=True)
+        write(candidate, changed)
+        rc, _out, err = module.run_command([NGINX, "-t", "-q", "-c", str(candidate / "nginx.conf")])
+    if rc:
+        words = "\n".join(f"  {line}" for line in err.replace(str(candidate), str(root)).strip().splitlines())
+        module.fail_json(msg=f"nginx refuses the new configuration, so the old one stays in place:\n{words}")
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    """Replace files, each in one step."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.new")  # no include matches it
+        beside.write_text(content)
+        beside.chmod(0o644)
+        beside.replace(path)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "files": {"type": "dict", "required": True},
+            "root": {"type": "path", "default": "/etc/nginx"},
+        },
+        supports_check_mode=True,
+    )
+    root, files = Path(module.params["root"]), {name: str(text) for name, text in module.params["files"].items()}
+    # Left by a run that was cut off between writing and reloading.
+    unfinished = root / ".reload-pending"
+    changed = {name: content for name, content in files.items() if read(root / name) != content}
+    is_running = module.run_command(["systemctl", "is-active", "--quiet", "nginx"])[0] == 0
+    reload_needed = bool(changed) or unfinished.exists()
+    diff = [
+        {"before_header": str(root / n), "after_header": str(root / n), "before": read(root / n), "after": c}
+        for n, c in changed.items()
+    ]
+    result = {"changed": reload_needed or not is_running, "reloaded": reload_needed and is_running, "diff": diff}
+    # On a bare machine, check mode knows what would be written, but has no nginx to ask.
+    if module.check_mode and not Path(NGINX).exists():
+        module.exit_json(**result)
+    if not Path(NGINX).exists():
+        module.fail_json(msg="nginx is not installed. Run playbooks/provision.yml on this host first.")
+
+    if changed:
+        test(module, root, changed)
+    if module.check_mode:
+        module.exit_json(**result)
+    if changed:
+        unfinished.touch()
+        write(root, changed)
+    if not is_running:
+        module.run_command(["systemctl", "enable", "--now", "nginx"], check_rc=True)
+    elif reload_needed:
+        module.run_command(["systemctl", "reload", "nginx"], check_rc=True)
+    unfinished.unlink(missing_ok=True)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
