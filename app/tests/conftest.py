@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from main import create_app  # noqa: E402
+from main import create_app
 
 
 @pytest.fixture

@@ -20,12 +20,14 @@ def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any
             f"  Is it on, and does 'ssh {hostvars.get('ansible_user', 'root')}@{address}' work? Check ansible_host, "
             f"ansible_user and ansible_port. To go on without it: --limit '!{host}'"
         )
+    if reached.get("failed"):
+        return f"{host} ({address}) answers, but can't be looked at: {str(reached.get('msg', '')).strip()}"
     facts = hostvars.get("ansible_facts", {})
     system, release = str(facts.get("distribution")), str(facts.get("distribution_major_version"))
     if release not in SUPPORTED.get(system, ()) and not hostvars.get("untested_system"):
         return (
             f"{host} ({address}) runs {system} {facts.get('distribution_version')}, but Debian 12 or 13 is needed.\n"
-            "  Use a machine with Debian 13. To try a relative of Debian all the same, untested: -e untested_system=true"
+            "  Use a machine with Debian 13. To try a relative of Debian all the same: -e untested_system=true"
         )
     return None
 

@@ -24,10 +24,11 @@ OLDEST_ANSIBLE = (2, 19)
 # The address in the inventory that ships with the project.
 PLACEHOLDER = "203.0.113.10"
 # Names of users and of folders that a Debian machine has for itself.
-RESERVED = set(
-    "root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd messagebus systemd "
-    "nginx postgres mysql redis admin debian ubuntu sudo adm staff users ssh git ftp http default live".split()
-)
+RESERVED = {
+    *("root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data"),
+    *("backup", "list", "irc", "nobody", "sshd", "messagebus", "systemd", "nginx", "postgres", "mysql", "redis"),
+    *("admin", "debian", "ubuntu", "sudo", "adm", "staff", "users", "ssh", "git", "ftp", "http", "default"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Key:
     type: type
     expected: str
     example: str
-    fits: Callable[[Any], bool] = lambda value: True
+    fits: Callable[[Any], bool] = lambda _value: True
     required: bool = False
     secret: bool = False  # its value is never shown
 
@@ -86,8 +87,8 @@ VARIABLES = "variables by name (letters, digits and _), each with a text or a nu
 KEYS = {
     "name": Key(
         str,
-        "a name of 1 to 31 characters: a lower-case letter, then lower-case letters, digits and '-'; not one that Debian "
-        "uses for itself",
+        "a name of 1 to 31 characters: a lower-case letter, then lower-case letters, digits and '-'; "
+        "not one that Debian uses for itself",
         "name: blueoctopus",
         lambda v: bool(re.fullmatch(r"[a-z][a-z0-9-]{0,30}", v)) and v not in RESERVED and not v.endswith("-"),
         required=True,
@@ -125,12 +126,13 @@ KEYS = {
     "health_timeout": Key(int, SECONDS, "health_timeout: 30", lambda v: 1 <= v <= 3600),
     "drain_timeout": Key(int, SECONDS, "drain_timeout: 30", lambda v: 1 <= v <= 3600),
     "workers": Key(
-        int, "a whole number from 1 to 256; leave it out to go by the host's cores", "workers: 3", lambda v: 1 <= v <= 256
+        int,
+        "a whole number from 1 to 256; leave it out to go by the host's cores",
+        "workers: 3",
+        lambda v: 1 <= v <= 256,
     ),
     "environment": Key(dict, VARIABLES, "environment: {GREETING: hello}", is_environment),
-    "secrets": Key(
-        dict, VARIABLES, 'secrets: {SECRET_KEY: "{{ vault_secret_key }}"}', is_environment, secret=True
-    ),
+    "secrets": Key(dict, VARIABLES, 'secrets: {SECRET_KEY: "{{ vault_secret_key }}"}', is_environment, secret=True),
     "tls": Key(str, "'none', plain HTTP: the only choice so far", "tls: none", lambda v: v == "none"),
 }
 TYPE_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "a set of keys and values"}
@@ -216,7 +218,9 @@ def check_settings(variables: Mapping[str, Any], get: Callable[[str], Any]) -> I
             for message in result.error_messages:
                 described = str(options[name]["description"]).rstrip(".")
                 expected = f"{options[name]['type']}: {described}. {message}"
-                yield Problem(f"key {name}", repr(plain(get(name))), expected, f"{name}: {options[name].get('default')}")
+                yield Problem(
+                    f"key {name}", repr(plain(get(name))), expected, f"{name}: {options[name].get('default')}"
+                )
         elif name.startswith(prefixes) and did_you_mean(name, list(options)):
             hint = did_you_mean(name, list(options))
             yield Problem(f"key {name}", "an unknown key", f"a setting of a role{hint}", "see roles/*/README.md")
@@ -287,8 +291,8 @@ class ActionModule(ActionBase):
         if version < OLDEST_ANSIBLE:
             wanted = ".".join(map(str, OLDEST_ANSIBLE))
             raise AnsibleActionFail(
-                f"This is ansible-core {ansible_version}, but {wanted} or newer is needed. Run script/bootstrap and use "
-                ".venv/bin/ansible-playbook. No host was touched."
+                f"This is ansible-core {ansible_version}, but {wanted} or newer is needed. Run script/bootstrap, "
+                "then: source .venv/bin/activate. No host was touched."
             )
 
     @staticmethod

@@ -15,7 +15,18 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 # Never part of a release, whatever .gitignore says or doesn't.
-LEFT_OUT = {".git", ".hg", ".svn", "__pycache__", ".venv", "venv", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".tox"}
+LEFT_OUT = {
+    ".git",
+    ".hg",
+    ".svn",
+    "__pycache__",
+    ".venv",
+    "venv",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".tox",
+}
 
 
 def list_files(source: Path) -> list[Path]:
@@ -100,8 +111,8 @@ class ActionModule(ActionBase):
         files = list_files(source)
         if Path(requirements) not in files:
             raise AnsibleActionFail(
-                f"{args['name']}: {source} has no {requirements}. Write one that lists the dependencies, gunicorn among "
-                "them, or name another file with the key 'requirements'."
+                f"{args['name']}: {source} has no {requirements}. Write one that lists the dependencies, with "
+                "gunicorn among them, or name another file with the key 'requirements'."
             )
         manifest = "".join(f"{describe(source, path)}\n" for path in files)
         args |= {"manifest": manifest, "digest": digest_of(manifest, args)}

@@ -58,8 +58,8 @@ options:
     default: /usr/local/lib/uv/bin/uv
   time:
     description: >-
-      Time of the deploy, V(YYYYMMDDThhmmssZ), the first part of a new release's id. Hosts that are deployed together get
-      the same id when they get the same time.
+      Time of the deploy, V(YYYYMMDDThhmmssZ), the first part of a new release's id. Hosts that are deployed together
+      get the same id when they get the same time.
     type: str
     required: true
   digest:
@@ -109,7 +109,6 @@ import os
 import pwd
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,18 +169,16 @@ def one_build_at_a_time(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BuildError("Another deploy is building a release of this app right now. Wait for it to end.") from None
+            raise BuildError(
+                "Another deploy is building a release of this app right now. Wait for it to end."
+            ) from None
         yield
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack what the control node packed. It holds files, folders and links inside the tree, and nothing else."""
+    """Unpack what the control node packed."""
     target.mkdir()
-    with tarfile.open(archive) as tar:
-        if hasattr(tarfile, "data_filter"):
-            tar.extractall(target, filter="data")
-        else:
-            tar.extractall(target)
+    run("tar", "--extract", "--gzip", "--no-same-owner", "--file", archive, "--directory", target)
 
 
 def install(building: Path, params: dict[str, Any]) -> None:
@@ -190,6 +187,7 @@ def install(building: Path, params: dict[str, Any]) -> None:
     uv, venv = params["uv"], building / "venv"
     if not Path(uv).exists():
         raise BuildError(f"{uv} is not there. Run playbooks/provision.yml on this host first.")
+    Path(UV_SETTINGS["UV_CACHE_DIR"]).mkdir(mode=0o700, exist_ok=True)
     run(uv, "venv", "--quiet", "--relocatable", "--python", params["python"], venv)
     enforced = ["--require-hashes"] if "--hash=" in requirements.read_text() else []
     python = venv / "bin/python"
@@ -279,7 +277,7 @@ def main() -> None:
         module.exit_json(archive_needed=not module.check_mode, **result)
     try:
         build(root, params)
-    except (BuildError, OSError, tarfile.TarError) as error:
+    except (BuildError, OSError) as error:
         module.fail_json(
             msg=f"{params['name']}: the new release could not be built, and nothing was changed. {error}",
             release=result["release"],

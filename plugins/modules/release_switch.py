@@ -7,9 +7,9 @@ DOCUMENTATION = r"""
 module: release_switch
 short_description: Make a release of an app live
 description:
-  - Starts an instance of the release, C(NAME@RELEASE.service) on a socket of its own that systemd holds, and asks it for
-    its health there. Only when it answers, C(ROOT/live) is pointed at it, in one step. nginx reads the code's static
-    files and finds the socket through that link, so the very next request goes to the new instance.
+  - Starts an instance of the release, C(NAME@RELEASE.service) on a socket of its own that systemd holds, and asks it
+    for its health there. Only when it answers, C(ROOT/live) is pointed at it, in one step. nginx finds the
+    socket through that link, so the very next request goes to the new instance.
   - Then the old instance finishes its requests and stops.
   - When the new one does not become healthy, it is stopped, the old one keeps serving, and the error carries the last
     lines of the app's own log.
@@ -192,13 +192,11 @@ class Instance:
             time.sleep(0.05)
 
     def log(self, since: float) -> str:
-        """The last lines that it wrote since then."""
-        shown = subprocess.run(
-            ["journalctl", f"--unit={self.service}", f"--since=@{int(since)}", f"--lines={LOG_LINES}", "--output=cat"],
-            capture_output=True,
-            text=True,
-        )
-        return "\n".join(f"  {line}" for line in shown.stdout.strip().splitlines()) or "  (it wrote nothing)"
+        """The last lines that its own processes wrote since then."""
+        written = ["journalctl", f"_SYSTEMD_UNIT={self.service}", f"--since=@{int(since)}", "--output=cat", "--quiet"]
+        subprocess.run(["journalctl", "--sync"], capture_output=True)
+        shown = subprocess.run(written, capture_output=True, text=True).stdout.strip()
+        return "\n".join(f"  {line}" for line in shown.splitlines()[-LOG_LINES:]) or "  (it wrote nothing)"
 
 
 def point(live: Path, target: str) -> None:

@@ -68,7 +68,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-POLICIES = {"incoming": ("DEFAULT_INPUT_POLICY", "DROP", "deny"), "outgoing": ("DEFAULT_OUTPUT_POLICY", "ACCEPT", "allow")}
+POLICIES = {
+    "incoming": ("DEFAULT_INPUT_POLICY", "DROP", "deny"),
+    "outgoing": ("DEFAULT_OUTPUT_POLICY", "ACCEPT", "allow"),
+}
 
 
 def as_rule(item: dict[str, Any]) -> str:

@@ -1,0 +1,99 @@
+"""Fixtures for the tests of every scenario. A test that takes `machine` runs once for each of its `testinfra_hosts`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from testinfra.host import Host
+from testing import PROJECT, Machine, Run, Web
+
+
+@pytest.fixture
+def inventory(request: pytest.FixtureRequest) -> Path:
+    """The inventory of the scenario."""
+    return Path(request.config.option.ansible_inventory).resolve()
+
+
+@pytest.fixture
+def machine(host: Host) -> Machine:
+    """The machine of this test; each test runs once for each."""
+    variables = host.ansible.get_variables()
+    web = Web(variables["ansible_host"], variables.get("nginx_http_port", 80))
+    return Machine(variables["inventory_hostname"], host, variables, web)
+
+
+@pytest.fixture
+def running(machine: Machine) -> Callable[[str], list[str]]:
+    """List the running service units of an app, one for each instance."""
+
+    def units(app: str) -> list[str]:
+        shown = machine.host.check_output(f"systemctl list-units --plain --no-legend '{app}@*.service'")
+        return [line.split()[0] for line in shown.splitlines()]
+
+    return units
+
+
+@pytest.fixture
+def echo(machine: Machine) -> Web:
+    """The second app of the machine."""
+    return Web(machine.web.address, machine.web.port, machine.variables["echo_domain"])
+
+
+@pytest.fixture
+def play(machine: Machine, inventory: Path) -> Callable[..., Run]:
+    """Run a playbook as a person would type it; against this machine alone when nothing else is said."""
+
+    def run(playbook: str, *options: str, limit: str = machine.name) -> Run:
+        command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(inventory), "--limit", limit]
+        own = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PY_COLORS"))}
+        done = subprocess.run(
+            [*command, *options],
+            cwd=PROJECT,
+            env=own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return Run(done.returncode, done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def changed_app(inventory: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Change an app's entry in the inventory; what comes back are the options for `play`."""
+
+    def change(name: str, **keys: Any) -> list[str]:
+        group_vars = yaml.safe_load((inventory / "group_vars/webservers.yml").read_text())
+        for app in group_vars["apps"]:
+            if app["name"] == name:
+                app.update(keys)
+        extra = tmp_path / "changed.yml"
+        extra.write_text(yaml.safe_dump(group_vars))
+        return ["-e", f"@{extra}"]
+
+    return change
+
+
+@pytest.fixture
+def copy_of_app(tmp_path: Path) -> Path:
+    """The source of the app that ships with the project, to be changed by a test."""
+    return Path(shutil.copytree(PROJECT / "app", tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+@pytest.fixture(autouse=True)
+def journal_on_failure(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Print the end of the machine's journal when a test fails."""
+    failed_before = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed_before and "host" in request.fixturenames:
+        host = request.getfixturevalue("host")
+        with host.sudo():
+            print(host.run("journalctl --no-pager --lines=40 --output=short").stdout)

@@ -1,0 +1,128 @@
+"""What an administrator meets: reruns, check mode, deploys and what goes wrong in them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from testing import Machine, Run, Web, wait_for
+
+testinfra_hosts = ["ansible://webservers"]
+Play = Callable[..., Run]
+ChangedApp = Callable[..., list[str]]
+Running = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def restored(play: Play) -> Iterator[None]:
+    """Bring out what the inventory says again, after a test that deployed something else."""
+    yield
+    assert play("deploy").code == 0
+
+
+def test_a_second_run_changes_nothing_in_few_tasks(machine: Machine, play: Play) -> None:
+    run = play("site")
+    assert run.code == 0, run.output
+    assert run.recap(machine.name)["changed"] == 0, run.output
+    assert run.recap(machine.name)["ok"] <= 30, run.output
+
+
+def test_check_mode_sees_a_finished_machine_as_finished(machine: Machine, play: Play) -> None:
+    run = play("site", "--check", "--diff")
+    assert run.code == 0, run.output
+    assert run.recap(machine.name)["changed"] == 0, run.output
+
+
+def test_check_mode_tells_what_would_change_and_leaves_it(
+    machine: Machine, play: Play, changed_app: ChangedApp, copy_of_app: Path
+) -> None:
+    (copy_of_app / "new.txt").write_text("new\n")
+    live = machine.live("blueoctopus")
+    options = changed_app("blueoctopus", source=str(copy_of_app), domains=["other.example"])
+    run = play("site", "--check", "--diff", *options, "-e", '{"firewall_allow": [{"port": 7777}]}')
+    assert run.code == 0, run.output
+    assert run.recap(machine.name)["changed"] == 4, run.output  # firewall, release, switch, site
+    for line in ("+allow 7777/tcp", " new.txt\n", f"-{live}\n", "+    server_name other.example;"):
+        assert line in run.output, line
+    assert machine.live("blueoctopus") == live
+    assert play("site", "--check").recap(machine.name)["changed"] == 0
+
+
+def test_a_rule_that_left_the_inventory_leaves_the_host(machine: Machine, play: Play) -> None:
+    with machine.host.sudo():
+        machine.host.run_expect([0], "ufw allow from 192.0.2.7 to any port 4321 proto tcp comment 'by hand'")
+        run = play("provision", "--diff")
+        assert run.code == 0, run.output
+        assert "-allow from 192.0.2.7 to any port 4321 proto tcp comment 'by hand'" in run.output
+        assert "4321" not in machine.host.run("ufw status").stdout
+    assert play("provision").recap(machine.name)["changed"] == 0
+
+
+def test_packages_wait_for_the_lock_of_dpkg(machine: Machine, play: Play) -> None:
+    lock = "open('/var/lib/dpkg/lock-frontend', 'w')"
+    program = f"import fcntl, time; lock = {lock}; fcntl.lockf(lock, fcntl.LOCK_EX); time.sleep(12)"
+    with machine.host.sudo():
+        machine.host.run("dpkg --purge hello")
+        machine.host.run_expect([0], f'systemd-run --unit=first-boot-updates --collect python3 -c "{program}"')
+        wait_for(lambda: machine.host.service("first-boot-updates").is_running, 5, "the lock is held")
+        run = play("provision", "-e", '{"base_extra_packages": ["hello"]}')
+        assert run.code == 0, run.output
+        assert not machine.host.service("first-boot-updates").is_running
+        assert machine.host.package("hello").is_installed
+        machine.host.run_expect([0], "dpkg --purge hello")
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_deploy_brings_out_new_code_and_drops_no_request(
+    machine: Machine, running: Running, play: Play, changed_app: ChangedApp, copy_of_app: Path
+) -> None:
+    page = copy_of_app / "templates/index.html"
+    page.write_text(page.read_text().replace("Hello from Flask server", "Hello from the next release"))
+    stop, failures, answered = threading.Event(), [], []
+
+    def visit() -> None:
+        while not stop.is_set():
+            try:
+                answer = machine.web.ask("/api2", "POST", body=b"x")
+                (answered if answer.status == 201 else failures).append(answer.status)
+            except Exception as error:
+                failures.append(repr(error))
+
+    visitors = [threading.Thread(target=visit) for _ in range(4)]
+    for visitor in visitors:
+        visitor.start()
+    try:
+        run = play("deploy", "-e", "app=blueoctopus", *changed_app("blueoctopus", source=str(copy_of_app)))
+    finally:
+        stop.set()
+        for visitor in visitors:
+            visitor.join()
+    assert run.code == 0, run.output
+    assert "Hello from the next release" in machine.web.ask("/").text
+    assert failures == []
+    assert len(answered) > 100
+    assert running("blueoctopus") == [f"blueoctopus@{machine.live('blueoctopus')}.service"]
+
+
+def test_secrets_are_never_shown(play: Play, changed_app: ChangedApp) -> None:
+    options = changed_app("echo", secrets={"SECRET_KEY": "squid-ink-4712"})
+    run = play("deploy", "--check", "--diff", "-vvv", *options)
+    assert run.code == 0
+    assert "squid-ink" not in run.output
+
+
+def test_the_site_is_back_after_a_reboot(machine: Machine, running: Running, echo: Web) -> None:
+    with machine.host.sudo():
+        boot = machine.host.check_output("cat /proc/sys/kernel/random/boot_id; stat -c %Y /run/systemd/system")
+        machine.host.run("systemctl reboot")
+        time.sleep(1)
+        wait_for(lambda: machine.web.ask("/").status == 200, 60, "the site is back")
+        wait_for(lambda: echo.ask("/").status == 200, 30, "the second app is back")
+        after = machine.host.check_output("cat /proc/sys/kernel/random/boot_id; stat -c %Y /run/systemd/system")
+        assert after != boot
+        assert "Status: active" in machine.host.check_output("ufw status")
+        for app in ("blueoctopus", "echo"):
+            assert running(app) == [f"{app}@{machine.live(app)}.service"]

@@ -1,0 +1,101 @@
+"""What the tests need to look at machines from outside, as a visitor and as an administrator."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testinfra.host import Host
+
+PROJECT = Path(__file__).resolve().parent.parent
+TIMEOUT = 15  # seconds for one answer
+
+
+@dataclass
+class Answer:
+    """What came back for one request."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass
+class Web:
+    """A machine's web server, asked over the network."""
+
+    address: str
+    port: int
+    domain: str = field(default="site.example")
+
+    def ask(
+        self,
+        path: str = "/",
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        host: str | None = None,
+        body: bytes | None = None,
+    ) -> Answer:
+        """Send one request; `host` is the Host header, the first app's domain when left out."""
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=TIMEOUT)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, {"Host": host or self.domain} | (headers or {}))
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read().decode())
+
+
+@dataclass
+class Machine:
+    """One machine: its testinfra host, what its inventory says, and its web server."""
+
+    name: str
+    host: Host
+    variables: dict[str, Any]
+    web: Web
+
+    def accepts(self, port: int) -> bool:
+        """Whether a TCP connection from outside is taken."""
+        with contextlib.suppress(OSError), socket.create_connection((self.web.address, port), timeout=2):
+            return True
+        return False
+
+    def live(self, app: str) -> str:
+        """Id of an app's live release."""
+        return str(self.host.run_expect([0], f"readlink /srv/{app}/live").stdout.strip().split("/")[-1])
+
+
+@dataclass
+class Run:
+    """How a run of ansible-playbook ended."""
+
+    code: int
+    output: str
+
+    def recap(self, host: str) -> dict[str, int]:
+        """The counts of a host's line in the recap."""
+        line = re.search(rf"^{host} +: (.*)$", self.output, re.MULTILINE)
+        assert line, self.output
+        return {key: int(count) for key, count in re.findall(r"(\w+)=(\d+)", line[1])}
+
+
+def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
+    """Wait until something is true; what it returned comes back."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if result := what():
+                return result
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds} s: {why}")

@@ -1,0 +1,237 @@
+"""Bad values in the inventory: one clear error, before any host is touched."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from action import check_inventory
+from action.check_inventory import Problem, check_apps, report
+
+PROJECT = Path(__file__).resolve().parent.parent
+GOOD = {"name": "shop", "domains": ["shop.example", "www.shop.example"], "source": "app", "wsgi": "main:app"}
+
+
+def problems(*apps: Any) -> list[Problem]:
+    return list(check_apps(list(apps)))
+
+
+def test_a_minimal_app_is_fine() -> None:
+    assert problems(GOOD) == []
+
+
+def test_every_key_of_the_example_inventory_is_fine() -> None:
+    text = (PROJECT / "inventory/production/group_vars/webservers.yml").read_text()
+    uncommented = re.sub(r"^    # (?=\w+:)", "    ", text, flags=re.MULTILINE)
+    shown = yaml.safe_load(uncommented.replace('["{{ ansible_host }}"]', "[shop.example]"))
+    assert len(shown["apps"][0]) == len(check_inventory.KEYS)
+    assert problems(*shown["apps"]) == []
+
+
+@pytest.mark.parametrize("key", ["name", "domains", "source", "wsgi"])
+def test_a_missing_key_is_named(key: str) -> None:
+    app = {k: v for k, v in GOOD.items() if k != key}
+    (problem,) = problems(app)
+    assert problem.where.endswith(f", key {key}")
+    assert problem.found == "nothing"
+    assert problem.example.startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "Shop"),
+        ("name", "9lives"),
+        ("name", "a" * 32),
+        ("name", "shop;rm"),
+        ("name", "root"),
+        ("name", 5),
+        ("domains", []),
+        ("domains", "shop.example"),
+        ("domains", ["shop example"]),
+        ("domains", ['shop".example']),
+        ("domains", ["shop.example;"]),
+        ("domains", ["Shop.example"]),
+        ("domains", ["*.shop.example"]),
+        ("domains", ["shop.example", "shop.example"]),
+        ("domains", ["shop..example"]),
+        ("domains", ["192.0.2.300"]),
+        ("domains", ["shop.example\n"]),
+        ("source", "no/such/folder"),
+        ("source", ["app"]),
+        ("requirements", "/etc/passwd"),
+        ("requirements", "../requirements.txt"),
+        ("wsgi", "main"),
+        ("wsgi", "main:app; rm"),
+        ("wsgi", "main:app\n"),
+        ("health_path", "healthz"),
+        ("health_path", "/a b"),
+        ("health_timeout", "30"),
+        ("health_timeout", 0),
+        ("health_timeout", True),
+        ("drain_timeout", 3601),
+        ("workers", 0),
+        ("workers", 2.5),
+        ("environment", ["A=b"]),
+        ("environment", {"A-B": "c"}),
+        ("environment", {"A": ["b"]}),
+        ("environment", {"A": "b\0c"}),
+        ("tls", "acme"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_expected(key: str, value: Any) -> None:
+    found = problems(GOOD | {key: value})
+    assert len(found) == 1, found
+    assert f"key {key}" in found[0].where
+    assert found[0].found == repr(value)
+    assert found[0].expected
+    assert found[0].example
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("domains", ["192.0.2.7"]),
+        ("domains", ["localhost"]),
+        ("source", str(PROJECT / "app")),
+        ("wsgi", "shop.web:create_app()"),
+        ("health_path", "/health/live?full=1"),
+        ("environment", {"QUOTE": 'a "b" $c\nd', "NUMBER": 7}),
+        ("tls", "none"),
+    ],
+)
+def test_a_good_value_is_taken(key: str, value: Any) -> None:
+    assert problems(GOOD | {key: value}) == []
+
+
+def test_a_secret_is_not_shown_in_its_error() -> None:
+    (problem,) = problems(GOOD | {"secrets": {"SECRET-KEY": "squid"}})
+    assert "squid" not in str(problem)
+
+
+def test_a_misspelt_key_gets_a_hint() -> None:
+    (problem,) = problems(GOOD | {"worker": 3})
+    assert problem.where == "app shop, key worker"
+    assert "did you mean 'workers'?" in problem.expected
+
+
+def test_two_apps_cannot_have_one_domain() -> None:
+    (problem,) = problems(GOOD, GOOD | {"name": "blog", "domains": ["blog.example", "www.shop.example"]})
+    assert problem.where == "app blog, key domains"
+    assert "'www.shop.example'" in problem.found
+    assert "app shop has it already" in problem.expected
+
+
+def test_two_apps_cannot_have_one_name() -> None:
+    (problem,) = problems(GOOD, GOOD | {"domains": ["blog.example"]})
+    assert problem.found == "two apps of this name"
+
+
+@pytest.mark.parametrize("apps", [None, "shop", {"shop": GOOD}])
+def test_apps_is_a_list(apps: Any) -> None:
+    (problem,) = check_apps(apps)
+    assert problem.where == "key apps"
+
+
+def test_hosts_with_one_problem_are_named_together() -> None:
+    problem = problems(GOOD | {"worker": 3})[0]
+    text = report({problem: [f"web{n}" for n in range(1, 8)]})
+    assert text.count("found:") == 1
+    assert "hosts web1, web2, web3, web4, web5 and 2 more, app shop, key worker" in text
+
+
+# --- as a person meets it -------------------------------------------------------------------------------------------
+
+Play = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    """Run site.yml with an inventory of one host that nobody could reach."""
+
+    def run(
+        variables: dict[str, Any], *options: str, ansible: str = "ansible-playbook"
+    ) -> subprocess.CompletedProcess[str]:
+        host = {"ansible_host": "127.0.0.1", "ansible_port": 9} | variables
+        inventory = tmp_path / "hosts.yml"
+        inventory.write_text(yaml.safe_dump({"webservers": {"hosts": {"web1": host}}}))
+        program = Path(sys.executable).parent / ansible
+        environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        return subprocess.run(
+            [str(program), str(PROJECT / "playbooks/site.yml"), "-i", str(inventory), *options],
+            cwd=PROJECT,
+            env=environment | {"LC_ALL": "C.UTF-8"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return run
+
+
+def test_all_problems_come_in_one_error_before_any_host_is_asked(play: Play) -> None:
+    app = copy.deepcopy(GOOD) | {"domains": ['shop".example'], "helth_path": "/"}
+    run = play({"apps": [app], "firewall_allow": [{"prot": "tcp", "port": 1}], "nginx_http_prt": 8080})
+    assert run.returncode != 0
+    assert "The inventory has 4 problems. No host was touched." in run.stdout
+    for line in (
+        "host web1, app shop, key domains\n",
+        "host web1, app shop, key helth_path\n",
+        "did you mean 'health_path'?",
+        "host web1, key firewall_allow\n",
+        "prot. Supported parameters include",
+        "host web1, key nginx_http_prt\n",
+        "did you mean 'nginx_http_port'?",
+    ):
+        assert line in run.stdout, run.stdout
+    assert "Reach every host" not in run.stdout
+
+
+def test_a_setting_of_the_wrong_type_is_named(play: Play) -> None:
+    run = play({"apps": [GOOD], "nginx_http_port": "eighty"})
+    assert run.returncode != 0
+    assert "host web1, key nginx_http_port\n" in run.stdout
+    assert "found:    'eighty'" in run.stdout
+
+
+def test_a_variable_that_nobody_defined_is_named(play: Play) -> None:
+    run = play({"apps": [GOOD | {"secrets": {"SECRET_KEY": "{{ vault_secret_key }}"}}]})
+    assert run.returncode != 0
+    assert "host web1, key apps\n" in run.stdout
+    assert "'vault_secret_key' is undefined" in run.stdout
+    assert "Reach every host" not in run.stdout
+
+
+def test_an_app_that_is_not_there_is_refused_with_the_list(play: Play) -> None:
+    run = play({"apps": [GOOD]}, "-e", "app=blog")
+    assert run.returncode != 0
+    assert "option -e app\n" in run.stdout
+    assert "the name of an app in the inventory: shop" in run.stdout
+
+
+def test_a_good_inventory_lets_the_hosts_be_asked(play: Play) -> None:
+    run = play({"apps": [GOOD]})
+    assert "web1 (127.0.0.1) can't be reached" in run.stdout
+    assert "The inventory has" not in run.stdout
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the old Ansible does not run on this Python")
+def test_a_too_old_ansible_is_refused(play: Play, tmp_path: Path) -> None:
+    uv = Path(sys.executable).parent / "uv"
+    old = tmp_path / "old"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, old], check=True)
+    install = [uv, "pip", "install", "--quiet", "--system-certs", "--python", old, "ansible-core==2.18.*"]
+    subprocess.run(install, check=True)
+    run = play({"apps": [GOOD]}, ansible=str(old / "bin/ansible-playbook"))
+    assert run.returncode != 0
+    assert "This is ansible-core 2.18" in run.stdout
+    assert "2.19 or newer is needed" in run.stdout
+    assert "Reach every host" not in run.stdout

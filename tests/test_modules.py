@@ -1,0 +1,231 @@
+"""The parts of the modules that need no machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import UnixStreamServer
+from typing import Any
+
+import pytest
+from action import release_build as packing
+from ansible.errors import AnsibleActionFail
+from modules import nginx_config, release_build, release_switch, ufw_policy
+
+# --- release_build, on the control node -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small app in a folder of its own."""
+    folder = tmp_path / "source"
+    (folder / "templates").mkdir(parents=True)
+    (folder / "main.py").write_text("app = None\n")
+    (folder / "requirements.txt").write_text("flask\n")
+    (folder / "templates/index.html").write_text("<p>\n")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__/main.pyc").write_text("")
+    return folder
+
+
+def names(source: Path) -> list[str]:
+    return [str(path) for path in packing.list_files(source)]
+
+
+def digest(source: Path, **settings: Any) -> str:
+    manifest = "".join(packing.describe(source, path) for path in packing.list_files(source))
+    return packing.digest_of(manifest, {"name": "shop"} | settings)
+
+
+def test_caches_stay_out_of_a_release(source: Path) -> None:
+    assert names(source) == ["main.py", "requirements.txt", "templates/index.html"]
+
+
+def test_what_git_ignores_stays_out_of_a_release(source: Path) -> None:
+    (source / ".gitignore").write_text("*.log\n.env\n")
+    for name in ("debug.log", ".env", "new.py"):
+        (source / name).write_text("x")
+    subprocess.run(["git", "init", "--quiet", source], check=True)
+    assert names(source) == [".gitignore", "main.py", "new.py", "requirements.txt", "templates/index.html"]
+
+
+def test_a_file_that_was_deleted_but_not_committed_is_no_file(source: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", source], check=True)
+    subprocess.run(["git", "-C", source, "add", "."], check=True)
+    (source / "main.py").unlink()
+    assert "main.py" not in names(source)
+
+
+def test_the_same_content_has_the_same_digest(source: Path) -> None:
+    before = digest(source, secrets={"KEY": "a"})
+    os.utime(source / "main.py", (1, 1))
+    assert digest(source, secrets={"KEY": "a"}) == before
+    assert len(before) == 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source: (source / "main.py").write_text("app = 1\n"),
+        lambda source: (source / "main.py").chmod(0o755),
+        lambda source: (source / "main.py").rename(source / "other.py"),
+        lambda source: (source / "link").symlink_to("main.py"),
+    ],
+    ids=["content", "mode", "name", "link"],
+)
+def test_other_files_have_another_digest(source: Path, change: Any) -> None:
+    before = digest(source)
+    change(source)
+    assert digest(source) != before
+
+
+@pytest.mark.parametrize(
+    "settings", [{"environment": {"A": "b"}}, {"secrets": {"A": "b"}}, {"files": {"a": "b"}}, {"requirements": "r.txt"}]
+)
+def test_other_settings_have_another_digest(source: Path, settings: dict[str, Any]) -> None:
+    assert digest(source, **settings) != digest(source)
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "../source/main.py/../../outside"])
+def test_a_link_that_leads_out_is_refused(source: Path, target: str) -> None:
+    (source / "link").symlink_to(target)
+    with pytest.raises(AnsibleActionFail, match="outside of the source"):
+        packing.describe(source, Path("link"))
+
+
+def test_nothing_of_this_computer_is_packed(source: Path, tmp_path: Path) -> None:
+    packing.pack(source, packing.list_files(source), tmp_path / "a.tar.gz")
+    listing = ["tar", "--list", "--verbose", "--file", tmp_path / "a.tar.gz"]
+    shown = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    assert all(line.startswith("-rw-r--r-- root/root ") for line in shown.splitlines())
+    assert len(shown.splitlines()) == 3
+
+
+# --- release_build, on the host -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "with space", 'a "quote"', "back\\slash", "$HOME `id`", "two\nlines", "é", ""]
+)
+def test_an_environment_value_arrives_as_it_is(value: str) -> None:
+    line = release_build.environment_file({"KEY": value})
+    # systemd reads such a file the way a shell reads a double-quoted word
+    shell = subprocess.run(["sh", "-c", f'{line}printf %s. "$KEY"'], capture_output=True, text=True, check=True)
+    assert shell.stdout == f"{value}."
+
+
+# --- release_switch -------------------------------------------------------------------------------------------------
+
+
+class Sick(BaseHTTPRequestHandler):
+    """Answers /healthz well and everything else with 500."""
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def do_GET(self) -> None:
+        self.send_response(204 if self.path == "/healthz" else 500)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Any:
+    """An instance whose socket is answered by a server of this test."""
+    release = tmp_path / "releases/20260102T030405Z-0123456789"
+    release.mkdir(parents=True)
+    server = UnixStreamServer(str(release / "socket"), Sick)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield release_switch.Instance("shop", tmp_path, release.name)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 204), ("/", 500)])
+def test_an_instance_is_asked_on_its_own_socket(instance: Any, path: str, status: int) -> None:
+    assert instance.ask(path, "shop.example", 5)[0] == status
+
+
+def test_an_instance_that_does_not_answer_says_why(tmp_path: Path) -> None:
+    status, words = release_switch.Instance("shop", tmp_path, "none").ask("/", "shop.example", 1)
+    assert status == 0
+    assert "No such file" in words
+
+
+def test_an_instance_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    release = tmp_path / "releases/mute"
+    release.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(release / "socket"))
+        mute.listen()
+        assert release_switch.Instance("shop", tmp_path, "mute").ask("/", "shop.example", 0.2)[0] == 0
+
+
+def test_the_live_link_is_never_missing(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    for target in ("releases/a", "releases/b"):
+        release_switch.point(live, target)
+        assert os.readlink(live) == target
+    assert os.listdir(tmp_path) == ["live"]
+
+
+# --- ufw_policy -----------------------------------------------------------------------------------------------------
+
+
+def item(**keys: Any) -> dict[str, Any]:
+    return {"port": "80", "proto": "tcp", "from": None, "comment": ""} | keys
+
+
+@pytest.mark.parametrize(
+    ("keys", "rule"),
+    [
+        ({}, "allow 80/tcp"),
+        ({"comment": "web"}, "allow 80/tcp comment 'web'"),
+        ({"port": "8000:8100", "proto": "udp"}, "allow 8000:8100/udp"),
+        ({"from": "192.0.2.7"}, "allow from 192.0.2.7 to any port 80 proto tcp"),
+        ({"from": "192.0.2.7/32"}, "allow from 192.0.2.7 to any port 80 proto tcp"),
+        ({"from": "192.0.2.7/24"}, "allow from 192.0.2.0/24 to any port 80 proto tcp"),
+        ({"from": "2001:DB8::/32"}, "allow from 2001:db8::/32 to any port 80 proto tcp"),
+    ],
+)
+def test_a_rule_is_written_as_ufw_writes_it(keys: dict[str, str], rule: str) -> None:
+    assert ufw_policy.as_rule(item(**keys)) == rule
+    assert shlex.split(rule)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"port": "0"},
+        {"port": "65536"},
+        {"port": "ssh"},
+        {"port": "90:80"},
+        {"port": "80; reboot"},
+        {"from": "everybody"},
+        {"from": "192.0.2.0/33"},
+        {"comment": "it's"},
+        {"comment": "two\nlines"},
+    ],
+)
+def test_a_bad_rule_is_refused(keys: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        ufw_policy.as_rule(item(**keys))
+
+
+# --- nginx_config ---------------------------------------------------------------------------------------------------
+
+
+def test_files_are_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+    nginx_config.write(tmp_path, {"conf.d/shop.conf": "old"})
+    nginx_config.write(tmp_path, {"conf.d/shop.conf": "new"})
+    assert nginx_config.read(tmp_path / "conf.d/shop.conf") == "new"
+    assert os.listdir(tmp_path / "conf.d") == ["shop.conf"]

@@ -1,0 +1,60 @@
+"""The roles' arguments: one truth in defaults, specs, READMEs and the keys of `apps`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from action.check_inventory import KEYS
+from filter.role_defaults import with_role_defaults
+
+ROLES = sorted((Path(__file__).resolve().parent.parent / "roles").iterdir())
+
+
+def options(role: Path) -> dict[str, dict[str, Any]]:
+    spec = yaml.safe_load((role / "meta/argument_specs.yml").read_text())
+    return dict(spec["argument_specs"]["main"]["options"])
+
+
+def defaults(role: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load((role / "defaults/main.yml").read_text()))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_specs_tell_the_true_defaults(role: Path) -> None:
+    described = {name: spec["default"] for name, spec in options(role).items() if "default" in spec}
+    literal = {name: value for name, value in defaults(role).items() if "{{" not in str(value)}
+    assert described == literal
+    optional = {name for name, spec in options(role).items() if not spec.get("required")}
+    assert optional == set(defaults(role))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_arguments_carry_the_name_of_their_role(role: Path) -> None:
+    assert all(name.startswith(f"{role.name}_") for name in options(role))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_readme_has_the_table_of_the_spec(role: Path) -> None:
+    text = (role / "README.md").read_text()
+    for name, spec in options(role).items():
+        default = "required" if spec.get("required") else f"`{spec['default']}`" if "default" in spec else "-"
+        assert f"| `{name}` | {spec['type']} | {default} | {spec['description']} |" in text
+
+
+def test_the_keys_of_apps_are_arguments_of_the_role_app() -> None:
+    arguments = options(next(role for role in ROLES if role.name == "app"))
+    types = {str: ("str", "path"), int: ("int",), list: ("list",), dict: ("dict",)}
+    for name, key in KEYS.items():
+        if name == "tls":  # plain HTTP needs no argument
+            continue
+        spec = arguments[f"app_{name}"]
+        assert spec["type"] in types[key.type], name
+        assert bool(spec.get("required")) == key.required, name
+
+
+def test_what_an_app_leaves_out_comes_from_the_role() -> None:
+    (app,) = with_role_defaults([{"name": "shop", "workers": 7}], "app")
+    assert (app["name"], app["workers"], app["health_timeout"]) == ("shop", 7, 30)
