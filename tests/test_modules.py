@@ -178,6 +178,27 @@ def test_the_live_link_is_never_missing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["live"]
 
 
+def test_the_log_is_told_in_the_apps_own_words() -> None:
+    log = """[7] [ERROR] Exception in worker process
+Traceback (most recent call last):
+  File "main.py", line 1, in <module>
+    import wonders
+ModuleNotFoundError: No module named 'wonders'
+[7] [INFO] Worker exiting
+Traceback (most recent call last):
+  File "arbiter.py", line 1, in run
+    self.halt()
+gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "gunicorn", line 1, in <module>
+gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
+"""
+    assert release_switch.own_words(log) == log.splitlines()[:6]
+
+
 # --- ufw_policy -----------------------------------------------------------------------------------------------------
 
 

@@ -77,7 +77,7 @@ PROBE_PAUSE = 0.1  # seconds between two looks at a starting instance
 PROBE_TIMEOUT = 10  # seconds for one answer
 MOST_RESTARTS = 2  # a new instance that crashed this often won't come up
 QUIET = 0.5  # seconds without a waiting connection until an old instance may stop
-LOG_LINES = 30
+LOG_LINES = 40
 
 
 class SwitchError(Exception):
@@ -195,8 +195,24 @@ class Instance:
         """The last lines that its own processes wrote since then."""
         written = ["journalctl", f"_SYSTEMD_UNIT={self.service}", f"--since=@{int(since)}", "--output=cat", "--quiet"]
         subprocess.run(["journalctl", "--sync"], capture_output=True)
-        shown = subprocess.run(written, capture_output=True, text=True).stdout.strip()
-        return "\n".join(f"  {line}" for line in shown.splitlines()[-LOG_LINES:]) or "  (it wrote nothing)"
+        shown = subprocess.run(written, capture_output=True, text=True).stdout
+        return "\n".join(f"  {line}" for line in own_words(shown)[-LOG_LINES:]) or "  (it wrote nothing)"
+
+
+def own_words(log: str) -> list[str]:
+    """The lines of a log without the tracebacks of gunicorn's master: that it gives up is not why."""
+    told: list[str] = []
+    traceback: list[str] = []
+    for line in filter(None, log.splitlines()):
+        if line.startswith("Traceback (most recent call last):"):
+            told, traceback = told + traceback, [line]
+        elif traceback and line.startswith(" "):
+            traceback.append(line)
+        elif line.startswith("gunicorn.errors.HaltServer"):
+            traceback = []
+        elif not line.startswith("During handling of the above exception"):
+            told, traceback = [*told, *traceback, line], []
+    return told + traceback
 
 
 def point(live: Path, target: str) -> None:
