@@ -227,8 +227,8 @@ def test_a_good_inventory_lets_the_hosts_be_asked(play: Play) -> None:
 def test_a_too_old_ansible_is_refused(play: Play, tmp_path: Path) -> None:
     uv = Path(sys.executable).parent / "uv"
     old = tmp_path / "old"
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, old], check=True)
-    install = [uv, "pip", "install", "--quiet", "--system-certs", "--python", old, "ansible-core==2.18.*"]
+    subprocess.run([str(uv), "venv", "--quiet", "--python", sys.executable, str(old)], check=True)
+    install = [str(uv), "pip", "install", "--quiet", "--system-certs", "--python", str(old), "ansible-core==2.18.*"]
     subprocess.run(install, check=True)
     run = play({"apps": [GOOD]}, ansible=str(old / "bin/ansible-playbook"))
     assert run.returncode != 0

@@ -100,7 +100,7 @@ def test_a_link_that_leads_out_is_refused(source: Path, target: str) -> None:
 
 def test_nothing_of_this_computer_is_packed(source: Path, tmp_path: Path) -> None:
     packing.pack(source, packing.list_files(source), tmp_path / "a.tar.gz")
-    listing = ["tar", "--list", "--verbose", "--file", tmp_path / "a.tar.gz"]
+    listing = ["tar", "--list", "--verbose", "--file", str(tmp_path / "a.tar.gz")]
     shown = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
     assert all(line.startswith("-rw-r--r-- root/root ") for line in shown.splitlines())
     assert len(shown.splitlines()) == 3

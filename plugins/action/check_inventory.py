@@ -273,7 +273,8 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         self.check_ansible()
         problems: dict[Problem, list[str]] = {}
-        chosen, known = variables.get("app"), set()
+        chosen = variables.get("app")
+        known: set[str] = set()
         for host in variables["ansible_play_hosts_all"]:
             for problem in self.check_host(variables["hostvars"][host], known):
                 problems.setdefault(problem, []).append(host)

@@ -19,7 +19,7 @@ def lock(app: Path) -> str:
     return (app / "requirements.txt").read_text()
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a syntax error": (lambda app: (app / "main.py").write_text("app = (\n"), "SyntaxError: '(' was never closed"),
     "a missing module": (
         lambda app: (app / "main.py").write_text("import flask_of_wonders\n"),

@@ -81,13 +81,15 @@ def test_a_deploy_brings_out_new_code_and_drops_no_request(
 ) -> None:
     page = copy_of_app / "templates/index.html"
     page.write_text(page.read_text().replace("Hello from Flask server", "Hello from the next release"))
-    stop, failures, answered = threading.Event(), [], []
+    stop = threading.Event()
+    answered: list[int] = []
+    failures: list[object] = []
 
     def visit() -> None:
         while not stop.is_set():
             try:
                 answer = machine.web.ask("/api2", "POST", body=b"x")
-                (answered if answer.status == 201 else failures).append(answer.status)
+                answered.append(answer.status) if answer.status == 201 else failures.append(answer)
             except Exception as error:
                 failures.append(repr(error))
 
