@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -96,7 +95,7 @@ def test_the_development_server_is_for_this_computer_only_and_without_debugger(t
             assert answer.status == 200
         assert "Debug mode: off" in log.read_text()
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         server.wait(timeout=10)
 
 
