@@ -50,13 +50,13 @@ def echo(machine: Machine) -> Web:
 def play(machine: Machine, inventory: Path) -> Callable[..., Run]:
     """Run a playbook as a person would type it; against this machine alone when nothing else is said."""
 
-    def run(playbook: str, *options: str, limit: str = machine.name) -> Run:
+    def run(playbook: str, *options: str, limit: str = machine.name, environment: dict[str, str] | None = None) -> Run:
         command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(inventory), "--limit", limit]
         own = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PY_COLORS"))}
         done = subprocess.run(
             [*command, *options],
             cwd=PROJECT,
-            env=own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            env=own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"} | (environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -99,3 +100,18 @@ def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
                 return result
         time.sleep(0.2)
     raise AssertionError(f"not within {seconds} s: {why}")
+
+
+def git(folder: Path, *argv: str) -> str:
+    """Run git in a folder and return what it printed."""
+    own = ["-c", "user.name=tester", "-c", "user.email=tester@example.org", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(["git", "-C", str(folder), *own, *argv], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def commit_all(folder: Path) -> str:
+    """Commit a folder as it is, in a repository of its own, and return the commit."""
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message=one")
+    return git(folder, "rev-parse", "HEAD")

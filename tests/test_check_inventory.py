@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from action import check_inventory
+from action import check_hosts, check_inventory, reach_host
 from action.check_inventory import Problem, check_apps, report
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -78,6 +78,17 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("health_timeout", 0),
         ("health_timeout", True),
         ("drain_timeout", 3601),
+        ("source", "https://example.org/a b.git"),
+        ("version", "--upload-pack=x"),
+        ("release_command", "echo 'open"),
+        ("release_command", "two\nlines"),
+        ("keep_releases", 0),
+        ("processes", [{"name": "mail"}]),
+        ("processes", [{"name": "mail", "command": "a", "count": 0}]),
+        ("processes", [{"name": "mail", "command": "a"}, {"name": "mail", "command": "b"}]),
+        ("processes", [{"name": "mail", "command": "a", "counts": 2}]),
+        ("timers", [{"name": "clean", "command": "a"}]),
+        ("timers", [{"name": "clean", "command": "a", "on_calendar": "daily\nExecStart=x"}]),
         ("workers", 0),
         ("workers", 2.5),
         ("environment", ["A=b"]),
@@ -105,6 +116,13 @@ def test_a_bad_value_is_named_with_what_is_expected(key: str, value: Any) -> Non
         ("wsgi", "shop.web:create_app()"),
         ("health_path", "/health/live?full=1"),
         ("environment", {"QUOTE": 'a "b" $c\nd', "NUMBER": 7}),
+        ("source", "https://example.org/shop.git"),
+        ("source", "git@example.org:shop.git"),
+        ("version", "v1.2.3"),
+        ("version", "feature/x"),
+        ("release_command", "flask --app main db upgrade"),
+        ("processes", [{"name": "mail", "command": "python mail.py", "count": 2}]),
+        ("timers", [{"name": "clean", "command": "flask clean", "on_calendar": "Mon..Fri *-*-* 03:00:00"}]),
         ("tls", "none"),
     ],
 )
@@ -235,3 +253,23 @@ def test_a_too_old_ansible_is_refused(play: Play, tmp_path: Path) -> None:
     assert "This is ansible-core 2.18" in run.stdout
     assert "2.19 or newer is needed" in run.stdout
     assert "Reach every host" not in run.stdout
+
+
+# --- the hosts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "is_fine"),
+    [
+        ('PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_ID="13"\nID=debian\n', True),
+        ('PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nID=debian\n', True),
+        ('PRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\nVERSION_ID="11"\nID=debian\n', False),
+        ('PRETTY_NAME="Ubuntu 24.04 LTS"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n', False),
+        ("", False),
+    ],
+)
+def test_only_debian_12_and_13_are_taken(text: str, is_fine: bool) -> None:
+    problem = check_hosts.problem_of("web1", {"ansible_host": "192.0.2.7"}, {"system": reach_host.parse(text)})
+    assert (problem is None) == is_fine
+    assert is_fine or "Debian 12 or 13 is needed" in str(problem)
+    assert check_hosts.problem_of("web1", {"untested_system": True}, {"system": reach_host.parse(text)}) is None

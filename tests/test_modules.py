@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import UnixStreamServer
@@ -137,45 +138,38 @@ class Sick(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Any:
-    """An instance whose socket is answered by a server of this test."""
-    release = tmp_path / "releases/20260102T030405Z-0123456789"
-    release.mkdir(parents=True)
-    server = UnixStreamServer(str(release / "socket"), Sick)
+def answering(tmp_path: Path) -> Iterator[str]:
+    """A Unix socket that a server of this test answers."""
+    path = str(tmp_path / "socket")
+    server = UnixStreamServer(path, Sick)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield release_switch.Instance("shop", tmp_path, release.name)
+    yield path
     server.shutdown()
     thread.join()
     server.server_close()
 
 
+def ask(socket_path: str, path: str, patience: float = 5) -> tuple[int, str]:
+    return release_switch.ask(release_switch.UnixConnection(socket_path, patience), path, "shop.example")
+
+
 @pytest.mark.parametrize(("path", "status"), [("/healthz", 204), ("/", 500)])
-def test_an_instance_is_asked_on_its_own_socket(instance: Any, path: str, status: int) -> None:
-    assert instance.ask(path, "shop.example", 5)[0] == status
+def test_an_instance_is_asked_on_its_own_socket(answering: str, path: str, status: int) -> None:
+    assert ask(answering, path)[0] == status
 
 
 def test_an_instance_that_does_not_answer_says_why(tmp_path: Path) -> None:
-    status, words = release_switch.Instance("shop", tmp_path, "none").ask("/", "shop.example", 1)
+    status, words = ask(str(tmp_path / "none"), "/")
     assert status == 0
     assert "No such file" in words
 
 
 def test_an_instance_that_never_answers_is_given_up(tmp_path: Path) -> None:
-    release = tmp_path / "releases/mute"
-    release.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as mute:
-        mute.bind(str(release / "socket"))
+        mute.bind(str(tmp_path / "socket"))
         mute.listen()
-        assert release_switch.Instance("shop", tmp_path, "mute").ask("/", "shop.example", 0.2)[0] == 0
-
-
-def test_the_live_link_is_never_missing(tmp_path: Path) -> None:
-    live = tmp_path / "live"
-    for target in ("releases/a", "releases/b"):
-        release_switch.point(live, target)
-        assert os.readlink(live) == target
-    assert os.listdir(tmp_path) == ["live"]
+        assert ask(str(tmp_path / "socket"), "/", 0.2)[0] == 0
 
 
 def test_the_log_is_told_in_the_apps_own_words() -> None:

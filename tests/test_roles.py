@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from action.check_inventory import KEYS
-from filter.role_defaults import with_role_defaults
+from filter.apps import with_role_defaults
 
 ROLES = sorted((Path(__file__).resolve().parent.parent / "roles").iterdir())
 

@@ -44,7 +44,11 @@ def render() -> Render:
         templar = Templar(DataLoader(), variables | APP | values)
         text = (ROLES / role / "templates" / template).read_text()
         options = {"trim_blocks": True, "keep_trailing_newline": True}
-        return str(templar.copy_with_new_env().template(trust_as_template(text), overrides=options))
+        return str(
+            templar.copy_with_new_env(searchpath=[str(ROLES / role / "templates")]).template(
+                trust_as_template(text), overrides=options
+            )
+        )
 
     return rendered
 
@@ -72,7 +76,7 @@ def test_gunicorn_finds_the_app_and_lets_it_finish(render: Render, tmp_path: Pat
 
 
 def test_systemd_waits_longer_for_the_end_than_gunicorn(render: Render) -> None:
-    unit = render("app", "instance.service.j2", app_drain_timeout=12)
+    unit = render("app", "web.service.j2", app_drain_timeout=12)
     assert "TimeoutStopSec=17\n" in unit
 
 

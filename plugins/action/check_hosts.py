@@ -8,7 +8,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-SUPPORTED = {"Debian": ("12", "13")}
+SUPPORTED = {"debian": ("12", "13")}
 
 
 def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any]) -> str | None:
@@ -22,11 +22,10 @@ def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any
         )
     if reached.get("failed"):
         return f"{host} ({address}) answers, but can't be looked at: {str(reached.get('msg', '')).strip()}"
-    facts = hostvars.get("ansible_facts", {})
-    system, release = str(facts.get("distribution")), str(facts.get("distribution_major_version"))
-    if release not in SUPPORTED.get(system, ()) and not hostvars.get("untested_system"):
+    system = reached.get("system", {})
+    if system.get("VERSION_ID") not in SUPPORTED.get(system.get("ID", ""), ()) and not hostvars.get("untested_system"):
         return (
-            f"{host} ({address}) runs {system} {facts.get('distribution_version')}, but Debian 12 or 13 is needed.\n"
+            f"{host} ({address}) runs {system.get('PRETTY_NAME')}, but Debian 12 or 13 is needed.\n"
             "  Use a machine with Debian 13. To try a relative of Debian all the same: -e untested_system=true"
         )
     return None

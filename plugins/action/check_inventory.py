@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,42 @@ def is_environment(value: Mapping[Any, Any]) -> bool:
     )
 
 
+def is_command(value: object) -> bool:
+    """Whether a value is one line that splits into words."""
+    if not isinstance(value, str) or not value.isprintable():
+        return False
+    try:
+        return bool(shlex.split(value))
+    except ValueError:
+        return False
+
+
+def are_beside(entries: list[Any], required: set[str], optional: set[str]) -> bool:
+    """Whether a list holds processes or timers: their keys, and values that fit."""
+    names = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:
+            return False
+        count, calendar = entry.get("count", 1), entry.get("on_calendar", "daily")
+        fits = (
+            isinstance(entry["name"], str)
+            and re.fullmatch(r"[a-z][a-z0-9-]{0,30}", entry["name"])
+            and is_command(entry["command"])
+            and isinstance(count, int)
+            and not isinstance(count, bool)
+            and 1 <= count <= 64
+            and isinstance(calendar, str)
+            and re.fullmatch(r"[\w ,*:/.~+-]+", calendar)
+        )
+        if not fits:
+            return False
+        names.append(entry["name"])
+    return len(set(names)) == len(names)
+
+
+GIT_URL = re.compile(r"((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)[^\s'\"]+")
+GIT_VERSION = re.compile(r"[\w][\w./+-]*")
+COMMAND = "a command line; its words are split as a shell would, but no shell runs it"
 SECONDS = "a whole number of seconds, from 1 to 3600"
 VARIABLES = "variables by name (letters, digits and _), each with a text or a number"
 
@@ -102,10 +139,13 @@ KEYS = {
     ),
     "source": Key(
         str,
-        "a folder that is there, absolute or relative to the project's root",
+        "a folder that is there, absolute or relative to the project's root, or the URL of a Git repository",
         "source: app",
-        lambda v: (PROJECT / v).is_dir(),
+        lambda v: bool(GIT_URL.fullmatch(v)) or (PROJECT / v).is_dir(),
         required=True,
+    ),
+    "version": Key(
+        str, "a branch, tag or commit of the Git repository", "version: main", lambda v: bool(GIT_VERSION.fullmatch(v))
     ),
     "requirements": Key(
         str, "a file in the source, relative to it", "requirements: requirements.txt", is_relative_file
@@ -125,6 +165,20 @@ KEYS = {
     ),
     "health_timeout": Key(int, SECONDS, "health_timeout: 30", lambda v: 1 <= v <= 3600),
     "drain_timeout": Key(int, SECONDS, "drain_timeout: 30", lambda v: 1 <= v <= 3600),
+    "release_command": Key(str, COMMAND, "release_command: flask --app main db upgrade", is_command),
+    "keep_releases": Key(int, "a whole number from 1 to 100", "keep_releases: 5", lambda v: 1 <= v <= 100),
+    "processes": Key(
+        list,
+        "a list of processes, each with a name of its own, a command and, if need be, a count from 1 to 64",
+        "processes: [{name: mail, command: python mail.py, count: 2}]",
+        lambda v: are_beside(v, {"name", "command"}, {"count"}),
+    ),
+    "timers": Key(
+        list,
+        "a list of timers, each with a name of its own, a command and systemd's on_calendar",
+        "timers: [{name: cleanup, command: flask --app main cleanup, on_calendar: daily}]",
+        lambda v: are_beside(v, {"name", "command", "on_calendar"}, set()),
+    ),
     "workers": Key(
         int,
         "a whole number from 1 to 256; leave it out to go by the host's cores",
@@ -278,9 +332,10 @@ class ActionModule(ActionBase):
         for host in variables["ansible_play_hosts_all"]:
             for problem in self.check_host(variables["hostvars"][host], known):
                 problems.setdefault(problem, []).append(host)
-        if chosen is not None and chosen not in known and not problems:
+        if (chosen is not None or variables.get("app_needed")) and chosen not in known and not problems:
             expected = f"the name of an app in the inventory: {', '.join(sorted(known)) or 'there is none'}"
-            problems[Problem("option -e app", repr(str(chosen)), expected, "-e app=blueoctopus")] = ["all"]
+            found = "nothing" if chosen is None else repr(str(chosen))
+            problems[Problem("option -e app", found, expected, "-e app=blueoctopus")] = ["all"]
         if problems:
             raise AnsibleActionFail(report(problems))
         return result | {"changed": False}

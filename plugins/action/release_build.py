@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -14,6 +16,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+# Where clones of Git sources are kept between deploys.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "blueoctopus"
 # Never part of a release, whatever .gitignore says or doesn't.
 LEFT_OUT = {
     ".git",
@@ -94,6 +98,59 @@ def digest_of(manifest: str, args: dict[str, Any]) -> str:
     return hashlib.sha256(whole.encode()).hexdigest()[:10]
 
 
+def is_git_url(source: str) -> bool:
+    """Whether a source names a Git repository rather than a folder."""
+    return bool(re.match(r"(https?|ssh|git|file)://|[\w.-]+@[\w.-]+:", source))
+
+
+def git(*argv: str | Path, failure: str) -> str:
+    """Run git and return what it printed; a failure is told in the given words and git's own."""
+    command = ["git", *map(str, argv)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"GIT_TERMINAL_PROMPT": "0"})
+    if done.returncode:
+        raise AnsibleActionFail(f"{failure} Git says:\n{done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def check_out(url: str, version: str | None, target: Path) -> str:
+    """Put one version of a Git repository into a folder; the repository itself is kept on the control node.
+
+    Args:
+        url: where the repository is.
+        version: branch, tag or commit; None for the default branch.
+        target: an empty folder.
+
+    Returns:
+        The commit.
+    """
+    kept = CACHE / hashlib.sha256(url.encode()).hexdigest()[:16]
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            git("init", "--quiet", "--bare", kept, failure=f"{kept} can't be made.")
+        what = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/default"]
+        git("-C", kept, "fetch", "--quiet", "--prune", url, *what, failure=f"The repository {url} can't be read.")
+        name = version or "refs/default"
+        failure = f"'{version}' is no branch, tag or commit of {url}. Nothing was changed."
+        commit = git("-C", kept, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", failure=failure)
+        archive = target.parent / "source.tar"
+        git("-C", kept, "archive", f"--output={archive}", commit, failure=f"{commit} can't be packed.")
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="tar")
+    return commit
+
+
+def commit_of(source: Path) -> str:
+    """The commit that a folder is at, with a mark when it holds changes; empty outside of Git."""
+    try:
+        shown = subprocess.run(["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True)
+        changed = subprocess.run(["git", "-C", str(source), "status", "--porcelain", "."], capture_output=True)
+    except FileNotFoundError:
+        return ""
+    return shown.stdout.strip() + ("+changes" if changed.stdout else "") if shown.returncode == 0 else ""
+
+
 class ActionModule(ActionBase):
     """Pack the source and call the module; a second time, with the archive, where the host lacks the release."""
 
@@ -104,28 +161,59 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         args = dict(self._task.args)
-        source = Path(args["source"]).expanduser()
-        requirements = args.get("requirements", "requirements.txt")
-        if not source.is_dir():
-            raise AnsibleActionFail(f"{args['name']}: the source folder {source} is not there.")
+        with tempfile.TemporaryDirectory() as folder:
+            if is_git_url(args["source"]):
+                source = Path(folder) / "source"
+                source.mkdir()
+                commit = check_out(args["source"], args.get("version"), source)
+            else:
+                source = Path(args["source"]).expanduser()
+                if not source.is_dir():
+                    raise AnsibleActionFail(f"{args['name']}: the source folder {source} is not there.")
+                commit = commit_of(source)
+            return self.build(args, source, commit, Path(folder), task_vars)
+
+    def build(
+        self, args: dict[str, Any], source: Path, commit: str, folder: Path, task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Have the host build a release from a source folder of the control node."""
         files = list_files(source)
+        requirements = args.get("requirements", "requirements.txt")
         if Path(requirements) not in files:
             raise AnsibleActionFail(
-                f"{args['name']}: {source} has no {requirements}. Write one that lists the dependencies, with "
+                f"{args['name']}: {args['source']} has no {requirements}. Write one that lists the dependencies, with "
                 "gunicorn among them, or name another file with the key 'requirements'."
             )
         manifest = "".join(f"{describe(source, path)}\n" for path in files)
         args |= {"manifest": manifest, "digest": digest_of(manifest, args)}
+        args["about"] = {**args.get("about", {}), "commit": commit, "version": args.get("version") or ""}
 
-        result = self._execute_module(module_args=args, task_vars=task_vars)
-        if not result.get("archive_needed") or self._task.check_mode:
+        # Only now: what is wrong with the source is known, and leaves no lock behind.
+        by = self.lock(args, task_vars)["by"]
+        result = self._execute_module(module_args=args, task_vars=task_vars) | {"by": by}
+        if not result.get("archive_needed"):
             return result
-        with tempfile.TemporaryDirectory() as folder:
-            archive = Path(folder) / "source.tar.gz"
-            pack(source, files, archive)
-            remote = self._connection._shell.join_path(self._make_tmp_path(), archive.name)
-            self._transfer_file(str(archive), remote)
+        archive = folder / "source.tar.gz"
+        pack(source, files, archive)
+        remote = self._connection._shell.join_path(self._make_tmp_path(), archive.name)
+        self._transfer_file(str(archive), remote)
         try:
-            return self._execute_module(module_args=args | {"archive": remote}, task_vars=task_vars)
+            return self._execute_module(module_args=args | {"archive": remote}, task_vars=task_vars) | {"by": by}
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
+
+    def lock(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Take the app's deploy lock, by the action that does so for rollbacks too."""
+        task = self._task.copy()
+        task.args = {"name": args["name"], "root": args["root"], "take_over": args.pop("take_over_lock", False)}
+        action = self._shared_loader_obj.action_loader.get(
+            "release_lock",
+            task=task,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        result: dict[str, Any] = action.run(task_vars=task_vars)
+        return result

@@ -23,9 +23,12 @@ options:
     type: path
     required: true
   source:
-    description: Folder on the control node that holds the app.
-    type: path
+    description: Folder on the control node that holds the app, or the URL of a Git repository, which is cloned there.
+    type: str
     required: true
+  version:
+    description: Branch, tag or commit; for a Git repository only. Its default branch when left out.
+    type: str
   requirements:
     description: >-
       File in O(source) that lists the dependencies, gunicorn among them. When it carries a hash, every dependency must
@@ -62,6 +65,14 @@ options:
       get the same id when they get the same time.
     type: str
     required: true
+  about:
+    description: What to note of the release beside its content, such as its health path.
+    type: dict
+    default: {}
+  take_over_lock:
+    description: Deploy although somebody else seems to be at it; see M(release_lock).
+    type: bool
+    default: false
   digest:
     description: Digest of the release's content. Set by the action part of this module.
     type: str
@@ -97,23 +108,30 @@ release:
   returned: success
   type: str
   sample: 20260102T030405Z-1f0c2d3e4b
+live:
+  description: Id of the release that serves at the moment; empty when none does.
+  returned: success
+  type: str
+by:
+  description: Who deploys, as USER@COMPUTER.
+  returned: success
+  type: str
 archive_needed:
   description: The host does not have the release and needs the packed source to build it.
   returned: when called without O(archive)
   type: bool
 """
 
-import contextlib
-import fcntl
+import json
 import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.releases import Releases
 
 UV_SETTINGS = {
     "UV_CACHE_DIR": "/var/cache/uv",
@@ -136,18 +154,6 @@ def environment_file(settings: dict[str, Any]) -> str:
     return "".join(lines)
 
 
-def find_release(root: Path, digest: str) -> Path | None:
-    """The complete release with that digest, if the host has it."""
-    return next(iter(sorted((root / "releases").glob(f"2*-{digest}"))), None)
-
-
-def latest_manifest(root: Path) -> str:
-    """The packed files of the live release, for a diff; empty when there is none."""
-    with contextlib.suppress(OSError):
-        return (root / "live" / "manifest").read_text()
-    return ""
-
-
 def run(*argv: str | Path) -> None:
     """Run a build step; its own words go into the error."""
     result = subprocess.run(
@@ -160,19 +166,6 @@ def run(*argv: str | Path) -> None:
     if result.returncode:
         lines = "\n".join(f"  {line}" for line in result.stdout.strip().splitlines()[-25:])
         raise BuildError(f"{Path(str(argv[0])).name} {argv[1]} failed:\n{lines}")
-
-
-@contextlib.contextmanager
-def one_build_at_a_time(root: Path) -> Iterator[None]:
-    """Hold the app's build lock; the kernel lets go of it when the process ends, however it ends."""
-    with (root / "releases" / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(
-                "Another deploy is building a release of this app right now. Wait for it to end."
-            ) from None
-        yield
 
 
 def unpack(archive: Path, target: Path) -> None:
@@ -199,40 +192,37 @@ def install(building: Path, params: dict[str, Any]) -> None:
     subprocess.run([python, "-m", "compileall", "-qq", building / "source"], check=False, capture_output=True)
 
 
-def build(root: Path, params: dict[str, Any]) -> Path:
+def write(path: Path, content: str, mode: int) -> None:
+    """Write a file that at no time has a wider mode than it should."""
+    path.parent.mkdir(exist_ok=True)
+    path.touch(mode=mode)
+    path.write_text(content)
+
+
+def build(store: Releases, release: str, params: dict[str, Any]) -> None:
     """Build the release aside and rename it when it is complete."""
-    owner = pwd.getpwnam(params["name"])
-    releases, data = root / "releases", root / "data"
-    for folder, mode in ((root, 0o755), (releases, 0o711), (data, 0o750)):
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            folder.chmod(mode)
-    os.chown(data, owner.pw_uid, owner.pw_gid)
-    with one_build_at_a_time(root):
-        for left_over in releases.glob(".building-*"):
-            shutil.rmtree(left_over)
-        name = f"{params['time']}-{params['digest']}"
-        building = releases / f".building-{name}"
-        try:
-            # nginx passes through to the socket and sees nothing else; the app's own user may read its code.
-            building.mkdir()
-            building.chmod(0o711)
-            unpack(Path(params["archive"]), building / "source")
-            install(building, params)
-            for part in ("source", "venv"):
-                os.chown(building / part, 0, owner.pw_gid)
-                (building / part).chmod(0o750)
-            secret = building / "environment"
-            secret.touch(mode=0o600)
-            secret.write_text(environment_file(params["environment"] | params["secrets"]))
-            for file_name, content in params["files"].items():
-                (building / file_name).write_text(content)
-            (building / "manifest").touch(mode=0o600)
-            (building / "manifest").write_text(params["manifest"])
-            (building / "socket").symlink_to(params["socket"].replace("%i", name))
-            return building.rename(releases / name)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+    group = pwd.getpwnam(params["name"]).pw_gid
+    for left_over in store.folder.glob(".building-*"):
+        shutil.rmtree(left_over)
+    building = store.folder / f".building-{release}"
+    try:
+        # nginx passes through to the socket and sees nothing else; the app's own user may read its code.
+        building.mkdir()
+        building.chmod(0o711)
+        unpack(Path(params["archive"]), building / "source")
+        install(building, params)
+        for part in ("source", "venv"):
+            os.chown(building / part, 0, group)
+            (building / part).chmod(0o750)
+        write(building / "environment", environment_file(params["environment"] | params["secrets"]), 0o600)
+        for name, content in params["files"].items():
+            write(building / name, content, 0o644)
+        write(building / "manifest", params["manifest"], 0o600)
+        write(building / "release.json", json.dumps(params["about"]), 0o600)
+        (building / "socket").symlink_to(params["socket"].replace("%i", release))
+        building.rename(store.path(release))
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def main() -> None:
@@ -240,7 +230,8 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "root": {"type": "path", "required": True},
-            "source": {"type": "path", "required": True},
+            "source": {"type": "str", "required": True},
+            "version": {"type": "str"},
             "requirements": {"type": "str", "default": "requirements.txt"},
             "environment": {"type": "dict", "default": {}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
@@ -249,6 +240,7 @@ def main() -> None:
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "uv": {"type": "path", "default": "/usr/local/lib/uv/bin/uv"},
             "time": {"type": "str", "required": True},
+            "about": {"type": "dict", "default": {}},
             "digest": {"type": "str"},
             "manifest": {"type": "str"},
             "archive": {"type": "path"},
@@ -257,32 +249,36 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    root = Path(params["root"])
+    store = Releases(params["name"], params["root"])
     os.umask(0o022)
 
-    existing = find_release(root, params["digest"])
-    if existing:
-        module.exit_json(changed=False, release=existing.name, archive_needed=False)
+    existing = store.find(params["digest"])
     result = {
-        "changed": True,
-        "release": f"{params['time']}-{params['digest']}",
-        "diff": {
-            "before_header": "files of the live release",
-            "after_header": "files of the new release",
-            "before": latest_manifest(root),
-            "after": params["manifest"],
-        },
+        "changed": not existing,
+        "release": existing or f"{params['time']}-{params['digest']}",
+        "live": store.live,
+        "archive_needed": not existing and not module.check_mode,
+    }
+    if existing:
+        module.exit_json(**result)
+    live_manifest = store.path(store.live or "none") / "manifest"
+    result["diff"] = {
+        "before_header": "files of the live release",
+        "after_header": "files of the new release",
+        "before": live_manifest.read_text() if live_manifest.exists() else "",
+        "after": params["manifest"],
     }
     if module.check_mode or not params["archive"]:
-        module.exit_json(archive_needed=not module.check_mode, **result)
+        module.exit_json(**result)
     try:
-        build(root, params)
+        build(store, result["release"], params)
     except (BuildError, OSError) as error:
+        store.unlock()
         module.fail_json(
             msg=f"{params['name']}: the new release could not be built, and nothing was changed. {error}",
             release=result["release"],
         )
-    module.exit_json(archive_needed=False, **result)
+    module.exit_json(**result | {"archive_needed": False})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a release live: prove it beside the old one, switch, then let the old one finish."""
+"""Make a release live: prove it beside the old one, switch, watch it, then let the old one finish."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ module: release_switch
 short_description: Make a release of an app live
 description:
   - Starts an instance of the release, C(NAME@RELEASE.service) on a socket of its own that systemd holds, and asks it
-    for its health there. Only when it answers, C(ROOT/live) is pointed at it, in one step. nginx finds the
-    socket through that link, so the very next request goes to the new instance.
-  - Then the old instance finishes its requests and stops.
-  - When the new one does not become healthy, it is stopped, the old one keeps serving, and the error carries the last
-    lines of the app's own log.
+    for its health there. Only when it answers, C(ROOT/live) is pointed at it, in one step. nginx finds the socket
+    through that link, so the very next request goes to the new instance.
+  - Then it is asked for its health once more, through nginx, and watched for some seconds. When it answers badly or
+    dies, C(ROOT/live) is pointed back at the old instance, which is still running.
+  - Only then the old instance finishes its requests and stops, and releases beyond O(keep_releases) are removed.
+  - When the new one fails at any point, it is removed, the old one keeps serving, and the error carries the last lines
+    of the app's own log.
 options:
   name:
     description: Name of the app.
@@ -23,11 +25,14 @@ options:
     type: path
     required: true
   release:
-    description: Id of the release to make live.
+    description: Id of the release to make live. With O(rollback), the last good one before the live one when left out.
     type: str
-    required: true
+  rollback:
+    description: Go back to a release that was live before; refuse any other.
+    type: bool
+    default: false
   health_path:
-    description: What to ask the new instance for. Any answer from 200 to 399 is healthy.
+    description: What to ask for. Any answer from 200 to 399 is healthy.
     type: str
     default: /
   health_host:
@@ -38,6 +43,22 @@ options:
     description: Seconds that the new instance may take to become healthy.
     type: int
     default: 30
+  http_port:
+    description: Port on which nginx is asked for the app's health after the switch.
+    type: int
+    default: 80
+  watch:
+    description: Seconds after the switch in which a new instance that dies is taken back.
+    type: int
+    default: 3
+  keep_releases:
+    description: How many good releases to keep, the live one among them. The one before it is always kept.
+    type: int
+    default: 5
+  by:
+    description: Who does it, for the history.
+    type: str
+    default: ""
 attributes:
   check_mode:
     support: full
@@ -52,31 +73,46 @@ EXAMPLES = r"""
     root: /srv/blueoctopus
     release: 20260102T030405Z-1f0c2d3e4b
     health_path: /healthz
+
+- name: Go back to the release before
+  release_switch:
+    name: blueoctopus
+    root: /srv/blueoctopus
+    rollback: true
+    health_path: /healthz
 """
 
 RETURN = r"""
+release:
+  description: Id of the release that is live now.
+  returned: success
+  type: str
 previous:
   description: Id of the release that was live before; empty for the first one.
   returned: success
   type: str
+removed:
+  description: Ids of the releases that were pruned.
+  returned: when something changed
+  type: list
+  elements: str
 """
 
 import contextlib
 import http.client
 import os
-import shutil
 import socket
 import subprocess
 import time
-from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.releases import Releases, systemctl
 
-UNITS = Path("/etc/systemd/system")
 PROBE_PAUSE = 0.1  # seconds between two looks at a starting instance
 PROBE_TIMEOUT = 10  # seconds for one answer
 MOST_RESTARTS = 2  # a new instance that crashed this often won't come up
-QUIET = 0.5  # seconds without a waiting connection until an old instance may stop
+QUIET = 0.2  # seconds without a waiting connection until an old instance may stop
 LOG_LINES = 40
 
 
@@ -97,55 +133,55 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def systemctl(*argv: str, check: bool = True) -> str:
-    """Call systemctl and return what it printed."""
-    result = subprocess.run(["systemctl", *argv], capture_output=True, text=True)
-    if check and result.returncode:
-        raise SwitchError(f"systemctl {' '.join(argv)} failed: {(result.stderr or result.stdout).strip()}")
-    return result.stdout.strip()
+def ask(connection: http.client.HTTPConnection, path: str, host: str) -> tuple[int, str]:
+    """Ask for one page; return its status (0 without an answer) and that in words."""
+    try:
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers={"Host": host, "User-Agent": "release_switch"})
+            status = connection.getresponse().status
+            return status, f"the last answer had status {status}"
+    except (OSError, http.client.HTTPException) as error:
+        return 0, f"the last try ended with {error or type(error).__name__}"
+
+
+def is_healthy(status: int) -> bool:
+    return 200 <= status < 400
 
 
 class Instance:
-    """One running release: NAME@RELEASE, a socket and a service."""
+    """One running release: a web service on its socket, and the processes and timers beside it."""
 
-    def __init__(self, name: str, root: Path, release: str) -> None:
-        self.release = root / "releases" / release
-        self.service = f"{name}@{release}.service"
-        self.socket = f"{name}@{release}.socket"
+    def __init__(self, store: Releases, release: str) -> None:
+        self.store = store
+        self.release = release
+        self.units = store.units(release)
+        self.socket, self.service = f"{store.name}@{release}.socket", f"{store.name}@{release}.service"
+        self.timers = [unit for unit in self.units if unit.endswith(".timer")]
+        started_by_timer = [timer.replace(".timer", ".service") for timer in self.timers]
+        web = (self.socket, self.service)
+        self.processes = [u for u in self.units if u not in (*web, *self.timers, *started_by_timer)]
+        # what runs, and comes back after a reboot
+        self.lasting = [*web, *self.processes, *self.timers]
 
-    def is_running(self) -> bool:
-        return systemctl("is-active", self.service, check=False) == "active"
+    def is_settled(self) -> bool:
+        """Whether all of it runs, and would again after a reboot."""
+        states = systemctl("is-active", *self.lasting).split() + systemctl("is-enabled", *self.lasting).split()
+        return states == ["active"] * len(self.lasting) + ["enabled"] * len(self.lasting)
 
-    def is_enabled(self) -> bool:
-        return systemctl("is-enabled", self.service, check=False) == "enabled"
-
-    def others(self) -> list[Instance]:
-        """The app's other instances on this host: the old one, and what an aborted deploy may have left."""
-        name, root = self.service.split("@")[0], self.release.parent.parent
-        found = (unit.name.split("@")[1].removesuffix(".service") for unit in UNITS.glob(f"{name}@*.service"))
-        return [Instance(name, root, release) for release in sorted(found) if release != self.release.name]
-
-    def start(self) -> None:
-        """Start it, with the units that its release carries."""
-        shutil.copyfile(self.release / "instance.service", UNITS / self.service)
-        shutil.copyfile(self.release / "instance.socket", UNITS / self.socket)
-        systemctl("daemon-reload")
-        systemctl("reset-failed", self.service, self.socket, check=False)
+    def start_web(self) -> None:
+        self.store.install(self.release)
         systemctl("start", self.socket)
         systemctl("start", "--no-block", self.service)
 
-    def stop(self) -> None:
-        """Let it finish what it has begun, then take away all of it but the release."""
-        systemctl("stop", self.service, check=False)
-        systemctl("stop", self.socket, check=False)
-        systemctl("disable", "--quiet", self.service, self.socket, check=False)
-        systemctl("reset-failed", self.service, self.socket, check=False)
-        for unit in (self.service, self.socket):
-            (UNITS / unit).unlink(missing_ok=True)
-        systemctl("daemon-reload")
+    def crashes(self, unit: str) -> tuple[str, int]:
+        """A unit's state and how often systemd had to start it again."""
+        shown = dict(
+            line.split("=", 1) for line in systemctl("show", "--property=ActiveState,NRestarts", unit).splitlines()
+        )
+        return shown["ActiveState"], int(shown["NRestarts"])
 
     def wait_until_healthy(self, path: str, host: str, timeout: int) -> None:
-        """Ask until it answers well.
+        """Ask on its own socket until it answers well.
 
         Raises:
             SwitchError: when it keeps crashing, or has not answered well in time.
@@ -153,49 +189,60 @@ class Instance:
         deadline = time.monotonic() + timeout
         seen = "no answer yet"
         while time.monotonic() < deadline:
-            shown = systemctl("show", "--property=ActiveState,NRestarts", self.service)
-            state = dict(line.split("=", 1) for line in shown.splitlines())
-            if state["ActiveState"] == "failed" or int(state["NRestarts"]) >= MOST_RESTARTS:
+            state, restarts = self.crashes(self.service)
+            if state == "failed" or restarts >= MOST_RESTARTS:
                 raise SwitchError("It stopped as soon as it was started.")
-            if state["ActiveState"] == "active":
+            if state == "active":
                 patience = min(PROBE_TIMEOUT, max(1, deadline - time.monotonic()))
-                status, seen = self.ask(path, host, patience)
-                if 200 <= status < 400:
+                own = os.path.realpath(self.store.path(self.release) / "socket")
+                status, seen = ask(UnixConnection(own, patience), path, host)
+                if is_healthy(status):
                     return
             time.sleep(PROBE_PAUSE)
         raise SwitchError(f"GET {path} did not answer well within {timeout} s: {seen}.")
 
-    def ask(self, path: str, host: str, patience: float) -> tuple[int, str]:
-        """Ask for one page; return its status (0 without an answer) and that in words."""
-        try:
-            connection = UnixConnection(str(self.release / "socket"), patience)
-            with contextlib.closing(connection):
-                connection.request("GET", path, headers={"Host": host, "User-Agent": "release_switch"})
-                status = connection.getresponse().status
-                return status, f"the last answer had status {status}"
-        except (OSError, http.client.HTTPException) as error:
-            return 0, f"the last try ended with {error or type(error).__name__}"
+    def watch(self, path: str, host: str, port: int, seconds: int) -> None:
+        """See it answer through nginx, and stay up for a while.
+
+        Raises:
+            SwitchError: when it answers badly or dies.
+        """
+        before = {unit: self.crashes(unit)[1] for unit in (self.service, *self.processes)}
+        deadline = time.monotonic() + seconds
+        while True:
+            last_look = time.monotonic() >= deadline
+            status, seen = ask(http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT), path, host)
+            if not is_healthy(status):
+                raise SwitchError(f"GET {path} through nginx did not answer well after the switch: {seen}.")
+            for unit, restarts in before.items():
+                state, now = self.crashes(unit)
+                if now > restarts or state == "failed":
+                    raise SwitchError(f"{unit} died in the seconds after the switch.")
+            if last_look:
+                return
+            time.sleep(5 * PROBE_PAUSE)
 
     def wait_for_quiet(self, timeout: float = 10) -> None:
         """Wait until nobody queues for its socket any more, so that stopping it turns nobody away."""
-        with contextlib.suppress(OSError):
-            self._wait_for_quiet(os.readlink(self.release / "socket"), timeout)
-
-    def _wait_for_quiet(self, path: str, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        path = os.path.realpath(self.store.path(self.release) / "socket")
         quiet_since = time.monotonic()
+        deadline = quiet_since + timeout
         while time.monotonic() < deadline and time.monotonic() - quiet_since < QUIET:
             shown = subprocess.run(["ss", "-xlnH"], capture_output=True, text=True).stdout
             rows = [line.split() for line in shown.splitlines()]
             if any(row[4] == path and int(row[2]) for row in rows if len(row) > 4):
                 quiet_since = time.monotonic()
-            time.sleep(0.05)
+            time.sleep(PROBE_PAUSE / 2)
 
     def log(self, since: float) -> str:
         """The last lines that its own processes wrote since then."""
-        written = ["journalctl", f"_SYSTEMD_UNIT={self.service}", f"--since=@{int(since)}", "--output=cat", "--quiet"]
+        sources = [f"_SYSTEMD_UNIT={unit}" for unit in (self.service, *self.processes)]
         subprocess.run(["journalctl", "--sync"], capture_output=True)
-        shown = subprocess.run(written, capture_output=True, text=True).stdout
+        shown = subprocess.run(
+            ["journalctl", *sources, f"--since=@{int(since)}", "--output=cat", "--quiet"],
+            capture_output=True,
+            text=True,
+        ).stdout
         return "\n".join(f"  {line}" for line in own_words(shown)[-LOG_LINES:]) or "  (it wrote nothing)"
 
 
@@ -215,12 +262,56 @@ def own_words(log: str) -> list[str]:
     return told + traceback
 
 
-def point(live: Path, target: str) -> None:
-    """Point the link at the target in one step: at no time is it missing."""
-    beside = live.with_name(".live.new")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target)
-    beside.replace(live)
+def choose(store: Releases, release: str | None, rollback: bool) -> str:
+    """The release to make live.
+
+    Raises:
+        SwitchError: when there is none to go back to; the message lists what there is.
+    """
+    if not rollback:
+        if not release or release not in store.complete():
+            raise SwitchError(f"there is no release {release}")
+        return release
+    there = "".join(
+        f"\n  {r}  {store.about(r).get('commit', '')[:10]}{'  (live)' if r == store.live else ''}"
+        for r in reversed(store.good())
+    )
+    target = release or store.previous()
+    if not target:
+        raise SwitchError(
+            f"there is no good release before the live one. What was live and is kept:{there or ' nothing'}"
+        )
+    if target not in store.good():
+        raise SwitchError(
+            f"release {target} was never live here, or is gone. What was live and is kept:{there or ' nothing'}"
+        )
+    return target
+
+
+def switch(store: Releases, new: Instance, params: dict[str, Any], path: str) -> None:
+    """Prove the new instance, make it live and watch it.
+
+    Raises:
+        SwitchError: when it failed. Then the release before is live again.
+    """
+    previous = store.live
+    new.start_web()
+    new.wait_until_healthy(path, params["health_host"], params["health_timeout"])
+    # Before the switch: a reboot in between then finds the live one among those that start.
+    systemctl("enable", "--quiet", "--no-reload", *new.lasting)
+    store.make_live(new.release)
+    try:
+        if new.processes:
+            systemctl("start", *new.processes)
+        new.watch(path, params["health_host"], params["http_port"], params["watch"])
+    except SwitchError:
+        if previous and previous != new.release:
+            store.make_live(previous)
+        elif not previous:
+            store.no_live()
+        raise
+    if new.timers:
+        systemctl("start", *new.timers)
 
 
 def main() -> None:
@@ -228,55 +319,72 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "root": {"type": "path", "required": True},
-            "release": {"type": "str", "required": True},
+            "release": {"type": "str"},
+            "rollback": {"type": "bool", "default": False},
             "health_path": {"type": "str", "default": "/"},
             "health_host": {"type": "str", "default": "localhost"},
             "health_timeout": {"type": "int", "default": 30},
+            "http_port": {"type": "int", "default": 80},
+            "watch": {"type": "int", "default": 3},
+            "keep_releases": {"type": "int", "default": 5},
+            "by": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
-    name, release, root = module.params["name"], module.params["release"], Path(module.params["root"])
-    live = root / "live"
-    previous = os.path.basename(os.readlink(live)) if live.is_symlink() else ""
-    new = Instance(name, root, release)
-    if previous == release and new.is_running() and new.is_enabled() and not new.others():
-        module.exit_json(changed=False, previous=previous)
-
-    result = {
-        "changed": True,
-        "previous": previous,
-        "diff": {
-            "before_header": f"live release of {name}",
-            "after_header": f"live release of {name}",
-            "before": f"{previous or 'none'}\n",
-            "after": f"{release}\n",
-        },
+    params = module.params
+    name, action = params["name"], "rollback" if params["rollback"] else "deploy"
+    store = Releases(name, params["root"])
+    previous = store.live
+    if module.check_mode and not params["rollback"]:
+        target = params["release"]  # a release that check mode did not build can't be looked at
+    else:
+        try:
+            target = choose(store, params["release"], params["rollback"])
+        except SwitchError as error:
+            store.unlock()
+            module.fail_json(msg=f"{name}: {error}")
+    new = Instance(store, target)
+    others = {release: units for release, units in store.installed().items() if release != target}
+    result = {"changed": True, "release": target, "previous": previous}
+    if previous == target and not others and new.is_settled():
+        if not module.check_mode:
+            store.unlock()
+        module.exit_json(**result | {"changed": False})
+    result["diff"] = {
+        "before_header": f"live release of {name}",
+        "after_header": f"live release of {name}",
+        "before": f"{previous or 'none'}\n",
+        "after": f"{target}\n",
     }
     if module.check_mode:
         module.exit_json(**result)
 
     started = time.time()
+    # A release that went before is judged by what was its health check then.
+    path = store.about(target).get("health_path") or params["health_path"]
     try:
-        new.start()
-        new.wait_until_healthy(
-            module.params["health_path"], module.params["health_host"], module.params["health_timeout"]
-        )
+        switch(store, new, params, path)
     except SwitchError as error:
         log = new.log(started)
-        if previous != release:
-            new.stop()
-        keeps = f"{previous} keeps serving" if previous not in ("", release) else "no release is live"
+        if previous != target:
+            store.uninstall(new.units)
+            if target not in store.good():
+                store.remove(target)
+        store.note(action, target, "failed", params["by"], str(error))
+        store.unlock()
+        keeps = f"{previous} keeps serving" if previous not in ("", target) else "no release is live"
         module.fail_json(
-            msg=f"{name}: release {release} did not become healthy, so {keeps}. {error}\n"
+            msg=f"{name}: release {target} failed, so {keeps}. {error}\n"
             f"The last lines of its log:\n{log}\n"
             "Mend the app or its settings and deploy again.",
             previous=previous,
         )
-    point(live, f"releases/{release}")
-    systemctl("enable", "--quiet", new.service, new.socket)
-    for old in new.others():
-        old.wait_for_quiet()
-        old.stop()
+    for release, units in others.items():
+        Instance(store, release).wait_for_quiet()
+        store.uninstall(units)
+    store.note(action, target, "ok", params["by"])
+    result["removed"] = store.prune(params["keep_releases"])
+    store.unlock()
     module.exit_json(**result)
 
 

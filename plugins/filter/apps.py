@@ -1,7 +1,8 @@
-"""Fill in what the inventory leaves out."""
+"""From an entry of `apps` to the arguments of the role that brings it out."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,15 @@ def with_role_defaults(items: list[dict[str, Any]], role: str) -> list[dict[str,
     return [named | dict(item) for item in items]
 
 
+def source_path(source: str, project: str) -> str:
+    """Where an app's source is: a folder relative to the project's root is made absolute, a Git URL stays as it is."""
+    if re.match(r"\w+://|[\w.-]+@[\w.-]+:", source):
+        return source
+    return str((Path(project) / source).resolve())
+
+
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
-        return {"with_role_defaults": with_role_defaults}
+        return {"with_role_defaults": with_role_defaults, "source_path": source_path}

@@ -1,0 +1,15 @@
+-- GET and POST in turn. At the end, one line of JSON: what was answered, what failed, the slowest answer in seconds.
+local post = false
+local with_post = os.getenv("METHODS") == "GET POST"
+
+function request()
+   post = with_post and not post
+   return wrk.format(post and "POST" or "GET", "/", nil, post and "x" or nil)
+end
+
+function done(summary, latency, _)
+   local e = summary.errors
+   io.write(string.format(
+      '\n{"answered": %d, "connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d, "slowest": %f}\n',
+      summary.requests, e.connect, e.read, e.write, e.status, e.timeout, latency.max / 1e6))
+end

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testing import Machine, Run
+
+SCENARIO = Path(__file__).resolve().parent.parent
+LONGEST = 900  # seconds after which a load ends by itself
+
+
+@dataclass
+class Load:
+    """What a load generator saw."""
+
+    answered: int = 0
+    connect: int = 0
+    read: int = 0
+    write: int = 0
+    status: int = 0
+    timeout: int = 0
+    slowest: float = 0  # seconds
+
+    @property
+    def failed(self) -> int:
+        return self.connect + self.read + self.write + self.status + self.timeout
+
+
+@pytest.fixture
+def load(machine: Machine) -> Callable[..., AbstractContextManager[Load]]:
+    """Ask the site, GET and POST in turn or GET alone, for as long as the context lasts."""
+
+    @contextlib.contextmanager
+    def loaded(methods: str = "GET POST", connections: int = 4) -> Iterator[Load]:
+        seen = Load()
+        command = ["wrk", "--threads=2", f"--connections={connections}", f"--duration={LONGEST}s", "--timeout=5s"]
+        command += [f"--script={SCENARIO / 'mix.lua'}", "--header=Host: site.example", f"http://{machine.web.address}/"]
+        environment = os.environ | {"METHODS": methods}
+        generator = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        try:
+            yield seen
+        finally:
+            generator.send_signal(signal.SIGINT)
+            out, _ = generator.communicate(timeout=30)
+        vars(seen).update(json.loads(out.strip().splitlines()[-1]))
+
+    return loaded
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """The source of the app, to be changed by a test."""
+    return Path(shutil.copytree(SCENARIO / "app", tmp_path / "shop", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+@pytest.fixture
+def deploy(play: Callable[..., Run], changed_app: Callable[..., list[str]], shop: Path) -> Callable[..., Run]:
+    """Deploy the changed source as a version of its own, with changed keys."""
+
+    def run(content: str, *options: str, environment: dict[str, str] | None = None, **keys: Any) -> Run:
+        (shop / "version.txt").write_text(f"{content}\n")
+        inventory = changed_app("shop", **{"source": str(shop)} | keys)
+        return play("deploy", *inventory, *options, environment=environment)
+
+    return run

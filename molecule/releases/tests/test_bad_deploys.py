@@ -1,0 +1,198 @@
+"""Deploys that go wrong, under load: the old release keeps serving, and the run says why in the app's own words."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testing import Machine, Run, commit_all
+
+testinfra_hosts = ["ansible://debian13"]
+SCENARIO = Path(__file__).resolve().parent.parent
+Deploy = Callable[..., Run]
+Load = Callable[..., Any]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def die_later(shop: Path) -> None:
+    edit(
+        shop / "shop.py",
+        "app = Flask",
+        "import threading\n\n\ndef fall() -> None:\n    time.sleep(3)\n    print('the sky falls')\n"
+        "    os.kill(os.getppid(), 9)\n\n\nthreading.Thread(target=fall, daemon=True).start()\napp = Flask",
+    )
+
+
+# What breaks it, keys of the app, and words that the run must end with.
+FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
+    "a syntax error": (
+        lambda shop: edit(shop / "shop.py", "app = Flask(__name__)", "app = Flask("),
+        {},
+        "SyntaxError: '(' was never closed",
+    ),
+    "a dependency that is not in the lock": (
+        lambda shop: edit(shop / "shop.py", "import os\n", "import os\nimport sqlalchemy\n"),
+        {},
+        "No module named 'sqlalchemy'",
+    ),
+    "a hash that does not match": (
+        lambda shop: (shop / "requirements.txt").write_text(
+            re.sub("sha256:....", "sha256:0000", (SCENARIO.parent.parent / "app/requirements.txt").read_text())
+        ),
+        {},
+        "Hash mismatch for",
+    ),
+    "a wrong wsgi name": (lambda _shop: None, {"wsgi": "shop:application"}, "Failed to find attribute 'application'"),
+    "a health path that answers 500": (
+        lambda shop: edit(shop / "shop.py", 'return "ok\\n"', 'raise RuntimeError("the database is gone")'),
+        {"health_timeout": 3},
+        "RuntimeError: the database is gone",
+    ),
+    "a health path that never answers": (
+        lambda shop: edit(shop / "shop.py", 'return "ok\\n"', 'time.sleep(60)\n    return "ok\\n"'),
+        {"health_timeout": 3},
+        "GET /healthz did not answer well within 3 s: the last try ended with timed out",
+    ),
+    "death after the switch": (die_later, {}, "the sky falls"),
+    "a failing release command": (
+        lambda _shop: None,
+        {"release_command": "python -c 'print(\"no such table\"); raise SystemExit(3)'"},
+        "no such table",
+    ),
+    "a git ref that does not exist": (
+        commit_all,
+        {"source": "GIT", "version": "v9"},
+        "'v9' is no branch, tag or commit of",
+    ),
+    "no requirements file": (
+        lambda shop: (shop / "requirements.txt").unlink(),
+        {},
+        "has no requirements.txt. Write one",
+    ),
+}
+
+
+@contextlib.contextmanager
+def nothing_happens(machine: Machine, load: Load, methods: str = "GET POST") -> Iterator[None]:
+    """Check, under load, that what is done meanwhile leaves the live release alone and nothing behind."""
+    live = machine.live("shop")
+    with machine.host.sudo():
+        before = machine.host.check_output("ls -A /srv/shop/releases")
+    with load(methods) as seen:
+        time.sleep(0.5)
+        yield
+    print(seen)
+    assert seen.failed == 0, seen
+    assert seen.answered > 100, seen
+    assert machine.live("shop") == live
+    with machine.host.sudo():
+        assert machine.host.check_output("ls -A /srv/shop/releases") == before
+        assert not machine.host.file("/srv/shop/deploy.lock").exists
+    units = machine.host.check_output("ls /etc/systemd/system | grep '^shop[@.]'").split()
+    assert units == [f"shop@{live}.service", f"shop@{live}.socket"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_the_old_release_keeps_serving(
+    machine: Machine, deploy: Deploy, load: Load, shop: Path, fault: str
+) -> None:
+    break_it, keys, words = FAULTS[fault]
+    assert deploy(f"before {fault}").code == 0
+    break_it(shop)
+    if keys.get("source") == "GIT":
+        keys = keys | {"source": f"file://{shop}"}
+    # A POST that was with the new release when it died is not asked again of the old one: it may have been carried out.
+    methods = "GET" if fault == "death after the switch" else "GET POST"
+    with nothing_happens(machine, load, methods):
+        run = deploy(f"with {fault}", **keys)
+        assert run.code != 0, run.output
+        assert words in run.output, run.output
+        assert machine.web.ask().json["version"] == f"before {fault}"
+
+
+def test_a_full_disk_leaves_nothing_behind(machine: Machine, deploy: Deploy, load: Load) -> None:
+    assert deploy("before the disk is full").code == 0
+    with machine.host.sudo():
+        machine.host.run("dd if=/dev/zero of=/srv/shop/filler bs=1M")
+        machine.host.run_expect([0], "truncate --size=-2M /srv/shop/filler")
+        try:
+            with nothing_happens(machine, load):
+                run = deploy("with a full disk")
+        finally:
+            machine.host.run_expect([0], "rm /srv/shop/filler")
+    assert run.code != 0
+    assert "No space left on device" in run.output, run.output
+    assert deploy("with room again").code == 0
+
+
+def test_an_unreachable_package_index_is_named(machine: Machine, deploy: Deploy, load: Load, shop: Path) -> None:
+    assert deploy("before the index is gone").code == 0
+    (shop / "requirements.txt").write_text("flask==3.1.2\ngunicorn==27.0.1\n")
+    with machine.host.sudo():
+        route = machine.host.check_output("ip route show default")
+        machine.host.run_expect([0], "ip route delete default")
+        try:
+            with nothing_happens(machine, load):
+                run = deploy("without an index")
+        finally:
+            machine.host.run_expect([0], f"ip route add {route}")
+    assert run.code != 0
+    assert "uv pip failed" in run.output, run.output
+    assert deploy("with the index again").code == 0
+
+
+def test_two_deploys_at_once(machine: Machine, deploy: Deploy) -> None:
+    assert deploy("before two").code == 0
+    slow: list[Run] = []
+    first = threading.Thread(
+        target=lambda: slow.append(deploy("the first", release_command="sleep 8", health_timeout=20))
+    )
+    first.start()
+    deadline = time.monotonic() + 20
+    with machine.host.sudo():
+        while not machine.host.file("/srv/shop/deploy.lock").exists and time.monotonic() < deadline:
+            time.sleep(0.2)
+    second = deploy("the first")
+    first.join()
+    assert second.code != 0
+    assert "shop is being deployed by " in second.output, second.output
+    assert "-e take_over_lock=true" in second.output
+    assert slow[0].code == 0, slow[0].output
+    assert machine.web.ask().json["version"] == "the first"
+
+
+def test_a_control_node_that_dies_after_any_task_can_run_again(machine: Machine, deploy: Deploy, load: Load) -> None:
+    assert deploy("before the deaths").code == 0
+    killer = {
+        "ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callbacks"),
+        "ANSIBLE_CALLBACKS_ENABLED": "die_after",
+    }
+    with load() as seen:
+        for tasks in itertools.count(1):
+            before = machine.web.ask().json["version"]
+            died = deploy(f"death {tasks}", environment=killer | {"DIE_AFTER": str(tasks)})
+            if died.code == 0:
+                break
+            assert died.code == -9, died.output
+            assert machine.web.ask().json["version"] in (before, f"death {tasks}")
+            again = deploy(f"death {tasks}")
+            assert again.code == 0, again.output
+            assert machine.web.ask().json["version"] == f"death {tasks}"
+    print(seen, f"{tasks - 1} deaths", os.linesep)
+    assert tasks > 5
+    assert seen.failed == 0, seen
+    with machine.host.sudo():
+        assert "building" not in machine.host.check_output("ls -A /srv/shop/releases")

@@ -1,0 +1,99 @@
+#!/usr/bin/python
+"""Tell how an app's releases are on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release_info
+short_description: Tell how apps and their releases are
+description:
+  - Reads what is live, how it runs, which releases are kept and what was done. Changes nothing.
+options:
+  apps:
+    description: Names of the apps.
+    type: list
+    elements: str
+    required: true
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Look at the releases
+  release_info:
+    apps: [blueoctopus]
+  register: releases
+"""
+
+RETURN = r"""
+apps:
+  description: >-
+    For each app its name, live release, commit, state in systemd's words, number of workers, memory in MiB, age, last
+    event, kept releases, who holds the lock, and the history, the oldest first.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.releases import Releases, systemctl
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it, in its two largest units."""
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, seconds = divmod(int(seconds), size)
+        if count or unit == "s":
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def describe(name: str) -> dict[str, Any]:
+    """How one app is."""
+    store = Releases(name, f"/srv/{name}")
+    live, history = store.live, store.history()
+    properties = "ActiveState,MainPID,MemoryCurrent,ActiveEnterTimestampMonotonic"
+    shown = systemctl("show", f"--property={properties}", f"{name}@{live}.service") if live else ""
+    unit = dict(line.split("=", 1) for line in shown.splitlines())
+    main = unit.get("MainPID", "0")
+    children, memory = [], 0
+    if main != "0":
+        with open(f"/proc/{main}/task/{main}/children") as listed:
+            children = listed.read().split()
+        # Shared pages are counted once, as the kernel shares them out.
+        for pid in (main, *children):
+            with open(f"/proc/{pid}/smaps_rollup") as rollup:
+                memory += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+    since = int(unit.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+    return {
+        "name": name,
+        "live": live,
+        "commit": store.about(live).get("commit", ""),
+        "state": unit.get("ActiveState", "absent"),
+        "workers": len(children),
+        "memory_mib": memory // 1024,
+        "up": duration(time.monotonic() - since) if since else "-",
+        "last": history[-1] if history else None,
+        "kept": store.good(),
+        "locked_by": store.holder(),
+        "history": history,
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"apps": {"type": "list", "elements": "str", "required": True}},
+        supports_check_mode=True,
+    )
+    module.exit_json(changed=False, apps=[describe(name) for name in module.params["apps"]])
+
+
+if __name__ == "__main__":
+    main()
