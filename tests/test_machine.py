@@ -1,0 +1,58 @@
+"""script/machine where no machine can be made, and what keeps checkouts apart."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "script/machine"
+
+
+@pytest.fixture
+def machine() -> ModuleType:
+    """The script as a module."""
+    loader = SourceFileLoader("machine_script", str(SCRIPT))
+    spec = importlib.util.spec_from_loader("machine_script", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_a_mac_is_told_the_way_out(machine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(machine.MachineError, match=r"need Linux.*this is darwin.*VM of your own") as error:
+        machine.check_computer()
+    assert "README.md" in str(error.value)
+
+
+def test_missing_tools_are_named_with_the_way_out(
+    machine: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine.shutil, "which", lambda _tool: None)
+    monkeypatch.setattr(sys, "argv", ["machine", "up", "x"])
+    assert machine.main() == 1
+    told = capsys.readouterr().err
+    assert "Not installed here: mmdebstrap, systemd-nspawn" in told
+    assert "Run script/bootstrap first." in told
+
+
+def test_without_root_and_sudo_the_way_out_is_told(
+    machine: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine.shutil, "which", lambda tool: None if tool == "sudo" else tool)
+    monkeypatch.setattr(machine.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["machine", "up", "x"])
+    assert machine.main() == 1
+    assert "Run this as root, or install sudo." in capsys.readouterr().err
+
+
+def test_two_checkouts_do_not_share_a_machine(machine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = machine.identity("demo")
+    monkeypatch.setattr(machine, "CHECKOUT", Path("/somewhere/else"))
+    assert machine.identity("demo") != here
