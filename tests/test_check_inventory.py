@@ -74,6 +74,7 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("wsgi", "main:app\n"),
         ("health_path", "healthz"),
         ("health_path", "/a b"),
+        ("health_path", "/gesündheit"),
         ("health_timeout", "30"),
         ("health_timeout", 0),
         ("health_timeout", True),
@@ -218,6 +219,18 @@ def test_a_setting_of_the_wrong_type_is_named(play: Play) -> None:
     assert run.returncode != 0
     assert "host web1, key nginx_http_port\n" in run.stdout
     assert "found:    'eighty'" in run.stdout
+
+
+def test_a_size_that_is_no_size_never_reaches_nginx(play: Play) -> None:
+    run = play({"apps": [GOOD], "nginx_client_max_body_size": "1m; autoindex on"})
+    assert run.returncode != 0
+    assert "host web1, key nginx_client_max_body_size\n" in run.stdout
+
+
+def test_an_app_can_not_take_the_account_of_who_logs_in(play: Play) -> None:
+    run = play({"apps": [GOOD], "ansible_user": "shop"})
+    assert run.returncode != 0
+    assert "'shop', which is also ansible_user" in run.stdout
 
 
 def test_a_variable_that_nobody_defined_is_named(play: Play) -> None:

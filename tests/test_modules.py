@@ -6,6 +6,7 @@ import os
 import shlex
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -227,6 +228,7 @@ def test_a_rule_is_written_as_ufw_writes_it(keys: dict[str, str], rule: str) -> 
         {"port": "80; reboot"},
         {"from": "everybody"},
         {"from": "192.0.2.0/33"},
+        {"from": "0.0.0.0/0"},
         {"comment": "it's"},
         {"comment": "two\nlines"},
     ],
@@ -234,6 +236,22 @@ def test_a_rule_is_written_as_ufw_writes_it(keys: dict[str, str], rule: str) -> 
 def test_a_bad_rule_is_refused(keys: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         ufw_policy.as_rule(item(**keys))
+
+
+def test_the_port_of_the_own_connection_is_found_through_sudo() -> None:
+    program = "import os; print(os.getpid(), flush=True); input()"
+    environment = {"SSH_CONNECTION": "192.0.2.7 50000 192.0.2.8 2222"}
+    outer = ["env", "-u", "SSH_CONNECTION", sys.executable, "-c", program]
+    shell = subprocess.Popen(
+        ["sh", "-c", '"$@"; true', "sh", *outer],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment | {"PATH": os.environ["PATH"]},
+    )
+    assert shell.stdout
+    assert shell.stdin
+    assert ufw_policy.port_of_this_connection(int(shell.stdout.readline())) == "2222"
+    shell.communicate(b"\n")
 
 
 # --- nginx_config ---------------------------------------------------------------------------------------------------

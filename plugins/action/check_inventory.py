@@ -28,6 +28,7 @@ PLACEHOLDER = "203.0.113.10"
 RESERVED = {
     *("root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data"),
     *("backup", "list", "irc", "nobody", "sshd", "messagebus", "systemd", "nginx", "postgres", "mysql", "redis"),
+    *("docker", "disk", "shadow", "tty", "audio", "video", "input", "kvm", "render", "crontab", "polkitd"),
     *("admin", "debian", "ubuntu", "sudo", "adm", "staff", "users", "ssh", "git", "ftp", "http", "default"),
 }
 
@@ -154,14 +155,14 @@ KEYS = {
         str,
         "the WSGI callable, MODULE:NAME",
         "wsgi: main:app",
-        lambda v: bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?", v)),
+        lambda v: bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?", v, re.ASCII)),
         required=True,
     ),
     "health_path": Key(
         str,
         "a path that begins with /, without spaces",
         "health_path: /healthz",
-        lambda v: bool(re.fullmatch(r"/[\w./~%?&=+:@,;-]*", v)),
+        lambda v: bool(re.fullmatch(r"/[\w./~%?&=+:@,;-]*", v, re.ASCII)),
     ),
     "health_timeout": Key(int, SECONDS, "health_timeout: 30", lambda v: 1 <= v <= 3600),
     "drain_timeout": Key(int, SECONDS, "drain_timeout: 30", lambda v: 1 <= v <= 3600),
@@ -189,6 +190,8 @@ KEYS = {
     "secrets": Key(dict, VARIABLES, 'secrets: {SECRET_KEY: "{{ vault_secret_key }}"}', is_environment, secret=True),
     "tls": Key(str, "'none', plain HTTP: the only choice so far", "tls: none", lambda v: v == "none"),
 }
+# Settings whose type alone does not say what they may hold; they reach configuration files.
+SHAPES = {"nginx_client_max_body_size": r"[0-9]+[kKmMgG]?"}
 TYPE_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "a set of keys and values"}
 
 
@@ -269,6 +272,10 @@ def check_settings(variables: Mapping[str, Any], get: Callable[[str], Any]) -> I
         if name in options:
             spec = {name: without_docs(options[name])}
             result = ArgumentSpecValidator(spec).validate({name: plain(get(name))})
+            value = plain(get(name))
+            if name in SHAPES and not re.fullmatch(SHAPES[name], str(value)):
+                described = str(options[name]["description"])
+                yield Problem(f"key {name}", repr(value), described, f"{name}: {options[name].get('default')}")
             for message in result.error_messages:
                 described = str(options[name]["description"]).rstrip(".")
                 expected = f"{options[name]['type']}: {described}. {message}"
@@ -298,6 +305,14 @@ def check_connection(get: Callable[[str], Any], variables: Mapping[str, Any]) ->
             "the address of your machine, in hosts.yml",
             "ansible_host: 198.51.100.7",
         )
+
+
+def check_names(apps: Any, login: str) -> Iterator[Problem]:
+    """Check that no app takes the name of the user who logs in: it would take the account, too."""
+    for app in apps if isinstance(apps, list) else []:
+        if isinstance(app, dict) and app.get("name") == login:
+            found, expected = f"'{login}', which is also ansible_user", "a name that no user of the machine has"
+            yield Problem(f"app {login}, key name", found, expected, KEYS["name"].example)
 
 
 def report(problems: dict[Problem, list[str]]) -> str:
@@ -370,4 +385,5 @@ class ActionModule(ActionBase):
             known.update(str(app["name"]) for app in apps or [] if isinstance(app, dict) and "name" in app)
         yield from check_settings(hostvars, get)
         yield from check_connection(get, hostvars)
+        yield from check_names(apps, str(hostvars.get("ansible_user", "")))
         yield from unreadable

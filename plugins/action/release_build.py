@@ -136,8 +136,7 @@ def check_out(url: str, version: str | None, target: Path) -> str:
         commit = git("-C", kept, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", failure=failure)
         archive = target.parent / "source.tar"
         git("-C", kept, "archive", f"--output={archive}", commit, failure=f"{commit} can't be packed.")
-    with tarfile.open(archive) as tar:
-        tar.extractall(target, filter="tar")
+    subprocess.run(["tar", "--extract", "--file", archive, "--directory", target], check=True)
     return commit
 
 
@@ -186,10 +185,15 @@ class ActionModule(ActionBase):
             )
         manifest = "".join(f"{describe(source, path)}\n" for path in files)
         args |= {"manifest": manifest, "digest": digest_of(manifest, args)}
+        # As one text: Ansible hides a secret wherever it shows up, and one that is "1" would show up everywhere.
+        args["secrets"] = json.dumps(args["secrets"]) if args.get("secrets") else ""
         args["about"] = {**args.get("about", {}), "commit": commit, "version": args.get("version") or ""}
 
         # Only now: what is wrong with the source is known, and leaves no lock behind.
-        by = self.lock(args, task_vars)["by"]
+        lock = self.lock(args, task_vars)
+        if lock.get("failed"):
+            return lock
+        by = lock["by"]
         result = self._execute_module(module_args=args, task_vars=task_vars) | {"by": by}
         if not result.get("archive_needed"):
             return result

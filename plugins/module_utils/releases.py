@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ UNITS = Path("/etc/systemd/system")
 def systemctl(*argv: str) -> str:
     """Call systemctl and return what it printed; a failure shows in the units' states, where it is looked for."""
     return subprocess.run(["systemctl", *argv], capture_output=True, text=True).stdout.strip()
+
+
+class BusyError(Exception):
+    """The module of a former run is still at work."""
 
 
 class Releases:
@@ -109,8 +114,9 @@ class Releases:
             "by": by,
             "reason": reason,
         }
+        cut_short = self._history.exists() and not self._history.read_bytes().endswith(b"\n")
         with self._history.open("a") as history:
-            history.write(json.dumps(event) + "\n")
+            history.write("\n" * cut_short + json.dumps(event) + "\n")
             history.flush()
             os.fsync(history.fileno())
         self._history.chmod(0o640)
@@ -186,6 +192,25 @@ class Releases:
 
     def unlock(self) -> None:
         self._lock.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Hold off others while one of our modules changes something.
+
+        The lock above belongs to a run of the control node. This one belongs to a process of the host, which goes on
+        when its run is cut off; the kernel lets go of it when the process ends, however it ends.
+
+        Raises:
+            BusyError: when the module of a former run is still at work.
+        """
+        with (self.root / ".busy").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    "A former deploy that was cut off is still at work on this host. Run again in a minute."
+                ) from None
+            yield
 
     # --- units ------------------------------------------------------------------------------------------------------
 

@@ -62,10 +62,14 @@ def test(module: AnsibleModule, root: Path, changed: dict[str, str]) -> None:
         candidate = Path(folder) / "nginx"
         shutil.copytree(root, candidate, symlinks=True)
         write(candidate, changed)
-        rc, _out, err = module.run_command([NGINX, "-t", "-q", "-c", str(candidate / "nginx.conf")])
-    if rc:
+        rc, _out, err = module.run_command([NGINX, "-t", "-c", str(candidate / "nginx.conf")])
+    clashes = "conflicting server name" in err
+    if rc or clashes:
+        hint = "\nAnother file in conf.d serves this name. Did its app leave the inventory? Then remove the file."
         words = "\n".join(f"  {line}" for line in err.replace(str(candidate), str(root)).strip().splitlines())
-        module.fail_json(msg=f"nginx refuses the new configuration, so the old one stays in place:\n{words}")
+        module.fail_json(
+            msg=f"nginx refuses the new configuration, so the old one stays in place:\n{words}{hint * clashes}"
+        )
 
 
 def write(root: Path, files: dict[str, str]) -> None:

@@ -40,9 +40,11 @@ options:
     type: dict
     default: {}
   secrets:
-    description: Settings that are never shown, kept in a file that only root can read.
-    type: dict
-    default: {}
+    description: >-
+      Settings that are never shown, kept in a file that only root can read. A dictionary, which the action part of this
+      module hands over as one text of JSON.
+    type: str
+    default: ""
   files:
     description: Further files of the release, by name and content.
     type: dict
@@ -131,7 +133,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import Releases
+from ansible.module_utils.releases import BusyError, Releases
 
 UV_SETTINGS = {
     "UV_CACHE_DIR": "/var/cache/uv",
@@ -161,6 +163,7 @@ def run(*argv: str | Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         env=os.environ | UV_SETTINGS,
     )
     if result.returncode:
@@ -214,7 +217,11 @@ def build(store: Releases, release: str, params: dict[str, Any]) -> None:
         for part in ("source", "venv"):
             os.chown(building / part, 0, group)
             (building / part).chmod(0o750)
-        write(building / "environment", environment_file(params["environment"] | params["secrets"]), 0o600)
+        write(
+            building / "environment",
+            environment_file(params["environment"] | json.loads(params["secrets"] or "{}")),
+            0o600,
+        )
         for name, content in params["files"].items():
             write(building / name, content, 0o644)
         write(building / "manifest", params["manifest"], 0o600)
@@ -234,7 +241,7 @@ def main() -> None:
             "version": {"type": "str"},
             "requirements": {"type": "str", "default": "requirements.txt"},
             "environment": {"type": "dict", "default": {}},
-            "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "secrets": {"type": "str", "default": "", "no_log": True},
             "files": {"type": "dict", "default": {}},
             "socket": {"type": "path", "required": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
@@ -271,8 +278,9 @@ def main() -> None:
     if module.check_mode or not params["archive"]:
         module.exit_json(**result)
     try:
-        build(store, result["release"], params)
-    except (BuildError, OSError) as error:
+        with store.busy():
+            build(store, result["release"], params)
+    except (BuildError, BusyError, OSError) as error:
         store.unlock()
         module.fail_json(
             msg=f"{params['name']}: the new release could not be built, and nothing was changed. {error}",

@@ -60,6 +60,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.releases import Releases
 
 
+def words_of(command: str) -> list[str]:
+    """The words of a command line, so that systemd expands nothing in them."""
+    return [word.replace("$", "$$") for word in shlex.split(command)]
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -91,13 +96,14 @@ def main() -> None:
     }
     settings = [f"--property={key}={value}" for key, value in properties.items()]
     run = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", *settings]
-    rc, out, err = module.run_command([*run, "/usr/bin/env", *shlex.split(module.params["command"])])
+    rc, out, err = module.run_command([*run, "/usr/bin/env", *words_of(module.params["command"])])
     output = (out + err).strip()
     if rc == 0:
         module.exit_json(changed=True, output=output)
     words = "\n".join(f"  {line}" for line in output.splitlines()[-40:])
     store.note("deploy", release, "failed", module.params["by"], f"release command ended with {rc}")
-    store.remove(release)
+    if release not in store.good():
+        store.remove(release)
     store.unlock()
     keeps = f"{store.live} keeps serving" if store.live else "no release is live"
     module.fail_json(

@@ -38,6 +38,7 @@ apps:
   elements: dict
 """
 
+import contextlib
 import time
 from typing import Any
 
@@ -64,13 +65,15 @@ def describe(name: str) -> dict[str, Any]:
     unit = dict(line.split("=", 1) for line in shown.splitlines())
     main = unit.get("MainPID", "0")
     children, memory = [], 0
-    if main != "0":
-        with open(f"/proc/{main}/task/{main}/children") as listed:
-            children = listed.read().split()
-        # Shared pages are counted once, as the kernel shares them out.
-        for pid in (main, *children):
-            with open(f"/proc/{pid}/smaps_rollup") as rollup:
-                memory += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+    # Processes may end while we look.
+    with contextlib.suppress(OSError):
+        if main != "0":
+            with open(f"/proc/{main}/task/{main}/children") as listed:
+                children = listed.read().split()
+            # Shared pages are counted once, as the kernel shares them out.
+            for pid in (main, *children):
+                with open(f"/proc/{pid}/smaps_rollup") as rollup:
+                    memory += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
     since = int(unit.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
     return {
         "name": name,

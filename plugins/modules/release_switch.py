@@ -107,7 +107,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import Releases, systemctl
+from ansible.module_utils.releases import BusyError, Releases, systemctl
 
 PROBE_PAUSE = 0.1  # seconds between two looks at a starting instance
 PROBE_TIMEOUT = 10  # seconds for one answer
@@ -140,7 +140,7 @@ def ask(connection: http.client.HTTPConnection, path: str, host: str) -> tuple[i
             connection.request("GET", path, headers={"Host": host, "User-Agent": "release_switch"})
             status = connection.getresponse().status
             return status, f"the last answer had status {status}"
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return 0, f"the last try ended with {error or type(error).__name__}"
 
 
@@ -242,6 +242,7 @@ class Instance:
             ["journalctl", *sources, f"--since=@{int(since)}", "--output=cat", "--quiet"],
             capture_output=True,
             text=True,
+            errors="replace",
         ).stdout
         return "\n".join(f"  {line}" for line in own_words(shown)[-LOG_LINES:]) or "  (it wrote nothing)"
 
@@ -294,24 +295,30 @@ def switch(store: Releases, new: Instance, params: dict[str, Any], path: str) ->
     Raises:
         SwitchError: when it failed. Then the release before is live again.
     """
-    previous = store.live
+    # One that a cut-off run made live without proving it is nothing to go back to.
+    back_to = store.live if store.live in store.good() else store.previous()
     new.start_web()
     new.wait_until_healthy(path, params["health_host"], params["health_timeout"])
     # Before the switch: a reboot in between then finds the live one among those that start.
-    systemctl("enable", "--quiet", "--no-reload", *new.lasting)
+    systemctl("enable", "--quiet", "--no-reload", new.socket, new.service)
     store.make_live(new.release)
     try:
         if new.processes:
             systemctl("start", *new.processes)
         new.watch(path, params["health_host"], params["http_port"], params["watch"])
-    except SwitchError:
-        if previous and previous != new.release:
-            store.make_live(previous)
-        elif not previous:
+        if new.timers:
+            systemctl("start", *new.timers)
+        if new.processes or new.timers:
+            systemctl("enable", "--quiet", "--no-reload", *new.processes, *new.timers)
+        for unit in new.timers:
+            if systemctl("is-active", unit) != "active":
+                raise SwitchError(f"{unit} can't be started. Is its on_calendar right? Try: systemd-analyze calendar")
+    except BaseException:
+        if back_to and back_to != new.release:
+            store.make_live(back_to)
+        elif not back_to:
             store.no_live()
         raise
-    if new.timers:
-        systemctl("start", *new.timers)
 
 
 def main() -> None:
@@ -341,7 +348,8 @@ def main() -> None:
         try:
             target = choose(store, params["release"], params["rollback"])
         except SwitchError as error:
-            store.unlock()
+            if not module.check_mode:
+                store.unlock()
             module.fail_json(msg=f"{name}: {error}")
     new = Instance(store, target)
     others = {release: units for release, units in store.installed().items() if release != target}
@@ -363,8 +371,11 @@ def main() -> None:
     # A release that went before is judged by what was its health check then.
     path = store.about(target).get("health_path") or params["health_path"]
     try:
-        switch(store, new, params, path)
-    except SwitchError as error:
+        with store.busy():
+            switch(store, new, params, path)
+    except BusyError as error:
+        module.fail_json(msg=f"{name}: {error}")
+    except (SwitchError, OSError, KeyError) as error:
         log = new.log(started)
         if previous != target:
             store.uninstall(new.units)
@@ -372,7 +383,7 @@ def main() -> None:
                 store.remove(target)
         store.note(action, target, "failed", params["by"], str(error))
         store.unlock()
-        keeps = f"{previous} keeps serving" if previous not in ("", target) else "no release is live"
+        keeps = f"{store.live} keeps serving" if store.live not in ("", target) else "no release is live"
         module.fail_json(
             msg=f"{name}: release {target} failed, so {keeps}. {error}\n"
             f"The last lines of its log:\n{log}\n"

@@ -10,6 +10,7 @@ description:
   - Brings UFW to a stated policy in one step - connections from outside are denied but for the given ones, those to the
     outside are allowed, and the firewall is on, now and after a reboot.
   - Rules that are not given are removed. What is given is allowed before anything is denied or removed.
+  - The port that this very SSH connection came in by is always among them, so nobody locks themselves out.
   - A host that complies already is only looked at - UFW is not reloaded.
 options:
   allow:
@@ -60,6 +61,7 @@ rules:
 """
 
 import ipaddress
+import os
 import re
 import shlex
 import shutil
@@ -89,9 +91,26 @@ def as_rule(item: dict[str, Any]) -> str:
     rule = f"allow {port}/{proto}"
     if source:
         network = ipaddress.ip_network(source, strict=False)
+        if network.prefixlen == 0:
+            raise ValueError(f"from is '{source}', which is everybody: leave it out")
         shown = network.network_address if network.num_addresses == 1 else network
         rule = f"allow from {shown} to any port {port} proto {proto}"
     return f"{rule} comment '{comment}'" if comment else rule
+
+
+def port_of_this_connection(pid: int) -> str | None:
+    """The port of sshd that a process came in by, from the environment of its ancestors: sudo clears its own."""
+    while pid > 1:
+        process = Path(f"/proc/{pid}")
+        try:
+            found = re.search(rb"(?:^|\0)SSH_CONNECTION=[^\0]* (\d+)(?:\0|$)", (process / "environ").read_bytes())
+            if found:
+                return found[1].decode()
+            parent = re.search(r"^PPid:\s*(\d+)", (process / "status").read_text(), re.MULTILINE)
+        except OSError:
+            return None
+        pid = int(parent[1]) if parent else 0
+    return None
 
 
 def without_comment(rule: str) -> str:
@@ -149,6 +168,9 @@ def main() -> None:
         except ValueError as error:
             module.fail_json(msg=f"Firewall rule {item}: {error}.")
     wanted = list(dict.fromkeys(wanted))
+    own = port_of_this_connection(os.getpid())
+    if own and not any(re.match(rf"allow {own}/tcp\b", rule) for rule in wanted):
+        wanted.insert(0, f"allow {own}/tcp comment 'SSH'")
 
     ufw = Ufw(module)
     rules, policies, is_on = ufw.rules(), ufw.policies(), ufw.is_on()
