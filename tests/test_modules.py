@@ -121,6 +121,35 @@ def test_an_environment_value_arrives_as_it_is(value: str) -> None:
     assert shell.stdout == f"{value}."
 
 
+HASHED = "flask==3.1.3 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n    # via -r requirements.in\n"
+
+
+@pytest.mark.parametrize(
+    ("requirements", "locked"),
+    [
+        (HASHED, True),
+        ("# made by uv\n\n" + HASHED + HASHED.replace("flask", "gunicorn[setproctitle]"), True),
+        (HASHED.replace("==3.1.3", '==3.1.3 ; python_version >= "3.11"'), True),
+        ("flask==3.1.3\n", False),
+        (HASHED + "-r other.txt\n", False),
+        (HASHED + "./wheels/own.whl \\\n    --hash=sha256:00\n", False),
+    ],
+)
+def test_only_what_can_not_change_is_locked(requirements: str, locked: bool) -> None:
+    assert release_build.is_locked(requirements) is locked
+
+
+def test_a_venv_suits_the_python_it_was_made_for(tmp_path: Path) -> None:
+    (tmp_path / "venv/lib/python3.11").mkdir(parents=True)
+    for version in ("3.11", "3.13"):
+        (tmp_path / f"python{version}").touch()
+    (tmp_path / "python3").symlink_to("python3.11")
+    assert release_build.suits(tmp_path / "venv", str(tmp_path / "python3"))
+    (tmp_path / "python3").unlink()
+    (tmp_path / "python3").symlink_to("python3.13")
+    assert not release_build.suits(tmp_path / "venv", str(tmp_path / "python3"))
+
+
 # --- release_switch -------------------------------------------------------------------------------------------------
 
 

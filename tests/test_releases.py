@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from action import release_lock
-from ansible.module_utils.releases import Releases
+from action import release_switch
+from ansible.module_utils.releases import BusyError, Releases
 from filter.systemd import systemd_command
 
 IDS = [f"2026010{n}T000000Z-{n:010x}" for n in range(1, 8)]
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Releases:
 def go_live(store: Releases, release: str, action: str = "deploy") -> None:
     (store.folder / release).mkdir(exist_ok=True)
     store.make_live(release)
-    store.note(action, release, "ok", "me@here")
+    store.note(action, release, "ok")
 
 
 def test_the_live_link_is_never_missing(store: Releases) -> None:
@@ -46,7 +46,7 @@ def test_a_release_that_was_never_live_is_nothing_to_go_back_to(store: Releases)
 def test_going_back_means_the_last_good_one(store: Releases) -> None:
     for release in IDS[:3]:
         go_live(store, release)
-    store.note("deploy", IDS[1], "failed", "me@here")
+    store.note("deploy", IDS[1], "failed")
     assert store.previous() == IDS[1]
     go_live(store, IDS[1], "rollback")
     assert store.previous() == IDS[2]
@@ -54,7 +54,7 @@ def test_going_back_means_the_last_good_one(store: Releases) -> None:
 
 def test_a_failed_release_never_was_good(store: Releases) -> None:
     go_live(store, IDS[0])
-    store.note("deploy", IDS[1], "failed", "me@here")
+    store.note("deploy", IDS[1], "failed")
     assert store.good() == [IDS[0]]
 
 
@@ -87,6 +87,21 @@ def test_pruning_takes_what_crashes_left(store: Releases) -> None:
     (store.folder / ".removed-x").mkdir()
     store.prune(5)
     assert os.listdir(store.folder) == [IDS[0]]
+
+
+def test_a_release_that_no_longer_fits_the_machine_is_built_again(store: Releases) -> None:
+    digest = IDS[0].split("-")[1]
+    (store.folder / f"20270101T000000Z-{digest}").mkdir()
+    assert store.find(digest, lambda _release: True) == f"20270101T000000Z-{digest}"
+    assert store.find(digest, lambda release: release.name == IDS[0]) == IDS[0]
+    assert store.find(digest, lambda _release: False) is None
+
+
+def test_another_process_of_the_host_is_not_interrupted(store: Releases) -> None:
+    with store.busy(), pytest.raises(BusyError, match="still at work"), store.busy():
+        pass
+    with store.busy():
+        pass
 
 
 def test_the_live_release_can_not_be_removed(store: Releases) -> None:
@@ -127,16 +142,16 @@ def test_a_lock_that_a_crash_cut_short_is_nobodys(store: Releases) -> None:
 
 
 def test_a_lock_is_stale_when_its_run_has_died() -> None:
-    own = holder(release_lock.process_of(os.getpid()))
-    assert not release_lock.is_stale(own, holder("2:2"))
-    assert release_lock.is_stale(holder(f"{os.getpid()}:1"), own)  # the number was given to somebody else since
-    assert release_lock.is_stale(holder("999999999:1"), own)
+    own = holder(release_switch.process_of(os.getpid()))
+    assert not release_switch.is_stale(own, holder("2:2"))
+    assert release_switch.is_stale(holder(f"{os.getpid()}:1"), own)  # the number was given to somebody else since
+    assert release_switch.is_stale(holder("999999999:1"), own)
 
 
 def test_a_lock_of_another_computer_is_stale_after_an_hour() -> None:
     there = holder() | {"computer": "there"}
-    assert release_lock.is_stale(there | {"since": 0}, holder())
-    assert not release_lock.is_stale(there | {"since": time.time() - 60}, holder())
+    assert release_switch.is_stale(there | {"since": 0}, holder())
+    assert not release_switch.is_stale(there | {"since": time.time() - 60}, holder())
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ LEFT_OUT = {
     ".ruff_cache",
     ".tox",
 }
+# Bytes of source up to which asking the host first, whether it needs them, takes longer than sending them.
+SENT_AT_ONCE = 1_000_000
 
 
 def list_files(source: Path) -> list[Path]:
@@ -190,34 +192,29 @@ class ActionModule(ActionBase):
         args["about"] = {**args.get("about", {}), "commit": commit, "version": args.get("version") or ""}
 
         # Only now: what is wrong with the source is known, and leaves no lock behind.
-        lock = self.lock(args, task_vars)
-        if lock.get("failed"):
-            return lock
-        by = lock["by"]
-        result = self._execute_module(module_args=args, task_vars=task_vars) | {"by": by}
-        if not result.get("archive_needed"):
-            return result
+        if self._task.check_mode or sum(os.lstat(source / path).st_size for path in files) > SENT_AT_ONCE:
+            result = self.under_lock(args, task_vars)
+            if not result.get("archive_needed"):
+                return result
         archive = folder / "source.tar.gz"
         pack(source, files, archive)
         remote = self._connection._shell.join_path(self._make_tmp_path(), archive.name)
         self._transfer_file(str(archive), remote)
         try:
-            return self._execute_module(module_args=args | {"archive": remote}, task_vars=task_vars) | {"by": by}
+            return self.under_lock(args | {"archive": remote}, task_vars)
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
 
-    def lock(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """Take the app's deploy lock, by the action that does so for rollbacks too."""
-        task = self._task.copy()
-        task.args = {"name": args["name"], "root": args["root"], "take_over": args.pop("take_over_lock", False)}
-        action = self._shared_loader_obj.action_loader.get(
-            "release_lock",
-            task=task,
+    def under_lock(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Call the module; the lock is taken the way release_switch takes it."""
+        switch = self._shared_loader_obj.action_loader.get(
+            "release_switch",
+            task=self._task,
             connection=self._connection,
             play_context=self._play_context,
             loader=self._loader,
             templar=self._templar,
             shared_loader_obj=self._shared_loader_obj,
         )
-        result: dict[str, Any] = action.run(task_vars=task_vars)
+        result: dict[str, Any] = switch.under_lock("release_build", args, task_vars)
         return result

@@ -10,11 +10,12 @@ import pwd
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 UNITS = Path("/etc/systemd/system")
+STAMPS = Path("/var/lib/systemd/timers")  # when persistent timers ran last
 
 
 def systemctl(*argv: str) -> str:
@@ -48,9 +49,10 @@ class Releases:
         """The releases that are built to the end, the oldest first."""
         return sorted(path.name for path in self.folder.glob("2*-*"))
 
-    def find(self, digest: str) -> str | None:
-        """The complete release with that digest."""
-        return next((release for release in self.complete() if release.endswith(f"-{digest}")), None)
+    def find(self, digest: str, still_fits: Callable[[Path], bool]) -> str | None:
+        """The complete release with that digest that still fits the machine."""
+        same = (release for release in reversed(self.complete()) if release.endswith(f"-{digest}"))
+        return next((release for release in same if still_fits(self.path(release))), None)
 
     @property
     def live(self) -> str:
@@ -75,8 +77,10 @@ class Releases:
         """Take the link away: the first release of all has failed."""
         (self.root / "live").unlink(missing_ok=True)
 
-    def make_folders(self) -> None:
-        """Make the app's folders: nginx passes through them, and only `data` belongs to the app's user."""
+    def prepare(self) -> None:
+        """Make the app's user and folders: nginx passes through them, and only `data` belongs to the user."""
+        account = f'u {self.name} - "Runs {self.name}" {self.root}/data /usr/sbin/nologin'
+        subprocess.run(["systemd-sysusers", "--inline", account], check=True)
         owner = pwd.getpwnam(self.name)
         for folder, mode in ((self.root, 0o755), (self.folder, 0o711), (self.root / "data", 0o750)):
             if not folder.exists():
@@ -95,14 +99,13 @@ class Releases:
                     events.append(json.loads(line))
         return events
 
-    def note(self, action: str, release: str, result: str, by: str, reason: str = "") -> None:
-        """Add to the history.
+    def note(self, action: str, release: str, result: str, reason: str = "") -> None:
+        """Add to the history what whoever has the lock did.
 
         Args:
             action: deploy or rollback.
             release: what was to become live.
             result: ok or failed.
-            by: who did it, as USER@COMPUTER.
             reason: why it failed, in one line.
         """
         event = {
@@ -111,7 +114,7 @@ class Releases:
             "release": release,
             "commit": self.about(release).get("commit", ""),
             "result": result,
-            "by": by,
+            "by": (self.holder() or {}).get("by", ""),
             "reason": reason,
         }
         cut_short = self._history.exists() and not self._history.read_bytes().endswith(b"\n")
@@ -242,13 +245,16 @@ class Releases:
     def uninstall(self, units: Iterable[str]) -> None:
         """Stop units, letting them finish, and take them away."""
         units = list(units)
+        # A job that a timer has started may finish, in the release it belongs to.
+        jobs = {unit.replace(".timer", ".service") for unit in units if unit.endswith(".timer")}
         # Services first: a socket that is gone turns away whom its service could still have served.
         for kind in (".timer", ".service", ".socket"):
-            chosen = [unit for unit in units if unit.endswith(kind)]
+            chosen = [unit for unit in units if unit.endswith(kind) and unit not in jobs]
             if chosen:
                 systemctl("stop", *chosen)
         systemctl("disable", "--quiet", "--no-reload", *units)
         systemctl("reset-failed", *units)
         for unit in units:
             (UNITS / unit).unlink(missing_ok=True)
+            (STAMPS / f"stamp-{unit}").unlink(missing_ok=True)
         systemctl("daemon-reload")

@@ -11,6 +11,7 @@ description:
   - A release holds everything the app runs with - its C(source), a C(venv) of its own with the locked dependencies, its
     C(environment) and the further O(files). Root owns it, and it is never changed again.
   - It is built aside and renamed when it is complete, so a failure leaves nothing half done.
+  - Makes the app's user and folders, and takes its lock, which M(release_switch) gives back.
   - The same content is the same release. When the host has it already, nothing changes.
   - In a Git work tree, what C(.gitignore) names stays out; C(.git), caches and virtual environments always do.
 options:
@@ -72,9 +73,12 @@ options:
     type: dict
     default: {}
   take_over_lock:
-    description: Deploy although somebody else seems to be at it; see M(release_lock).
+    description: Deploy although somebody else seems to be at it; see M(release_switch).
     type: bool
     default: false
+  holder:
+    description: Who takes the app's lock. Set by the action part of this module.
+    type: dict
   digest:
     description: Digest of the release's content. Set by the action part of this module.
     type: str
@@ -114,10 +118,6 @@ live:
   description: Id of the release that serves at the moment; empty when none does.
   returned: success
   type: str
-by:
-  description: Who deploys, as USER@COMPUTER.
-  returned: success
-  type: str
 archive_needed:
   description: The host does not have the release and needs the packed source to build it.
   returned: when called without O(archive)
@@ -127,6 +127,7 @@ archive_needed:
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -141,6 +142,10 @@ UV_SETTINGS = {
     "UV_PYTHON_DOWNLOADS": "never",
     "UV_SYSTEM_CERTS": "1",  # trust what the machine trusts, as behind a company's proxy
 }
+
+
+# The lines of a requirements file that says all by itself: pinned names, their hashes, comments.
+LOCKED_LINE = re.compile(r"[A-Za-z0-9][\w.\[\],-]*==\S+ .*\\|\s+--hash=\S+( \\)?|\s*(#.*)?")
 
 
 class BuildError(Exception):
@@ -177,10 +182,26 @@ def unpack(archive: Path, target: Path) -> None:
     run("tar", "--extract", "--gzip", "--no-same-owner", "--file", archive, "--directory", target)
 
 
-def install(building: Path, params: dict[str, Any]) -> None:
-    """Make the venv and install the dependencies into it, hashes enforced where the file carries any."""
+def suits(venv: Path, python: str) -> bool:
+    """Whether a venv was made for this Python; after an upgrade of the system it isn't any more."""
+    return (venv / "lib" / os.path.basename(os.path.realpath(python))).is_dir()
+
+
+def is_locked(requirements: str) -> bool:
+    """Whether the text of a requirements file leads to the same dependencies at any time."""
+    return "--hash=" in requirements and all(map(LOCKED_LINE.fullmatch, requirements.splitlines()))
+
+
+def install(building: Path, live: Path, params: dict[str, Any]) -> None:
+    """Make the venv with the dependencies in it, hashes enforced where the file carries any."""
     requirements = building / "source" / params["requirements"]
     uv, venv = params["uv"], building / "venv"
+    before = live / "source" / params["requirements"]
+    same = before.is_file() and before.read_text() == requirements.read_text() and is_locked(before.read_text())
+    if same and suits(live / "venv", params["python"]):
+        # Hard links: what a deploy of code alone takes must not depend on the number of dependencies.
+        run("cp", "--archive", "--link", live / "venv", venv)
+        return
     if not Path(uv).exists():
         raise BuildError(f"{uv} is not there. Run playbooks/provision.yml on this host first.")
     Path(UV_SETTINGS["UV_CACHE_DIR"]).mkdir(mode=0o700, exist_ok=True)
@@ -191,8 +212,6 @@ def install(building: Path, params: dict[str, Any]) -> None:
     run(uv, "pip", "install", "--quiet", "--compile-bytecode", *enforced, "--python", python, "-r", requirements)
     if not (venv / "bin/gunicorn").exists():
         raise BuildError(f"gunicorn is not among the dependencies. Add it to {params['requirements']}.")
-    # Its own user can't write compiled code later. What doesn't compile is for the health check to judge.
-    subprocess.run([python, "-m", "compileall", "-qq", building / "source"], check=False, capture_output=True)
 
 
 def write(path: Path, content: str, mode: int) -> None:
@@ -213,7 +232,10 @@ def build(store: Releases, release: str, params: dict[str, Any]) -> None:
         building.mkdir()
         building.chmod(0o711)
         unpack(Path(params["archive"]), building / "source")
-        install(building, params)
+        install(building, store.path(store.live or "none"), params)
+        # Its own user can't write compiled code later. What doesn't compile is for the health check to judge.
+        compiler = [building / "venv/bin/python", "-m", "compileall", "-qq", building / "source"]
+        subprocess.run(compiler, check=False, capture_output=True)
         for part in ("source", "venv"):
             os.chown(building / part, 0, group)
             (building / part).chmod(0o750)
@@ -227,6 +249,7 @@ def build(store: Releases, release: str, params: dict[str, Any]) -> None:
         write(building / "manifest", params["manifest"], 0o600)
         write(building / "release.json", json.dumps(params["about"]), 0o600)
         (building / "socket").symlink_to(params["socket"].replace("%i", release))
+        run("sync", "--file-system", building)  # a power cut must not leave a release that only looks complete
         building.rename(store.path(release))
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -248,6 +271,8 @@ def main() -> None:
             "uv": {"type": "path", "default": "/usr/local/lib/uv/bin/uv"},
             "time": {"type": "str", "required": True},
             "about": {"type": "dict", "default": {}},
+            "take_over_lock": {"type": "bool", "default": False},
+            "holder": {"type": "dict"},
             "digest": {"type": "str"},
             "manifest": {"type": "str"},
             "archive": {"type": "path"},
@@ -259,7 +284,11 @@ def main() -> None:
     store = Releases(params["name"], params["root"])
     os.umask(0o022)
 
-    existing = store.find(params["digest"])
+    if not module.check_mode:
+        store.prepare()
+        if other := store.lock(params["holder"], params["take_over_lock"]):
+            module.exit_json(locked_by=other)
+    existing = store.find(params["digest"], lambda release: suits(release / "venv", params["python"]))
     result = {
         "changed": not existing,
         "release": existing or f"{params['time']}-{params['digest']}",

@@ -27,10 +27,6 @@ options:
     description: Command line; split into words as a shell would, but not run by one.
     type: str
     required: true
-  by:
-    description: Who does it, for the history.
-    type: str
-    default: ""
 attributes:
   check_mode:
     support: full
@@ -72,7 +68,6 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "release": {"type": "str", "required": True},
             "command": {"type": "str", "required": True},
-            "by": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -101,7 +96,7 @@ def main() -> None:
     if rc == 0:
         module.exit_json(changed=True, output=output)
     words = "\n".join(f"  {line}" for line in output.splitlines()[-40:])
-    store.note("deploy", release, "failed", module.params["by"], f"release command ended with {rc}")
+    store.note("deploy", release, "failed", f"release command ended with {rc}")
     if release not in store.good():
         store.remove(release)
     store.unlock()

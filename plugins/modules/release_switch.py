@@ -15,6 +15,9 @@ description:
   - Only then the old instance finishes its requests and stops, and releases beyond O(keep_releases) are removed.
   - When the new one fails at any point, it is removed, the old one keeps serving, and the error carries the last lines
     of the app's own log.
+  - One deploy or rollback of an app is under way at a time. The lock is taken by M(release_build) or, for a rollback,
+    by this module, and given back when this module is done or any of them has failed. It is stale, and taken over, when
+    the run that took it, on the same control node, has died, or when it is an hour old.
 options:
   name:
     description: Name of the app.
@@ -55,10 +58,13 @@ options:
     description: How many good releases to keep, the live one among them. The one before it is always kept.
     type: int
     default: 5
-  by:
-    description: Who does it, for the history.
-    type: str
-    default: ""
+  take_over_lock:
+    description: Go on although somebody else seems to be at it.
+    type: bool
+    default: false
+  holder:
+    description: Who takes the lock. Set by the action part of this module.
+    type: dict
 attributes:
   check_mode:
     support: full
@@ -112,7 +118,7 @@ from ansible.module_utils.releases import BusyError, Releases, systemctl
 PROBE_PAUSE = 0.1  # seconds between two looks at a starting instance
 PROBE_TIMEOUT = 10  # seconds for one answer
 MOST_RESTARTS = 2  # a new instance that crashed this often won't come up
-QUIET = 0.2  # seconds without a waiting connection until an old instance may stop
+ON_ITS_WAY = 0.2  # seconds after the switch in which a request may still come to the old instance
 LOG_LINES = 40
 
 
@@ -208,7 +214,7 @@ class Instance:
             SwitchError: when it answers badly or dies.
         """
         before = {unit: self.crashes(unit)[1] for unit in (self.service, *self.processes)}
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + max(seconds, ON_ITS_WAY)
         while True:
             last_look = time.monotonic() >= deadline
             status, seen = ask(http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT), path, host)
@@ -220,18 +226,17 @@ class Instance:
                     raise SwitchError(f"{unit} died in the seconds after the switch.")
             if last_look:
                 return
-            time.sleep(5 * PROBE_PAUSE)
+            time.sleep(min(5 * PROBE_PAUSE, max(0, deadline - time.monotonic())))
 
     def wait_for_quiet(self, timeout: float = 10) -> None:
         """Wait until nobody queues for its socket any more, so that stopping it turns nobody away."""
         path = os.path.realpath(self.store.path(self.release) / "socket")
-        quiet_since = time.monotonic()
-        deadline = quiet_since + timeout
-        while time.monotonic() < deadline and time.monotonic() - quiet_since < QUIET:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
             shown = subprocess.run(["ss", "-xlnH"], capture_output=True, text=True).stdout
             rows = [line.split() for line in shown.splitlines()]
-            if any(row[4] == path and int(row[2]) for row in rows if len(row) > 4):
-                quiet_since = time.monotonic()
+            if not any(row[4] == path and int(row[2]) for row in rows if len(row) > 4):
+                return
             time.sleep(PROBE_PAUSE / 2)
 
     def log(self, since: float) -> str:
@@ -334,13 +339,16 @@ def main() -> None:
             "http_port": {"type": "int", "default": 80},
             "watch": {"type": "int", "default": 3},
             "keep_releases": {"type": "int", "default": 5},
-            "by": {"type": "str", "default": ""},
+            "take_over_lock": {"type": "bool", "default": False},
+            "holder": {"type": "dict"},
         },
         supports_check_mode=True,
     )
     params = module.params
     name, action = params["name"], "rollback" if params["rollback"] else "deploy"
     store = Releases(name, params["root"])
+    if not module.check_mode and (other := store.lock(params["holder"], params["take_over_lock"])):
+        module.exit_json(locked_by=other)
     previous = store.live
     if module.check_mode and not params["rollback"]:
         target = params["release"]  # a release that check mode did not build can't be looked at
@@ -381,7 +389,7 @@ def main() -> None:
             store.uninstall(new.units)
             if target not in store.good():
                 store.remove(target)
-        store.note(action, target, "failed", params["by"], str(error))
+        store.note(action, target, "failed", str(error))
         store.unlock()
         keeps = f"{store.live} keeps serving" if store.live not in ("", target) else "no release is live"
         module.fail_json(
@@ -393,7 +401,7 @@ def main() -> None:
     for release, units in others.items():
         Instance(store, release).wait_for_quiet()
         store.uninstall(units)
-    store.note(action, target, "ok", params["by"])
+    store.note(action, target, "ok")
     result["removed"] = store.prune(params["keep_releases"])
     store.unlock()
     module.exit_json(**result)

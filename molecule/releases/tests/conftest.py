@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -38,15 +37,14 @@ class Load:
 
 @pytest.fixture
 def load(machine: Machine) -> Callable[..., AbstractContextManager[Load]]:
-    """Ask the site, GET and POST in turn or GET alone, for as long as the context lasts."""
+    """Ask the site, GET and POST in turn, for as long as the context lasts."""
 
     @contextlib.contextmanager
-    def loaded(methods: str = "GET POST", connections: int = 4) -> Iterator[Load]:
+    def loaded(connections: int = 4) -> Iterator[Load]:
         seen = Load()
         command = ["wrk", "--threads=2", f"--connections={connections}", f"--duration={LONGEST}s", "--timeout=5s"]
         command += [f"--script={SCENARIO / 'mix.lua'}", "--header=Host: site.example", f"http://{machine.web.address}/"]
-        environment = os.environ | {"METHODS": methods}
-        generator = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        generator = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             yield seen
         finally:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {"release_command": "python -c 'print(\"no such table\"); raise SystemExit(3)'"},
         "no such table",
     ),
+    "a timer at no time": (
+        lambda _shop: None,
+        {"timers": [{"name": "clean", "command": "true", "on_calendar": "someday"}]},
+        "Is its on_calendar right?",
+    ),
     "a git ref that does not exist": (
         commit_all,
         {"source": "GIT", "version": "v9"},
@@ -86,12 +92,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
 
 
 @contextlib.contextmanager
-def nothing_happens(machine: Machine, load: Load, methods: str = "GET POST") -> Iterator[None]:
+def nothing_happens(machine: Machine, load: Load) -> Iterator[None]:
     """Check, under load, that what is done meanwhile leaves the live release alone and nothing behind."""
     live = machine.live("shop")
     with machine.host.sudo():
         before = machine.host.check_output("ls -A /srv/shop/releases")
-    with load(methods) as seen:
+    with load() as seen:
         time.sleep(0.5)
         yield
     print(seen)
@@ -110,17 +116,17 @@ def test_a_fault_is_named_and_the_old_release_keeps_serving(
     machine: Machine, deploy: Deploy, load: Load, shop: Path, fault: str
 ) -> None:
     break_it, keys, words = FAULTS[fault]
-    assert deploy(f"before {fault}").code == 0
+    version = machine.web.ask().json["version"]
     break_it(shop)
     if keys.get("source") == "GIT":
         keys = keys | {"source": f"file://{shop}"}
-    # A POST that was with the new release when it died is not asked again of the old one: it may have been carried out.
-    methods = "GET" if fault == "death after the switch" else "GET POST"
-    with nothing_happens(machine, load, methods):
+    with nothing_happens(machine, load):
         run = deploy(f"with {fault}", **keys)
         assert run.code != 0, run.output
         assert words in run.output, run.output
-        assert machine.web.ask().json["version"] == f"before {fault}"
+        assert machine.web.ask().json["version"] == version
+    shutil.copytree(SCENARIO / "app", shop, dirs_exist_ok=True)
+    assert deploy(f"after {fault}").code == 0
 
 
 def test_a_full_disk_leaves_nothing_behind(machine: Machine, deploy: Deploy, load: Load) -> None:
@@ -192,7 +198,7 @@ def test_a_control_node_that_dies_after_any_task_can_run_again(machine: Machine,
             assert again.code == 0, again.output
             assert machine.web.ask().json["version"] == f"death {tasks}"
     print(seen, f"{tasks - 1} deaths", os.linesep)
-    assert tasks > 5
+    assert tasks > 4
     assert seen.failed == 0, seen
     with machine.host.sudo():
         assert "building" not in machine.host.check_output("ls -A /srv/shop/releases")

@@ -159,6 +159,17 @@ def test_processes_and_timers_go_with_the_release(machine: Machine, deploy: Depl
     assert units() == []
 
 
+def test_a_job_that_a_timer_began_may_finish(machine: Machine, deploy: Deploy, shop: Path) -> None:
+    (shop / "clean.py").write_text("import os, time; time.sleep(12); open(os.path.expanduser('~/finished'), 'w')\n")
+    beside = {"timers": [{"name": "clean", "command": "python clean.py", "on_calendar": "daily"}]}
+    assert deploy("job", **beside).code == 0
+    with machine.host.sudo():
+        machine.host.run_expect([0], f"systemctl start --no-block shop.clean@{machine.live('shop')}.service")
+        assert deploy("job, next", **beside).code == 0
+        assert not machine.host.file("/srv/shop/data/finished").exists
+        wait_for(lambda: machine.host.file("/srv/shop/data/finished").exists, 10, "the job finishes")
+
+
 def test_a_killed_worker_takes_only_its_own_requests_along(machine: Machine, load: Load) -> None:
     with load(connections=16) as seen:
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""The control node's part of release_lock: who we are, and whether whoever holds the lock can still be at work."""
+"""The control node's part of release_switch: who we are, and whether whoever holds the lock can still be at work."""
 
 from __future__ import annotations
 
@@ -52,13 +52,21 @@ def locked(name: str, holder: dict[str, Any]) -> str:
 
 
 class ActionModule(ActionBase):
-    """Take the lock; take it over from a run that has died."""
+    """Call the module, and take the lock over from a run that has died."""
 
     _supports_check_mode = True
+    _supports_diff = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        args = dict(self._task.args)
+        return self.under_lock("release_switch", dict(self._task.args), task_vars)
+
+    def under_lock(self, module: str, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Call a module that takes the app's lock for this run of Ansible, or finds that the run has it.
+
+        Raises:
+            AnsibleActionFail: when somebody else has the lock and may be at work.
+        """
         computer = socket.gethostname()
         args["holder"] = {
             "by": f"{getpass.getuser()}@{computer}",
@@ -66,10 +74,10 @@ class ActionModule(ActionBase):
             "process": process_of(os.getppid()),
             "since": time.time(),
         }
-        result = self._execute_module("release_lock", module_args=args, task_vars=task_vars)
+        result: dict[str, Any] = self._execute_module(module, module_args=args, task_vars=task_vars)
         if "locked_by" in result:
             if not is_stale(result["locked_by"], args["holder"]):
                 raise AnsibleActionFail(locked(args["name"], result["locked_by"]))
-            args["take_over"] = True
-            result = self._execute_module("release_lock", module_args=args, task_vars=task_vars)
+            args["take_over_lock"] = True
+            result = self._execute_module(module, module_args=args, task_vars=task_vars)
         return result
