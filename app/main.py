@@ -23,6 +23,14 @@ def create_app(trusted_proxies: int = 0) -> Flask:
         n = trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=n, x_proto=n, x_host=n)  # type: ignore[method-assign]
 
+    release = os.environ.get("RELEASE")
+
+    @app.url_defaults
+    def tell_version(endpoint: str, values: dict[str, object]) -> None:
+        """Static files get another address with each release, so that browsers may keep them for a year."""
+        if endpoint == "static" and release:
+            values.setdefault("v", release)
+
     @app.get("/")
     def index() -> ResponseReturnValue:
         return render_template("index.html")

@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable
@@ -35,11 +36,26 @@ class Answer:
 
 @dataclass
 class Web:
-    """A machine's web server, asked over the network."""
+    """A machine's web server, asked over the network; by HTTPS when `tls` says whom to trust."""
 
     address: str
     port: int
     domain: str = field(default="site.example")
+    tls: ssl.SSLContext | None = None
+
+    def connect(self, name: str) -> http.client.HTTPConnection:
+        """A connection under one of the server's names."""
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=TIMEOUT)
+        if self.tls:
+            plain = socket.create_connection((self.address, self.port), TIMEOUT)
+            connection.sock = self.tls.wrap_socket(plain, server_hostname=name)
+        return connection
+
+    def raw(self, path: str, encoding: str = "identity", **headers: str) -> http.client.HTTPResponse:
+        """An answer as it comes, compressed or in pieces."""
+        connection = self.connect(self.domain)
+        connection.request("GET", path, headers={"Host": self.domain, "Accept-Encoding": encoding} | headers)
+        return connection.getresponse()
 
     def ask(
         self,
@@ -50,8 +66,7 @@ class Web:
         body: bytes | None = None,
     ) -> Answer:
         """Send one request; `host` is the Host header, the first app's domain when left out."""
-        connection = http.client.HTTPConnection(self.address, self.port, timeout=TIMEOUT)
-        with contextlib.closing(connection):
+        with contextlib.closing(self.connect(host or self.domain)) as connection:
             connection.request(method, path, body, {"Host": host or self.domain} | (headers or {}))
             response = connection.getresponse()
             return Answer(response.status, dict(response.getheaders()), response.read().decode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import os
 import re
 import subprocess
@@ -15,9 +16,17 @@ import pytest
 import yaml
 from action import check_hosts, check_inventory, reach_host
 from action.check_inventory import Problem, check_apps, report
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 PROJECT = Path(__file__).resolve().parent.parent
-GOOD = {"name": "shop", "domains": ["shop.example", "www.shop.example"], "source": "app", "wsgi": "main:app"}
+GOOD: dict[str, Any] = {
+    "name": "shop",
+    "domains": ["shop.example", "www.shop.example"],
+    "source": "app",
+    "wsgi": "main:app",
+}
 
 
 def problems(*apps: Any) -> list[Problem]:
@@ -32,6 +41,7 @@ def test_every_key_of_the_example_inventory_is_fine() -> None:
     text = (PROJECT / "inventory/production/group_vars/webservers.yml").read_text()
     uncommented = re.sub(r"^    # (?=\w+:)", "    ", text, flags=re.MULTILINE)
     shown = yaml.safe_load(uncommented.replace('["{{ ansible_host }}"]', "[shop.example]"))
+    shown["apps"][0] |= {"tls_certificate": "-----BEGIN CERTIFICATE-----", "tls_key": "-----BEGIN PRIVATE KEY-----"}
     assert len(shown["apps"][0]) == len(check_inventory.KEYS)
     assert problems(*shown["apps"]) == []
 
@@ -60,7 +70,8 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("domains", ['shop".example']),
         ("domains", ["shop.example;"]),
         ("domains", ["Shop.example"]),
-        ("domains", ["*.shop.example"]),
+        ("domains", ["*.shop.example", "shop.example"]),
+        ("domains", ["shop.example", "a.*.shop.example"]),
         ("domains", ["shop.example", "shop.example"]),
         ("domains", ["shop..example"]),
         ("domains", ["192.0.2.300"]),
@@ -96,7 +107,26 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("environment", {"A-B": "c"}),
         ("environment", {"A": ["b"]}),
         ("environment", {"A": "b\0c"}),
-        ("tls", "acme"),
+        ("tls", "letsencrypt"),
+        ("tls_challenge", "tls-alpn"),
+        ("headers", {"X-A": "two\nlines"}),
+        ("headers", {"X-A": 'a "quote"'}),
+        ("headers", {"X-A": "a $variable"}),
+        ("headers", {"X A": "b"}),
+        ("headers", {"X-A": 5}),
+        ("static", {"path": "static"}),
+        ("static", {"url": "/static"}),
+        ("static", {"url": "/../"}),
+        ("static", {"url": "/s;/"}),
+        ("static", {"url": "/s/", "path": "../s"}),
+        ("limits", {"requests": 5}),
+        ("limits", {"requests": 5, "burst": -1, "connections": 5}),
+        ("upload_limit", "10 MB"),
+        ("timeout", 0),
+        ("websockets", "yes"),
+        ("streaming", 1),
+        ("maintenance_allow", ["everybody"]),
+        ("maintenance_allow", ["192.0.2.1; allow all"]),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_expected(key: str, value: Any) -> None:
@@ -111,7 +141,6 @@ def test_a_bad_value_is_named_with_what_is_expected(key: str, value: Any) -> Non
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("domains", ["192.0.2.7"]),
         ("domains", ["localhost"]),
         ("source", str(PROJECT / "app")),
         ("wsgi", "shop.web:create_app()"),
@@ -125,10 +154,75 @@ def test_a_bad_value_is_named_with_what_is_expected(key: str, value: Any) -> Non
         ("processes", [{"name": "mail", "command": "python mail.py", "count": 2}]),
         ("timers", [{"name": "clean", "command": "flask clean", "on_calendar": "Mon..Fri *-*-* 03:00:00"}]),
         ("tls", "none"),
+        ("headers", {"X-Frame-Options": "", "Content-Security-Policy": "default-src 'self' https://cdn.example"}),
+        ("static", {"url": ""}),
+        ("limits", {"requests": 0, "burst": 0, "connections": 0}),
+        ("upload_limit", "2g"),
+        ("websockets", True),
+        ("maintenance_allow", ["192.0.2.0/24", "2001:db8::1"]),
     ],
 )
 def test_a_good_value_is_taken(key: str, value: Any) -> None:
     assert problems(GOOD | {key: value}) == []
+
+
+@pytest.mark.parametrize("tls", ["none", "selfsigned"])
+def test_an_address_does_for_a_domain_without_a_ca(tls: str) -> None:
+    assert problems(GOOD | {"domains": ["192.0.2.7"], "tls": tls}) == []
+
+
+def test_an_address_gets_no_certificate_from_a_ca() -> None:
+    (problem,) = problems(GOOD | {"domains": ["192.0.2.7"]})
+    assert (problem.where, problem.example) == ("app shop, key tls", "tls: none")
+
+
+def test_a_wildcard_needs_dns() -> None:
+    domains = {"domains": ["shop.example", "*.shop.example"]}
+    (problem,) = problems(GOOD | domains)
+    assert problem.example == "tls_challenge: dns"
+    assert problems(GOOD | domains | {"tls_challenge": "dns"}) == []
+
+
+def certify(names: list[str], days: int = 30) -> dict[str, str]:
+    """The keys of an app with a certificate of its own."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    begin, end = sorted([now - datetime.timedelta(days=1), now + datetime.timedelta(days=days)])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begin, end)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return {
+        "tls": "provided",
+        "tls_certificate": builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode(),
+        "tls_key": key.private_bytes(serialization.Encoding.PEM, *plain).decode(),
+    }
+
+
+def test_a_provided_certificate_that_fits_is_taken() -> None:
+    assert problems(GOOD | certify(["shop.example", "*.shop.example"])) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda good, _other: {k: v for k, v in good.items() if k != "tls_key"}, "nothing"),
+        (lambda good, _other: good | {"tls_certificate": "-----BEGIN CERTIFICATE-----\nAAAA"}, "no certificate"),
+        (lambda good, other: good | {"tls_key": other["tls_key"]}, "a key that does not belong to tls_certificate"),
+        (lambda _good, other: other, "for other.example, not for shop.example, www.shop.example"),
+    ],
+    ids=["no key", "no certificate", "another key", "other names"],
+)
+def test_a_provided_certificate_that_does_not_fit_is_refused(change: Any, found: str) -> None:
+    good, other = certify(GOOD["domains"]), certify(["other.example"])
+    (problem,) = problems(GOOD | change(good, other))
+    assert found in problem.found
+    assert "PRIVATE KEY-----\n" not in str(problem)
+
+
+def test_a_provided_certificate_that_is_over_is_refused() -> None:
+    (problem,) = problems(GOOD | certify(GOOD["domains"], days=-10))
+    assert problem.found.startswith("valid from ")
 
 
 def test_a_secret_is_not_shown_in_its_error() -> None:

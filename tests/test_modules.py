@@ -287,7 +287,7 @@ def test_the_port_of_the_own_connection_is_found_through_sudo() -> None:
 
 
 def test_files_are_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
-    nginx_config.write(tmp_path, {"conf.d/shop.conf": "old"})
-    nginx_config.write(tmp_path, {"conf.d/shop.conf": "new"})
-    assert nginx_config.read(tmp_path / "conf.d/shop.conf") == "new"
-    assert os.listdir(tmp_path / "conf.d") == ["shop.conf"]
+    nginx_config.apply(tmp_path, {"sites/shop.conf": "old"}, [])
+    nginx_config.apply(tmp_path, {"sites/shop.conf": "new"}, [])
+    assert nginx_config.read(tmp_path / "sites/shop.conf") == "new"
+    assert os.listdir(tmp_path / "sites") == ["shop.conf"]

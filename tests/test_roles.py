@@ -46,9 +46,9 @@ def test_the_readme_has_the_table_of_the_spec(role: Path) -> None:
 
 def test_the_keys_of_apps_are_arguments_of_the_role_app() -> None:
     arguments = options(next(role for role in ROLES if role.name == "app"))
-    types = {str: ("str", "path"), int: ("int",), list: ("list",), dict: ("dict",)}
+    types = {str: ("str", "path"), int: ("int",), list: ("list",), dict: ("dict",), bool: ("bool",)}
     for name, key in KEYS.items():
-        if name == "tls":  # plain HTTP needs no argument
+        if name.startswith("tls_"):  # those are for the role certificate
             continue
         spec = arguments[f"app_{name}"]
         assert spec["type"] in types[key.type], name

@@ -41,12 +41,13 @@ def render() -> Render:
         for file in ("defaults/main.yml", "vars/main.yml"):
             if (ROLES / role / file).exists():
                 variables |= trusted(yaml.safe_load((ROLES / role / file).read_text()))
-        templar = Templar(DataLoader(), variables | APP | values)
+        facts = {"distribution": "Debian", "distribution_major_version": "13"}
+        templar = Templar(DataLoader(), variables | APP | {"ansible_facts": facts} | values)
         text = (ROLES / role / "templates" / template).read_text()
         options = {"trim_blocks": True, "keep_trailing_newline": True}
         return str(
             templar.copy_with_new_env(searchpath=[str(ROLES / role / "templates")]).template(
-                trust_as_template(text), overrides=options
+                trust_as_template(text), escape_backslashes=False, overrides=options
             )
         )
 
@@ -81,7 +82,7 @@ def test_systemd_waits_longer_for_the_end_than_gunicorn(render: Render) -> None:
 
 
 def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
-    site = render("app", "site.conf.j2")
+    site = render("app", "site.conf.j2", app_tls="none")
     assert site.count("server_name") == 1
     assert "return 301" not in site
 
@@ -89,15 +90,33 @@ def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
 @pytest.mark.parametrize(("port", "shown"), [(80, ""), (8080, ":8080")])
 def test_further_domains_lead_to_the_first(render: Render, port: int, shown: str) -> None:
     domains = ["shop.example", "www.shop.example", "old.example"]
-    site = render("app", "site.conf.j2", app_domains=domains, app_http_port=port)
+    site = render("app", "site.conf.j2", app_domains=domains, app_http_port=port, app_tls="none")
     assert "server_name shop.example;" in site
     assert "server_name www.shop.example old.example;" in site
-    assert f"return 301 $scheme://shop.example{shown}$request_uri;" in site
+    assert f"set $first http://shop.example{shown};" in site
 
 
-@pytest.mark.parametrize(("port", "shown"), [(80, "$host"), (8080, "$host:8080")])
-def test_nginx_tells_apps_the_host_by_its_own_port(render: Render, port: int, shown: str) -> None:
-    config = render("nginx", "nginx.conf.j2", nginx_http_port=port)
-    assert f"proxy_set_header Host {shown};" in config
-    assert f"listen {port} default_server;" in config
-    assert f"listen [::]:{port} default_server;" in config
+@pytest.mark.parametrize(
+    ("value", "written"), [("default-src 'self'", "default-src 'self'"), ('a "b" \\', 'a \\"b\\" \\\\')]
+)
+def test_a_header_reaches_nginx_as_it_is(render: Render, value: str, written: str) -> None:
+    site = render("app", "site.conf.j2", app_headers={"X-Own": value})
+    assert f'"" "{written}";' in site
+
+
+def test_a_default_header_can_be_taken_away(render: Render) -> None:
+    assert "X-Frame-Options" in render("app", "site.conf.j2")
+    assert "X-Frame-Options" not in render("app", "site.conf.j2", app_headers={"X-Frame-Options": ""})
+
+
+def test_plain_http_promises_no_https(render: Render) -> None:
+    site = render("app", "site.conf.j2", app_tls="none")
+    assert "Strict-Transport-Security $" not in site
+    assert "ssl" not in site
+
+
+@pytest.mark.parametrize("debian", ["12", "13"])
+def test_http3_is_offered_where_nginx_has_it(render: Render, debian: str) -> None:
+    facts = {"distribution": "Debian", "distribution_major_version": debian}
+    config = render("nginx", "nginx.conf.j2", ansible_facts=facts)
+    assert ("quic" in config) == (debian == "13")

@@ -5,6 +5,7 @@ One error names everything that is wrong: where, what was found, what is expecte
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import ipaddress
 import re
@@ -19,6 +20,8 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 PROJECT = Path(__file__).resolve().parents[2]
 OLDEST_ANSIBLE = (2, 19)
@@ -63,7 +66,8 @@ def is_domain(value: object) -> bool:
         return ipaddress.ip_address(value).version == 4
     except ValueError:
         label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-        return len(value) <= 253 and bool(re.fullmatch(rf"{label}(\.{label})*", value)) and not value[-1].isdigit()
+        fits = re.fullmatch(rf"(\*\.)?{label}(\.{label})*", value)
+        return len(value) <= 253 and bool(fits) and not value[-1].isdigit()
 
 
 def is_relative_file(value: str) -> bool:
@@ -115,6 +119,48 @@ def are_beside(entries: list[Any], required: set[str], optional: set[str]) -> bo
     return len(set(names)) == len(names)
 
 
+def is_network(value: object) -> bool:
+    """Whether a value is an address or a network."""
+    try:
+        ipaddress.ip_network(str(value))
+    except ValueError:
+        return False
+    return isinstance(value, str)
+
+
+def are_headers(value: Mapping[Any, Any]) -> bool:
+    """Whether a value is a set of HTTP headers that nginx can add as they are written; it has no way to write a $."""
+    return all(
+        isinstance(k, str)
+        and re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", k)
+        and isinstance(v, str)
+        and v.isascii()
+        and (not v or v.isprintable())
+        and not set(v) & set('"$')
+        for k, v in value.items()
+    )
+
+
+def is_static(value: Mapping[str, Any]) -> bool:
+    """Whether a value says where static files are, or that there are none."""
+    url, path = value.get("url"), value.get("path", "static")
+    return (
+        set(value) <= {"url", "path"}
+        and isinstance(url, str)
+        and bool(re.fullmatch(r"(/[\w.-]+)+/|", url, re.ASCII))
+        and ".." not in url
+        and isinstance(path, str)
+        and is_relative_file(path)
+    )
+
+
+def are_limits(value: Mapping[str, Any]) -> bool:
+    """Whether a value holds the three limits."""
+    return set(value) == {"requests", "burst", "connections"} and all(
+        isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 100_000 for v in value.values()
+    )
+
+
 GIT_URL = re.compile(r"((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)[^\s'\"]+")
 GIT_VERSION = re.compile(r"[\w][\w./+-]*")
 COMMAND = "a command line; its words are split as a shell would, but no shell runs it"
@@ -133,9 +179,10 @@ KEYS = {
     ),
     "domains": Key(
         list,
-        "a list of host names in lower case (or IPv4 addresses), the canonical one first, none twice",
+        "a list of host names in lower case (or IPv4 addresses), the canonical one first, none twice; all but the "
+        "first may begin with '*.'",
         "domains: [example.org, www.example.org]",
-        lambda v: bool(v) and all(map(is_domain, v)) and len(set(v)) == len(v),
+        lambda v: bool(v) and all(map(is_domain, v)) and len(set(v)) == len(v) and not v[0].startswith("*"),
         required=True,
     ),
     "source": Key(
@@ -188,11 +235,67 @@ KEYS = {
     ),
     "environment": Key(dict, VARIABLES, "environment: {GREETING: hello}", is_environment),
     "secrets": Key(dict, VARIABLES, 'secrets: {SECRET_KEY: "{{ vault_secret_key }}"}', is_environment, secret=True),
-    "tls": Key(str, "'none', plain HTTP: the only choice so far", "tls: none", lambda v: v == "none"),
+    "static": Key(
+        dict,
+        "the address of files that nginx serves by itself, and their folder in the source; url: '' for none",
+        "static: {url: /static/, path: static}",
+        is_static,
+    ),
+    "headers": Key(
+        dict,
+        'headers by name, each with a text of one line without " and $; an empty text takes a default one away',
+        "headers: {X-Frame-Options: SAMEORIGIN}",
+        are_headers,
+    ),
+    "limits": Key(
+        dict,
+        "what one client may ask for: requests in a second, a burst beyond that, and connections, as whole numbers; 0 "
+        "requests or connections are no limit",
+        "limits: {requests: 30, burst: 120, connections: 60}",
+        are_limits,
+    ),
+    "upload_limit": Key(
+        str,
+        "the largest request body, a number with k, m or g",
+        "upload_limit: 50m",
+        lambda v: bool(re.fullmatch(r"[0-9]+[kmg]?", v)),
+    ),
+    "timeout": Key(int, SECONDS, "timeout: 60", lambda v: 1 <= v <= 3600),
+    "websockets": Key(bool, "true or false", "websockets: true"),
+    "streaming": Key(bool, "true or false", "streaming: true"),
+    "maintenance_allow": Key(
+        list, "a list of addresses and networks", "maintenance_allow: [198.51.100.7]", lambda v: all(map(is_network, v))
+    ),
+    "tls": Key(
+        str,
+        "where the certificate comes from: acme, selfsigned or provided; or none, for plain HTTP",
+        "tls: acme",
+        lambda v: v in ("acme", "selfsigned", "provided", "none"),
+    ),
+    "tls_challenge": Key(str, "http or dns", "tls_challenge: http", lambda v: v in ("http", "dns")),
+    "tls_certificate": Key(
+        str,
+        "a certificate and those between it and the CA's root, in PEM form",
+        "tls_certificate: \"{{ lookup('ansible.builtin.file', 'shop.pem') }}\"",
+        lambda v: v.startswith("-----BEGIN CERTIFICATE-----"),
+    ),
+    "tls_key": Key(
+        str,
+        "the certificate's private key, in PEM form, not encrypted",
+        'tls_key: "{{ vault_shop_key }}"',
+        lambda v: v.startswith("-----BEGIN ") and "PRIVATE KEY-----" in v and "ENCRYPTED" not in v,
+        secret=True,
+    ),
 }
 # Settings whose type alone does not say what they may hold; they reach configuration files.
 SHAPES = {"nginx_client_max_body_size": r"[0-9]+[kKmMgG]?"}
-TYPE_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "a set of keys and values"}
+TYPE_NAMES = {
+    str: "text",
+    int: "a whole number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a set of keys and values",
+}
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
@@ -204,7 +307,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
 def check_value(name: str, value: Any, where: str) -> Iterator[Problem]:
     """Check one known key of an app."""
     key = KEYS[name]
-    typed = isinstance(value, key.type) and not isinstance(value, bool)
+    typed = isinstance(value, key.type) and isinstance(value, bool) == (key.type is bool)
     if typed and key.fits(value):
         return
     found = "(not shown: it may hold secrets)" if key.secret else repr(plain(value))
@@ -235,6 +338,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
             if key not in KEYS:
                 hint = did_you_mean(str(key), list(KEYS))
                 yield Problem(f"{where}, key {key}", "an unknown key", f"one of {', '.join(KEYS)}{hint}", example)
+        yield from check_tls(app, where)
         if name in names:
             yield Problem(where, "two apps of this name", "a name of its own for each app", KEYS["name"].example)
         if isinstance(name, str):
@@ -244,6 +348,62 @@ def check_apps(apps: Any) -> Iterator[Problem]:
             if owner != where:
                 expected = f"one app for each domain; {owner} has it already"
                 yield Problem(f"{where}, key domains", repr(str(domain)), expected, KEYS["domains"].example)
+
+
+def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Check that an app's domains can have the certificate that is asked for."""
+    tls, domains = app.get("tls", "acme"), app.get("domains")
+    if tls not in ("acme", "provided") or not isinstance(domains, list) or not KEYS["domains"].fits(domains):
+        return
+    if tls == "provided":
+        yield from check_provided(app, where)
+        return
+    for domain in domains:
+        if domain.replace(".", "").isdigit():
+            expected = "a host name; for an address 'selfsigned' or 'none', as its CA certifies names alone"
+            yield Problem(f"{where}, key tls", f"acme, for {domain}", expected, "tls: none")
+        elif domain.startswith("*.") and app.get("tls_challenge", "http") == "http":
+            expected = "the challenge dns, with certificate_dns_hook: a CA certifies a wildcard in no other way"
+            yield Problem(f"{where}, key tls_challenge", f"http, for {domain}", expected, "tls_challenge: dns")
+
+
+def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Check a provided certificate: it can be read, is valid now and for all domains, and the key is its own."""
+    for name in ("tls_certificate", "tls_key"):
+        if not isinstance(app.get(name), str) or not KEYS[name].fits(app[name]):
+            if name not in app:
+                yield Problem(f"{where}, key {name}", "nothing", KEYS[name].expected, KEYS[name].example)
+            return
+    example = KEYS["tls_certificate"].example
+    try:
+        certificate = x509.load_pem_x509_certificates(app["tls_certificate"].encode())[0]
+    except ValueError:
+        yield Problem(
+            f"{where}, key tls_certificate", "a text that is no certificate", "a certificate in PEM form", example
+        )
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        found = f"valid from {certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
+        yield Problem(f"{where}, key tls_certificate", found, "a certificate that is valid now", example)
+    try:
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        named = [*alternatives.get_values_for_type(x509.DNSName)]
+        named += map(str, alternatives.get_values_for_type(x509.IPAddress))
+    except x509.ExtensionNotFound:
+        named = []
+    missing = [d for d in app["domains"] if d not in named and f"*.{d.partition('.')[2]}" not in named]
+    if missing:
+        found = f"for {', '.join(named) or 'no name'}, not for {', '.join(missing)}"
+        yield Problem(f"{where}, key tls_certificate", found, "a certificate for all domains of the app", example)
+    try:
+        key = serialization.load_pem_private_key(app["tls_key"].encode(), None)
+        fits = key.public_key() == certificate.public_key()
+    except (ValueError, TypeError):
+        fits = False
+    if not fits:
+        found = "a key that does not belong to tls_certificate"
+        yield Problem(f"{where}, key tls_key", found, KEYS["tls_key"].expected, KEYS["tls_key"].example)
 
 
 def plain(value: Any) -> Any:
@@ -351,6 +511,13 @@ class ActionModule(ActionBase):
             expected = f"the name of an app in the inventory: {', '.join(sorted(known)) or 'there is none'}"
             found = "nothing" if chosen is None else repr(str(chosen))
             problems[Problem("option -e app", found, expected, "-e app=blueoctopus")] = ["all"]
+        for option, choices in variables.get("needed_options", {}).items():
+            given = plain(variables.get(option))
+            given = {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+            if given not in choices:
+                found = "nothing" if given is None else repr(given)
+                expected = f"one of {', '.join(choices)}"
+                problems[Problem(f"option -e {option}", found, expected, f"-e {option}={choices[0]}")] = ["all"]
         if problems:
             raise AnsibleActionFail(report(problems))
         return result | {"changed": False}

@@ -24,4 +24,10 @@ class ActionModule(ActionBase):
         done = self._low_level_execute_command("cat /etc/os-release", sudoable=False)
         if done["rc"]:
             return result | {"failed": True, "msg": done["stderr"] or done["stdout"]}
-        return result | {"changed": False, "system": parse(done["stdout"])}
+        system = parse(done["stdout"])
+        # By the names that gathered facts would have.
+        facts = {
+            "distribution": system.get("ID", "").capitalize(),
+            "distribution_major_version": system.get("VERSION_ID", "").split(".")[0],
+        }
+        return result | {"changed": False, "system": system, "ansible_facts": facts}

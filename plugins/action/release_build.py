@@ -93,7 +93,7 @@ def pack(source: Path, files: list[Path], target: Path) -> None:
 
 def digest_of(manifest: str, args: dict[str, Any]) -> str:
     """Ten hex digits that stand for everything the release runs with. Secrets go in through a slow function."""
-    content = {key: args.get(key) for key in ("requirements", "environment", "files", "python")}
+    content = {key: args.get(key) for key in ("requirements", "environment", "files", "python", "static")}
     secrets = json.dumps(args.get("secrets") or {}, sort_keys=True, default=str).encode()
     slow = hashlib.scrypt(secrets, salt=str(args["name"]).encode(), n=2**14, r=8, p=1)
     whole = json.dumps([manifest, content, slow.hex()], sort_keys=True, default=str)

@@ -16,7 +16,13 @@ options:
   files:
     description: Contents of files by their path below O(root).
     type: dict
-    required: true
+    default: {}
+  only:
+    description: >-
+      Folders below O(root), each with the names of the files that there may be in it, beside those of O(files). Others
+      that end in C(.conf) are removed.
+    type: dict
+    default: {}
   root:
     description: Folder of nginx's configuration.
     type: path
@@ -32,7 +38,7 @@ EXAMPLES = r"""
 - name: Open the site
   nginx_config:
     files:
-      conf.d/blueoctopus.conf: "{{ lookup('ansible.builtin.template', 'site.conf.j2') }}"
+      sites/blueoctopus.conf: "{{ lookup('ansible.builtin.template', 'site.conf.j2') }}"
 """
 
 RETURN = r"""
@@ -56,24 +62,32 @@ def read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test(module: AnsibleModule, root: Path, changed: dict[str, str]) -> None:
-    """Let nginx test a copy of its configuration with the changed files in it; fail with its words."""
+def surplus(root: Path, only: dict[str, list[str]], files: dict[str, str]) -> list[str]:
+    """The files that are there and should not be."""
+    found = [str(path.relative_to(root)) for folder in only for path in sorted((root / folder).glob("*.conf"))]
+    return [name for name in found if name not in files and Path(name).name not in only[str(Path(name).parent)]]
+
+
+def test(module: AnsibleModule, root: Path, changed: dict[str, str], removed: list[str]) -> None:
+    """Let nginx test a copy of its configuration with the changes in it; fail with its words."""
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / "nginx"
         shutil.copytree(root, candidate, symlinks=True)
-        write(candidate, changed)
+        apply(candidate, changed, removed)
         rc, _out, err = module.run_command([NGINX, "-t", "-c", str(candidate / "nginx.conf")])
     clashes = "conflicting server name" in err
     if rc or clashes:
-        hint = "\nAnother file in conf.d serves this name. Did its app leave the inventory? Then remove the file."
+        hint = "\nAnother site serves this name. Did its app leave the inventory? playbooks/provision.yml removes it."
         words = "\n".join(f"  {line}" for line in err.replace(str(candidate), str(root)).strip().splitlines())
         module.fail_json(
             msg=f"nginx refuses the new configuration, so the old one stays in place:\n{words}{hint * clashes}"
         )
 
 
-def write(root: Path, files: dict[str, str]) -> None:
-    """Replace files, each in one step."""
+def apply(root: Path, files: dict[str, str], removed: list[str]) -> None:
+    """Replace files, each in one step, and remove others."""
+    for name in removed:
+        (root / name).unlink()
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -86,7 +100,8 @@ def write(root: Path, files: dict[str, str]) -> None:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "files": {"type": "dict", "required": True},
+            "files": {"type": "dict", "default": {}},
+            "only": {"type": "dict", "default": {}},
             "root": {"type": "path", "default": "/etc/nginx"},
         },
         supports_check_mode=True,
@@ -96,10 +111,11 @@ def main() -> None:
     unfinished = root / ".reload-pending"
     changed = {name: content for name, content in files.items() if read(root / name) != content}
     is_running = module.run_command(["systemctl", "is-active", "--quiet", "nginx"])[0] == 0
-    reload_needed = bool(changed) or unfinished.exists()
+    removed = surplus(root, module.params["only"], files)
+    reload_needed = bool(changed or removed) or unfinished.exists()
     diff = [
         {"before_header": str(root / n), "after_header": str(root / n), "before": read(root / n), "after": c}
-        for n, c in changed.items()
+        for n, c in (*changed.items(), *((name, "") for name in removed))
     ]
     result = {"changed": reload_needed or not is_running, "reloaded": reload_needed and is_running, "diff": diff}
     # On a bare machine, check mode knows what would be written, but has no nginx to ask.
@@ -108,13 +124,13 @@ def main() -> None:
     if not Path(NGINX).exists():
         module.fail_json(msg="nginx is not installed. Run playbooks/provision.yml on this host first.")
 
-    if changed:
-        test(module, root, changed)
+    if changed or removed:
+        test(module, root, changed, removed)
     if module.check_mode:
         module.exit_json(**result)
-    if changed:
+    if changed or removed:
         unfinished.touch()
-        write(root, changed)
+        apply(root, changed, removed)
     if not is_running:
         module.run_command(["systemctl", "enable", "--now", "nginx"], check_rc=True)
     elif reload_needed:

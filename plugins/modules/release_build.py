@@ -50,6 +50,13 @@ options:
     description: Further files of the release, by name and content.
     type: dict
     default: {}
+  static:
+    description: >-
+      Files that nginx serves by itself: those of the folder C(path) of the source, at the address C(url). They are laid
+      out in C(public), compressed ones beside those that gain by it. None when C(url) is empty or the folder isn't
+      there.
+    type: dict
+    default: {}
   socket:
     description: Where an instance of the release listens; C(%i) stands for the release's id.
     type: path
@@ -124,12 +131,15 @@ archive_needed:
   type: bool
 """
 
+import grp
+import gzip
 import json
 import os
 import pwd
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +154,7 @@ UV_SETTINGS = {
 }
 
 
+COMPRESSED = {".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".wasm", ".webmanifest", ".xml"}
 # The lines of a requirements file that says all by itself: pinned names, their hashes, comments.
 LOCKED_LINE = re.compile(r"[A-Za-z0-9][\w.\[\],-]*==\S+ .*\\|\s+--hash=\S+( \\)?|\s*(#.*)?")
 
@@ -214,6 +225,33 @@ def install(building: Path, live: Path, params: dict[str, Any]) -> None:
         raise BuildError(f"gunicorn is not among the dependencies. Add it to {params['requirements']}.")
 
 
+def publish(building: Path, static: dict[str, str]) -> None:
+    """Lay out the files that nginx serves, the way their addresses are; nobody but nginx may read them."""
+    public, source = building / "public", building / "source" / static.get("path", "")
+    public.mkdir()
+    if static.get("url") and source.is_dir():
+        target = public / static["url"].strip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        for path in [p for p in target.rglob("*") if p.is_file() and p.suffix in COMPRESSED]:
+            compress(path)
+    os.chown(public, 0, grp.getgrnam("www-data").gr_gid)
+    public.chmod(0o750)
+
+
+def compress(path: Path) -> None:
+    """Put compressed versions beside a file, where they are smaller and the app brings none of its own."""
+    content = path.read_bytes()
+    packers: dict[str, Callable[[], bytes]] = {".gz": lambda: gzip.compress(content, mtime=0)}
+    if shutil.which("brotli"):
+        packers[".br"] = lambda: subprocess.run(["brotli", "--stdout", path], capture_output=True, check=True).stdout
+    for suffix, pack in packers.items():
+        beside = path.with_name(path.name + suffix)
+        if not beside.exists() and len(packed := pack()) < len(content):
+            beside.write_bytes(packed)
+            shutil.copystat(path, beside)
+
+
 def write(path: Path, content: str, mode: int) -> None:
     """Write a file that at no time has a wider mode than it should."""
     path.parent.mkdir(exist_ok=True)
@@ -236,6 +274,7 @@ def build(store: Releases, release: str, params: dict[str, Any]) -> None:
         # Its own user can't write compiled code later. What doesn't compile is for the health check to judge.
         compiler = [building / "venv/bin/python", "-m", "compileall", "-qq", building / "source"]
         subprocess.run(compiler, check=False, capture_output=True)
+        publish(building, params["static"])
         for part in ("source", "venv"):
             os.chown(building / part, 0, group)
             (building / part).chmod(0o750)
@@ -266,6 +305,7 @@ def main() -> None:
             "environment": {"type": "dict", "default": {}},
             "secrets": {"type": "str", "default": "", "no_log": True},
             "files": {"type": "dict", "default": {}},
+            "static": {"type": "dict", "default": {}},
             "socket": {"type": "path", "required": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "uv": {"type": "path", "default": "/usr/local/lib/uv/bin/uv"},

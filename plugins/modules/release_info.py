@@ -32,14 +32,17 @@ RETURN = r"""
 apps:
   description: >-
     For each app its name, live release, commit, state in systemd's words, number of workers, memory in MiB, age, last
-    event, kept releases, who holds the lock, and the history, the oldest first.
+    event, kept releases, who holds the lock, the
+    certificate, whether it is closed for maintenance, and the history, the oldest first.
   returned: always
   type: list
   elements: dict
 """
 
 import contextlib
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -54,6 +57,22 @@ def duration(seconds: float) -> str:
         if count or unit == "s":
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
+
+
+def certificate_of(name: str) -> dict[str, Any] | None:
+    """The certificate of an app's site; None without TLS."""
+    folder = Path("/var/lib/certificates") / name
+    try:
+        state = json.loads((folder / "state.json").read_text())
+    except (OSError, ValueError):
+        return None
+    real = (folder / "current/real").exists()
+    return {
+        "method": state.get("wanted", {}).get("method", ""),
+        "days_left": int((state["not_after"] - time.time()) // 86400) if real else 0,
+        "is_there": real,
+        "problem": state.get("error", ""),
+    }
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -86,6 +105,8 @@ def describe(name: str) -> dict[str, Any]:
         "last": history[-1] if history else None,
         "kept": store.good(),
         "locked_by": store.holder(),
+        "certificate": certificate_of(name),
+        "in_maintenance": (store.root / "maintenance").exists(),
         "history": history,
     }
 

@@ -50,6 +50,10 @@ options:
     description: Port on which nginx is asked for the app's health after the switch.
     type: int
     default: 80
+  https_port:
+    description: Port on which nginx is asked by HTTPS instead; 0 for an app without TLS.
+    type: int
+    default: 0
   watch:
     description: Seconds after the switch in which a new instance that dies is taken back.
     type: int
@@ -108,8 +112,10 @@ import contextlib
 import http.client
 import os
 import socket
+import ssl
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -137,6 +143,28 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)
+
+
+class TlsConnection(http.client.HTTPSConnection):
+    """HTTPS to this machine under one of its names. The certificate is not the question here."""
+
+    def __init__(self, name: str, port: int, timeout: float) -> None:
+        super().__init__("127.0.0.1", port, timeout=timeout)
+        self.name = name
+        self.tls = ssl.create_default_context()
+        self.tls.check_hostname = False
+        self.tls.verify_mode = ssl.CERT_NONE
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self.host, self.port), self.timeout)
+        self.sock = self.tls.wrap_socket(plain, server_hostname=self.name)
+
+
+def visitor(params: dict[str, Any]) -> Callable[[], http.client.HTTPConnection]:
+    """How nginx is asked as visitors do."""
+    if params["https_port"]:
+        return lambda: TlsConnection(params["health_host"], params["https_port"], PROBE_TIMEOUT)
+    return lambda: http.client.HTTPConnection("127.0.0.1", params["http_port"], timeout=PROBE_TIMEOUT)
 
 
 def ask(connection: http.client.HTTPConnection, path: str, host: str) -> tuple[int, str]:
@@ -207,8 +235,14 @@ class Instance:
             time.sleep(PROBE_PAUSE)
         raise SwitchError(f"GET {path} did not answer well within {timeout} s: {seen}.")
 
-    def watch(self, path: str, host: str, port: int, seconds: int) -> None:
+    def watch(self, path: str, host: str, visit: Callable[[], http.client.HTTPConnection], seconds: int) -> None:
         """See it answer through nginx, and stay up for a while.
+
+        Args:
+            path: what to ask for.
+            host: host name to ask with.
+            visit: makes a connection to nginx.
+            seconds: how long to watch.
 
         Raises:
             SwitchError: when it answers badly or dies.
@@ -217,7 +251,7 @@ class Instance:
         deadline = time.monotonic() + max(seconds, ON_ITS_WAY)
         while True:
             last_look = time.monotonic() >= deadline
-            status, seen = ask(http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT), path, host)
+            status, seen = ask(visit(), path, host)
             if not is_healthy(status):
                 raise SwitchError(f"GET {path} through nginx did not answer well after the switch: {seen}.")
             for unit, restarts in before.items():
@@ -310,7 +344,7 @@ def switch(store: Releases, new: Instance, params: dict[str, Any], path: str) ->
     try:
         if new.processes:
             systemctl("start", *new.processes)
-        new.watch(path, params["health_host"], params["http_port"], params["watch"])
+        new.watch(path, params["health_host"], visitor(params), params["watch"])
         if new.timers:
             systemctl("start", *new.timers)
         if new.processes or new.timers:
@@ -337,6 +371,7 @@ def main() -> None:
             "health_host": {"type": "str", "default": "localhost"},
             "health_timeout": {"type": "int", "default": 30},
             "http_port": {"type": "int", "default": 80},
+            "https_port": {"type": "int", "default": 0},
             "watch": {"type": "int", "default": 3},
             "keep_releases": {"type": "int", "default": 5},
             "take_over_lock": {"type": "bool", "default": False},

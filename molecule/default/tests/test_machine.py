@@ -52,7 +52,7 @@ def test_the_firewall_holds_for_ipv6_too(machine: Machine) -> None:
 def test_the_app_listens_on_no_port(machine: Machine) -> None:
     listening = machine.host.check_output("ss -Htln").splitlines()
     local = [line.split()[3] for line in listening]
-    ours = [a for a in local if a.rsplit(":", 1)[1] not in ("22", "5000", "9100", "9200", str(machine.web.port))]
+    ours = [a for a in local if a.rsplit(":", 1)[1] not in ("22", "443", "5000", "9100", "9200", str(machine.web.port))]
     assert ours == []
 
 

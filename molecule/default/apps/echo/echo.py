@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from flask import Flask, jsonify, request
+from flask import Flask, Response, jsonify, request
 from flask.typing import ResponseReturnValue
+from simple_websocket import Server
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 
@@ -33,6 +35,30 @@ def create_app() -> Flask:
     def slow() -> ResponseReturnValue:
         time.sleep(float(request.args["seconds"]))
         return "done\n"
+
+    @app.get("/drip")
+    def drip() -> ResponseReturnValue:
+        def drops() -> Iterator[str]:
+            for number in range(3):
+                yield f"{number}\n"
+                time.sleep(1)
+
+        return Response(drops(), mimetype="text/plain")
+
+    @app.route("/chat", websocket=True)
+    def chat() -> ResponseReturnValue:
+        socket = Server.accept(request.environ)
+        socket.send(f"you said {socket.receive()}")
+        socket.close()
+        return Response()
+
+    @app.get("/inline")
+    def inline() -> ResponseReturnValue:
+        return "<p>before</p><script>document.body.append('aft' + 'er')</script>"
+
+    @app.get("/own-headers")
+    def own_headers() -> ResponseReturnValue:
+        return "own\n", {"Content-Security-Policy": "default-src 'none'", "X-Request-Id": "forged"}
 
     @app.post("/write")
     def write() -> ResponseReturnValue:

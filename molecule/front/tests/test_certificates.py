@@ -1,0 +1,254 @@
+"""Certificates: issue, renew, revoke, another domain, a CA that is down."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from testing import Machine, Run, Web, wait_for
+
+testinfra_hosts = ["ansible://web12"]
+Play = Callable[..., Run]
+ChangedApp = Callable[..., list[str]]
+CertificateOf = Callable[[str], x509.Certificate]
+PEBBLE = "/etc/systemd/system/pebble.service.d"
+
+
+def names(certificate: x509.Certificate) -> list[str]:
+    """The names that a certificate is for."""
+    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return sorted(extension.value.get_values_for_type(x509.DNSName))
+
+
+@pytest.fixture
+def pebble(ca: Any) -> Iterator[Callable[..., None]]:
+    """Change how the CA behaves; it keeps its root only as long as it runs, so this comes with a new one."""
+    yield lambda *settings: restart(ca, "[Service]\n" + "".join(f"{line}\n" for line in settings))
+    ca.run(f"rm -rf {PEBBLE}")
+    restart(ca, "")
+
+
+def restart(ca: Any, settings: str) -> None:
+    ca.run_expect([0], f"mkdir -p {PEBBLE} && printf %s '{settings}' > {PEBBLE}/test.conf && systemctl daemon-reload")
+    ca.run_expect([0], "systemctl restart pebble")
+    wait_for(lambda: ca.run("curl -skf https://localhost:14000/dir").rc == 0, 10, "the CA is up")
+
+
+def test_all_domains_are_in_one_certificate_of_the_ca(site: Web, certificate_of: CertificateOf) -> None:
+    certificate = certificate_of(site.domain)
+    assert names(certificate) == [site.domain, f"www.{site.domain}"]
+    assert site.ask("/").status == 200  # the fixture trusts the CA alone
+
+
+def test_keys_are_for_nobody_else(machine: Machine) -> None:
+    for path in ("/var/lib/certificates/blueoctopus/current/privkey.pem", "/var/lib/certificates/accounts"):
+        assert machine.host.run(f"runuser -u echo -- cat {path}").rc != 0
+        with machine.host.sudo():
+            assert machine.host.file(path).user == "certificates"
+            assert machine.host.file(path).mode & 0o077 == 0
+
+
+def test_what_is_fresh_is_not_renewed(machine: Machine, site: Web, certificate_of: CertificateOf) -> None:
+    before = certificate_of(site.domain)
+    with machine.host.sudo():
+        machine.host.run_expect([0], "systemctl start certificates@renew:all.service")
+    assert certificate_of(site.domain) == before
+
+
+def test_renewal_under_load_drops_no_request(play: Play, echo: Web, certificate_of: CertificateOf) -> None:
+    before = certificate_of(echo.domain)
+    command = [
+        "h2load",
+        "-D",
+        "12",
+        "-c",
+        "8",
+        "-m",
+        "2",
+        f"--connect-to={echo.address}:443",
+        f"https://{echo.domain}/",
+    ]
+    load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    run = play("certificate", "-e", "app=echo", "-e", "action=force")
+    shown = load.communicate()[0]
+    assert run.code == 0, run.output
+    assert certificate_of(echo.domain).serial_number != before.serial_number
+    assert " 0 failed, 0 errored, 0 timeout" in shown, shown
+    assert int(shown.split(" succeeded")[0].split()[-1]) > 1000, shown
+
+
+def test_a_revoked_certificate_is_replaced_first(
+    play: Play, echo: Web, certificate_of: CertificateOf, authority: Any
+) -> None:
+    before = certificate_of(echo.domain)
+    assert authority.status(before) == "Valid"
+    run = play("certificate", "-e", "app=echo", "-e", "action=revoke")
+    assert run.code == 0, run.output
+    after = certificate_of(echo.domain)
+    assert (authority.status(before), authority.status(after)) == ("Revoked", "Valid")
+    assert echo.ask("/").status == 200
+
+
+def test_a_domain_comes_and_goes(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, certificate_of: CertificateOf
+) -> None:
+    added = f"new.{machine.name}.test"
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", domains=[echo.domain, added]))
+    assert run.code == 0, run.output
+    assert names(certificate_of(added)) == sorted([echo.domain, added])
+    assert echo.ask("/x", host=added).headers["Location"] == f"https://{echo.domain}/x"
+    assert play("deploy", "-e", "app=echo").code == 0
+    assert names(certificate_of(echo.domain)) == [echo.domain]
+
+
+def test_a_domain_that_does_not_lead_here_is_named_and_the_ca_not_asked(
+    machine: Machine,
+    play: Play,
+    changed_app: ChangedApp,
+    echo: Web,
+    ca: Any,
+    certificate_of: CertificateOf,
+    authority: Any,
+) -> None:
+    before = certificate_of(echo.domain)
+    with machine.host.sudo():
+        machine.host.run_expect([0], f"echo '{authority.address} elsewhere.test' >> /etc/hosts")
+    asked = ca.check_output("journalctl -u pebble | grep -c order-plz || true")
+    strays = ["nowhere.invalid", "elsewhere.test"]
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", domains=[echo.domain, *strays]))
+    assert run.code != 0
+    assert "nowhere.invalid has no address in DNS: point it at this host" in run.output, run.output
+    assert f"elsewhere.test leads to {authority.address}, where port 80 can't be reached" in run.output
+    assert ca.check_output("journalctl -u pebble | grep -c order-plz || true") == asked
+    assert certificate_of(echo.domain) == before
+    assert echo.ask("/").status == 200
+    assert play("deploy", "-e", "app=echo").code == 0
+
+
+def test_an_app_without_a_certificate_is_there_by_http_and_holds_up_nobody(
+    machine: Machine, play: Play, echo: Web, site: Web, plain: Web
+) -> None:
+    with machine.host.sudo():  # as if it had never had one
+        machine.host.run_expect([0], "rm -r /var/lib/certificates/echo && sed -i s/echo.[a-z0-9]*.test// /etc/hosts")
+    try:
+        run = play("deploy")
+        assert run.code != 0
+        assert f"echo: {echo.domain} has no address in DNS" in run.output, run.output
+        assert "Everything is done, but for these certificates" in run.output
+        unencrypted = replace(plain, domain=echo.domain)
+        assert unencrypted.ask("/").json["scheme"] == "http"
+        assert site.ask("/").status == 200
+        assert "no certificate yet" in play("status").output
+    finally:
+        with machine.host.sudo():
+            machine.host.run_expect([0], f"echo {machine.web.address} {echo.domain} >> /etc/hosts")
+            # the host's own timer does this
+            machine.host.run_expect([0], "systemctl start certificates@renew:all.service")
+    wait_for(lambda: echo.ask("/").status == 200, 5, "nginx has the certificate")
+    assert unencrypted.ask("/").headers["Location"] == f"https://{echo.domain}/"
+
+
+def test_a_ca_that_is_down_takes_no_site_down(
+    play: Play, echo: Web, ca: Any, certificate_of: CertificateOf, pebble: Callable[..., None]
+) -> None:
+    before = certificate_of(echo.domain)
+    ca.run_expect([0], "systemctl stop pebble")
+    run = play("certificate", "-e", "app=echo", "-e", "action=force")
+    assert run.code != 0
+    assert "the CA at https://ca.test:14000/dir can't be used" in run.output, run.output
+    assert certificate_of(echo.domain) == before
+    assert echo.ask("/").status == 200
+    status = play("status").output
+    assert "acme, 89 days left" in status, status
+    assert "the CA at https://ca.test:14000/dir can" in status
+    pebble()
+    assert play("certificate", "-e", "app=echo", "-e", "action=force").code == 0
+
+
+def test_a_ca_that_refuses_nine_nonces_of_ten_is_borne(
+    play: Play, echo: Web, certificate_of: CertificateOf, pebble: Callable[..., None]
+) -> None:
+    pebble("Environment=PEBBLE_WFE_NONCEREJECT=90")
+    before = certificate_of(echo.domain)
+    begun = time.monotonic()
+    run = play("certificate", "-e", "app=echo", "-e", "action=force")
+    print(f"{time.monotonic() - begun:.1f} s")
+    assert run.code == 0, run.output
+    assert certificate_of(echo.domain).serial_number != before.serial_number
+
+
+def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over(
+    machine: Machine, play: Play, echo: Web, ca: Any, certificate_of: CertificateOf, pebble: Callable[..., None]
+) -> None:
+    ca.run_expect([0], "sed 's/7776000/40/' /etc/pebble/pebble.json > /etc/pebble/short.json")
+    pebble("ExecStart=", "ExecStart=/usr/bin/pebble -config /etc/pebble/short.json -dnsserver 127.0.0.1:8053")
+    assert play("certificate", "-e", "app=echo", "-e", "action=force").code == 0
+    first = certificate_of(echo.domain)
+    half = first.not_valid_before_utc + (first.not_valid_after_utc - first.not_valid_before_utc) / 2  # a short life
+
+    def look() -> x509.Certificate:
+        with machine.host.sudo():
+            machine.host.run_expect([0], "systemctl start certificates@renew:all.service")
+        return certificate_of(echo.domain)
+
+    assert look() == first
+    time.sleep(max(0, (half - datetime.datetime.now(datetime.UTC)).total_seconds()) + 1)
+    wait_for(lambda: look().serial_number != first.serial_number, 5, "there is another one")
+
+
+def test_a_certificate_can_be_signed_by_itself_or_provided(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, certificate_of: CertificateOf, tmp_path: Path
+) -> None:
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", tls="selfsigned"))
+    assert run.code == 0, run.output
+    own = certificate_of(echo.domain)
+    assert own.issuer == own.subject
+    assert names(own) == [echo.domain]
+
+    pair = ["-keyout", f"{tmp_path}/key.pem", "-out", f"{tmp_path}/chain.pem"]
+    subject = ["-subj", "/CN=provided", "-addext", f"subjectAltName=DNS:{echo.domain}"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *pair, *subject], check=True, capture_output=True
+    )
+    chain, key = (tmp_path / "chain.pem").read_text(), (tmp_path / "key.pem").read_text()
+    provided = changed_app("echo", tls="provided", tls_certificate=chain, tls_key=key)
+    run = play("deploy", "-e", "app=echo", *provided, "--diff", "-vvv")
+    assert run.code == 0, run.output
+    assert key.splitlines()[2] not in run.output
+    assert certificate_of(echo.domain) == x509.load_pem_x509_certificate(chain.encode())
+    assert play("deploy", "-e", "app=echo", *provided).recap(machine.name)["changed"] == 0
+    trusting = ssl.create_default_context(cafile=tmp_path / "chain.pem")
+    assert replace(echo, tls=trusting).ask("/").status == 200
+    assert play("deploy", "-e", "app=echo").code == 0
+
+
+def test_dns_proves_a_wildcard(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, authority: Any, certificate_of: CertificateOf
+) -> None:
+    hook = dns_hook(authority.address)
+    wild = f"*.sub.{machine.name}.test"
+    options = changed_app("echo", domains=[echo.domain, wild], tls_challenge="dns")
+    run = play("site", "-e", "app=echo", *options, "-e", json.dumps({"certificate_dns_hook": hook}))
+    assert run.code == 0, run.output
+    assert names(certificate_of(f"any.sub.{machine.name}.test")) == sorted([wild, echo.domain])
+    assert play("deploy", "-e", "app=echo").code == 0
+
+
+def dns_hook(address: str) -> str:
+    """A program that sets records of the CA's DNS."""
+    return (
+        "#!/usr/bin/python3\nimport json, sys, urllib.request\n"
+        "action, name, value = sys.argv[1:]\n"
+        'path, body = ("set-txt", {"host": name + ".", "value": value}) if action == "add" else '
+        '("clear-txt", {"host": name + "."})\n'
+        f'urllib.request.urlopen("http://{address}:8055/" + path, json.dumps(body).encode())\n'
+    )

@@ -1,0 +1,130 @@
+"""What can be changed about a site, while it runs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from testing import Machine, Run, Web, wait_for
+
+testinfra_hosts = ["ansible://web13"]
+Play = Callable[..., Run]
+ChangedApp = Callable[..., list[str]]
+HEADERS = {
+    "Strict-Transport-Security": "max-age=63072000",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def test_maintenance_closes_one_app_for_all_but_some(
+    machine: Machine, play: Play, changed_app: ChangedApp, site: Web, echo: Web, ca: Any, authority: Any
+) -> None:
+    let_in = changed_app("echo", maintenance_allow=[authority.address])
+    assert play("deploy", "-e", "app=echo", *let_in).code == 0
+    assert play("maintenance", "-e", "app=echo", "-e", "state=on").recap(machine.name)["changed"] == 1
+    try:
+        closed = wait_for(lambda: (a := echo.ask("/")).status == 503 and a, 5, "it is closed")
+        assert closed.headers["Retry-After"] == "60"
+        assert "being worked on" in closed.text
+        assert echo.ask("/static/app.1a2b3c4d.css").status == 503
+        assert site.ask("/").status == 200
+        resolve = f"--resolve {echo.domain}:443:{echo.address}"
+        shown = ca.check_output(f"curl -sk -o /dev/null -w %{{http_code}} {resolve} https://{echo.domain}/")
+        assert shown == "200"
+        # a deploy meanwhile proves itself all the same
+        run = play("deploy", "-e", "app=echo", *changed_app("echo", environment={"GREETING": machine.name}))
+        assert run.code == 0, run.output
+        assert echo.ask("/").status == 503
+        assert play("maintenance", "-e", "app=echo", "-e", "state=on").recap(machine.name)["changed"] == 0
+    finally:
+        assert play("maintenance", "-e", "app=echo", "-e", "state=off").recap(machine.name)["changed"] == 1
+    wait_for(lambda: echo.ask("/").status == 200, 5, "it is open again")
+
+
+def test_streams_and_websockets_where_they_are_wanted(play: Play, changed_app: ChangedApp, echo: Web) -> None:
+    assert first_drop_after(echo) > 1.5  # buffered
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", streaming=True, websockets=True))
+    assert run.code == 0, run.output
+    assert first_drop_after(echo) < 0.9
+    assert chat(echo, b"hello") == b"you said hello"
+    assert play("deploy", "-e", "app=echo").code == 0
+
+
+def first_drop_after(web: Web) -> float:
+    """Seconds until the first piece of a slow answer is there."""
+    begun = time.monotonic()
+    web.raw("/drip", "identity").read(2)
+    return time.monotonic() - begun
+
+
+def chat(web: Web, words: bytes) -> bytes:
+    """Say something over a websocket and hear the answer; see RFC 6455."""
+    assert web.tls
+    with web.tls.wrap_socket(socket.create_connection((web.address, 443)), server_hostname=web.domain) as tls:
+        key = base64.b64encode(os.urandom(16)).decode()
+        tls.sendall(
+            f"GET /chat HTTP/1.1\r\nHost: {web.domain}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        stream = tls.makefile("rb")
+        assert b" 101 " in stream.readline()
+        while stream.readline().strip():
+            pass
+        mask = os.urandom(4)
+        masked = bytes(c ^ mask[i % 4] for i, c in enumerate(words))
+        tls.sendall(bytes([0x81, 0x80 | len(words)]) + mask + masked)
+        _, length = stream.read(2)
+        return stream.read(length)
+
+
+def test_a_site_of_a_removed_app_goes_away(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, site: Web, tmp_path: Path
+) -> None:
+    everything = yaml.safe_load(Path(changed_app("echo")[1].removeprefix("@")).read_text())
+    only_first = tmp_path / "fewer.yml"
+    only_first.write_text(json.dumps({"apps": [app for app in everything["apps"] if app["name"] != "echo"]}))
+    run = play("provision", "-e", f"@{only_first}")
+    assert run.code == 0, run.output
+    with pytest.raises(ssl.SSLError):
+        echo.ask("/")
+    assert site.ask("/").status == 200
+    assert play("provision", "-e", f"@{only_first}").recap(machine.name)["changed"] == 0
+    assert play("deploy").code == 0
+    assert echo.ask("/").status == 200
+    assert replace(echo, domain=site.domain).ask("/").status == 200
+
+
+def test_what_nginx_refuses_is_told_in_its_words_and_changes_nothing(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
+) -> None:
+    with machine.host.sudo():
+        before = machine.host.check_output("md5sum /etc/nginx/sites/echo.conf")
+        machine.host.run_expect([0], "echo 'msie_padding perhaps;' > /etc/nginx/conf.d/own.conf")
+        try:
+            run = play("deploy", "-e", "app=echo", *changed_app("echo", headers={"X-Own": "new"}))
+        finally:
+            machine.host.run_expect([0], "rm /etc/nginx/conf.d/own.conf")
+        assert machine.host.check_output("md5sum /etc/nginx/sites/echo.conf") == before
+    assert run.code != 0
+    assert 'invalid value "perhaps" in "msie_padding" directive' in run.output, run.output
+    assert "X-Own" not in echo.ask("/").headers
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", headers={"X-Own": "new", "X-Frame-Options": ""}))
+    assert run.code == 0, run.output
+    answer = echo.ask("/")
+    assert answer.headers["X-Own"] == "new"
+    assert "X-Frame-Options" not in answer.headers
+    assert play("deploy", "-e", "app=echo").code == 0

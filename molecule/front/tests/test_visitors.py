@@ -1,0 +1,274 @@
+"""What visitors meet, and what they can't do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testing import Answer, Machine, Run, Web, wait_for
+
+testinfra_hosts = ["ansible://webservers"]
+Play = Callable[..., Run]
+ChangedApp = Callable[..., list[str]]
+HEADERS = {
+    "Strict-Transport-Security": "max-age=63072000",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def test_http_leads_to_https(plain: Web, site: Web) -> None:
+    answer = plain.ask("/api2?a=b")
+    assert (answer.status, answer.headers["Location"]) == (301, f"https://{site.domain}/api2?a=b")
+    assert site.ask("/api2?a=b").status == 201
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_other_domains_lead_to_the_first(plain: Web, site: Web, secure: bool) -> None:
+    answer = (site if secure else plain).ask("/x?y=z", host=f"www.{site.domain}")
+    assert (answer.status, answer.headers["Location"]) == (301, f"https://{site.domain}/x?y=z")
+
+
+def test_an_unknown_host_name_reaches_no_app(plain: Web, site: Web) -> None:
+    with pytest.raises(ConnectionError):  # without a word
+        plain.ask("/", host="stranger.test")
+    with pytest.raises(ssl.SSLError, match="unrecognized name"):
+        site.ask("/", host="stranger.test")
+    nameless = socket.create_connection((site.address, 443), 10)
+    with pytest.raises(ssl.SSLError):
+        ssl._create_unverified_context().wrap_socket(nameless)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/", 200), ("/static/style.css", 200), ("/nowhere", 404), ("/.git/config", 404), ("/static/none.css", 404)],
+)
+def test_every_answer_carries_the_headers(site: Web, path: str, status: int) -> None:
+    answer = site.ask(path)
+    assert answer.status == status
+    assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'self';")
+    assert len(answer.headers["X-Request-Id"]) == 32
+    assert answer.headers["Server"] == "nginx"
+
+
+def test_what_the_app_says_itself_is_left_as_it_is(echo: Web) -> None:
+    answer = echo.ask("/own-headers")
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
+    assert answer.headers["X-Request-Id"] != "forged"
+
+
+def test_nothing_that_a_client_says_of_itself_is_believed(echo: Web) -> None:
+    forged = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "forged.test"}
+    seen = echo.ask("/", headers=forged | {"X-Request-Id": "forged"}).json
+    assert seen["client"] != "198.51.100.7"
+    assert seen["url"] == f"https://{echo.domain}/"
+    assert seen["headers"]["X-Request-Id"] != "forged"
+
+
+def test_static_files_come_from_nginx_compressed_and_for_long(machine: Machine, site: Web) -> None:
+    page = site.ask("/").text
+    link = page.split('rel="stylesheet" href="')[1].split('"')[0].replace("&amp;", "&")
+    assert f"?v={machine.live('blueoctopus')}" in link
+    plain = site.ask(link)
+    assert plain.headers["Cache-Control"] == "max-age=31536000"
+    sizes = {}
+    for encoding in ("br", "gzip"):
+        answer = site.raw(link, encoding)
+        assert answer.getheader("Content-Encoding") == encoding
+        sizes[encoding] = len(answer.read())
+    assert sizes["br"] < sizes["gzip"] < len(plain.text)
+    assert site.ask("/static/style.css").headers["Cache-Control"] == "max-age=300"
+
+
+def test_brotli_beats_gzip_on_the_page(site: Web) -> None:
+    sizes = {encoding: len(site.raw("/", encoding).read()) for encoding in ("br", "gzip")}
+    print(sizes)
+    assert sizes["br"] <= 0.85 * sizes["gzip"]
+
+
+def test_a_page_asked_for_from_another_site_is_not_compressed(site: Web) -> None:
+    own = site.raw("/", "gzip", Referer=f"https://{site.domain}/")
+    foreign = site.raw("/", "gzip", Referer="https://stranger.test/")
+    assert own.getheader("Content-Encoding") == "gzip"
+    assert foreign.getheader("Content-Encoding") is None
+    assert b"Hello from Flask server" in foreign.read()
+
+
+def test_a_form_sent_from_another_site_arrives_whole(echo: Web) -> None:
+    answer = echo.ask("/", "POST", {"Referer": "https://stranger.test/"}, body=b"x" * 5000)
+    assert answer.status == 200
+    assert answer.json["headers"]["Content-Length"] == "5000"
+
+
+def burst(web: Web, path: str, count: int) -> list[Answer]:
+    """Many requests from one client, as fast as it can."""
+    connection = web.connect(web.domain)
+    answers = []
+    for _ in range(count):
+        connection.request("GET", path, headers={"Host": web.domain})
+        response = connection.getresponse()
+        answers.append(Answer(response.status, dict(response.getheaders()), response.read().decode()))
+    return answers
+
+
+def test_one_client_can_not_have_it_all(site: Web, echo: Web) -> None:
+    answers = burst(site, "/healthz", 400)
+    refused = [answer for answer in answers if answer.status == 429]
+    assert len([answer for answer in answers if answer.status == 200]) >= 120
+    assert refused
+    assert refused[0].headers["Retry-After"] == "10"
+    assert refused[0].headers["X-Frame-Options"] == "DENY"
+    assert "Too many requests" in refused[0].text
+    # neither static files nor another app pay for it
+    assert {answer.status for answer in burst(site, "/static/style.css", 300)} == {200}
+    assert {answer.status for answer in burst(echo, "/", 300)} == {200}
+
+
+def test_pages_of_nginx_tell_what_is_wrong(machine: Machine, echo: Web) -> None:
+    unit = f"echo@{machine.live('echo')}"
+    with machine.host.sudo():
+        machine.host.run_expect([0], f"systemctl stop {unit}.service {unit}.socket")
+        try:
+            answer = echo.ask("/")
+        finally:
+            machine.host.run_expect([0], f"systemctl start {unit}.socket {unit}.service")
+    assert answer.status == 502
+    assert "This site has a problem at the moment" in answer.text
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert echo.ask("/_error/style.css").status == 200
+    assert echo.ask("/_error/502.html").status == 404
+    wait_for(lambda: echo.ask("/").status == 200, 10, "it is back")
+
+
+def test_the_log_tells_all_of_a_request(machine: Machine, echo: Web) -> None:
+    answer = echo.ask("/?looked=for", headers={"User-Agent": 'a "quoted" \\ one'})
+    wanted = answer.headers["X-Request-Id"]
+    assert answer.json["headers"]["X-Request-Id"] == wanted
+
+    def logged() -> Any:
+        with machine.host.sudo():
+            lines = machine.host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines()
+        return next((json.loads(line) for line in lines if wanted in line), None)
+
+    entry = wait_for(logged, 5, "the log has it")
+    assert entry["release"] == machine.live("echo")
+    assert (entry["uri"], entry["status"], entry["host"]) == ("/?looked=for", 200, echo.domain)
+    assert entry["user_agent"] == 'a "quoted" \\ one'
+    assert float(entry["upstream_seconds"]) >= 0
+    with machine.host.sudo():
+        machine.host.run_expect([0], "logrotate --debug /etc/logrotate.d/nginx")
+        assert machine.host.file("/var/log/nginx/access.log").mode == 0o640
+
+
+def test_http_2_answers_all(echo: Web) -> None:
+    command = [
+        "h2load",
+        "-n",
+        "2000",
+        "-c",
+        "8",
+        "-m",
+        "10",
+        f"--connect-to={echo.address}:443",
+        f"https://{echo.domain}/",
+    ]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Application protocol: h2" in shown, shown
+    assert "2000 succeeded, 0 failed, 0 errored" in shown, shown
+
+
+def test_http_3_answers_where_nginx_has_it(machine: Machine, site: Web, ca: Any) -> None:
+    if machine.variables["machine_debian"] < 13:
+        assert "Alt-Svc" not in site.ask("/").headers
+        return
+    assert site.ask("/").headers["Alt-Svc"] == 'h3=":443"; ma=86400'
+    urls = f"https://{site.domain}/static/style.css?v=[1-100]"
+    once = "%{http_code} %{http_version}\\n"
+    resolve = f"--resolve {site.domain}:443:{site.address}"
+    shown = ca.check_output(f"curl -sk --http3-only {resolve} -o /dev/null -w '{once}' '{urls}'")
+    assert shown.split("\n") == ["200 3"] * 100
+
+
+@pytest.mark.parametrize("attack", ["-H", "-B", "-X"], ids=["headers", "body", "read"])
+def test_slow_clients_leave_room_for_others(site: Web, echo: Web, ca: Any, attack: str) -> None:
+    command = f"slowhttptest {attack} -c 1000 -r 300 -i 5 -l 9 -p 2 -u https://{echo.domain}/static/app.1a2b3c4d.css"
+    ca.run_expect([0], f"systemd-run --quiet --collect --unit=slow {command}")
+    try:
+        time.sleep(4)
+        seconds = []
+        for _ in range(20):
+            begun = time.monotonic()
+            assert site.ask("/static/style.css").status == 200
+            seconds.append(time.monotonic() - begun)
+        assert int(ca.check_output("ss -Htn state established dport = :443 | wc -l")) > 50
+    finally:
+        ca.run("systemctl stop slow")
+    assert max(seconds) < 1, seconds
+
+
+def test_the_machine_lets_in_what_it_should(machine: Machine) -> None:
+    with machine.host.sudo():
+        rules = machine.host.check_output("ufw status")
+    for rule in ("80/tcp", "443/tcp", "443/udp"):
+        assert rule in rules
+
+
+@dataclass
+class Visit:
+    """What a browser made of a page."""
+
+    page: str
+    complaints: list[str]
+
+
+@pytest.fixture
+def browse(site: Web, root: Path, tmp_path: Path) -> Callable[[str], Visit]:
+    """Open a page in Chromium, which trusts the CA's root as it would trust a public one."""
+    store = tmp_path / ".pki/nssdb"
+    store.mkdir(parents=True)
+    for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "root", "-i", root]):
+        subprocess.run(["certutil", "-d", f"sql:{store}", *arguments], check=True, capture_output=True)
+
+    def visit(url: str) -> Visit:
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path}/c",
+        ]
+        options += [f"--host-resolver-rules=MAP *.test {site.address}", "--virtual-time-budget=5000"]
+        pictures = ["--window-size=1280,900", f"--screenshot={tmp_path}/page.png"]
+        environment = os.environ | {"HOME": str(tmp_path)}
+        command = ["chromium", *options, *pictures, "--dump-dom", url]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        print(tmp_path / "page.png")
+        return Visit(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line or "SSL" in line])
+
+    return visit
+
+
+def test_a_browser_has_nothing_to_complain_of(site: Web, browse: Callable[[str], Visit]) -> None:
+    visit = browse(f"http://{site.domain}/")  # it is led to HTTPS
+    assert "Hello from Flask server" in visit.page
+    assert visit.complaints == []
+
+
+def test_a_browser_keeps_to_the_content_security_policy(echo: Web, browse: Callable[[str], Visit]) -> None:
+    visit = browse(f"https://{echo.domain}/inline")
+    assert "before" in visit.page
+    assert "after" not in visit.page
+    assert "Content Security Policy" in "".join(visit.complaints)

@@ -1,0 +1,113 @@
+"""When the program on the hosts takes a certificate for old, and where it looks."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).resolve().parent.parent / "roles/certificate/files/certificates"
+DAY = 86400
+SETTINGS = {
+    "domains": ["shop.example", "www.shop.example"],
+    "method": "selfsigned",
+    "directory": "https://ca.example/dir",
+}
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The program, with folders of its own."""
+    loader = importlib.machinery.SourceFileLoader("certificates", str(PROGRAM))
+    spec = importlib.util.spec_from_loader("certificates", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    for name, path in {"SETTINGS": "etc", "STATE": "state", "CHALLENGES": "challenges"}.items():
+        (tmp_path / path).mkdir()
+        monkeypatch.setattr(module, name, tmp_path / path)
+    monkeypatch.setattr(module, "CHANGED", tmp_path / "state/changed")
+    return module
+
+
+@pytest.fixture
+def make(program: ModuleType) -> Make:
+    """Make the certificate of a site with some settings."""
+
+    def made(**settings: Any) -> Any:
+        (program.SETTINGS / "shop.json").write_text(json.dumps(SETTINGS | settings))
+        return program.Certificate("shop")
+
+    return made
+
+
+def test_a_site_without_a_certificate_needs_one(make: Make) -> None:
+    assert make().is_due()
+
+
+def test_a_placeholder_is_no_certificate(program: ModuleType, make: Make) -> None:
+    certificate = make()
+    certificate.take_over(*program.self_signed(["shop.example"], 30), real=False)
+    assert certificate.is_due()
+    assert not certificate.show()["real"]
+
+
+@pytest.mark.parametrize(
+    ("life", "age", "due"),
+    [(90, 59, False), (90, 61, True), (45, 29, False), (45, 31, True), (6, 2.9, False), (6, 3.1, True)],
+)
+def test_a_certificate_is_old_after_two_thirds_of_its_life_or_half_of_a_short_one(
+    make: Make, life: float, age: float, due: bool
+) -> None:
+    certificate = make()
+    certificate.obtain()
+    begun = time.time() - age * DAY
+    certificate.remember(not_before=begun, not_after=begun + life * DAY)
+    assert make().is_due() is due
+
+
+@pytest.mark.parametrize(
+    "changed", [{"domains": ["shop.example"]}, {"method": "acme"}, {"directory": "https://other.example/dir"}]
+)
+def test_another_wish_needs_another_certificate(make: Make, changed: dict[str, Any]) -> None:
+    make().obtain()
+    assert not make().is_due()
+    assert make(**changed).is_due()
+
+
+def test_a_new_certificate_takes_the_place_of_the_old_in_one_step(program: ModuleType, make: Make) -> None:
+    seen = []
+    for _ in range(5):
+        certificate = make()
+        certificate.obtain()
+        seen.append(os.readlink(certificate.current))
+    assert len(set(seen)) == 5
+    kept = sorted(path.name for path in (program.STATE / "shop").iterdir() if path.name.isdigit())
+    assert kept == seen[-3:]
+    assert (program.STATE / "shop/current/privkey.pem").stat().st_mode & 0o777 == 0o600
+    assert program.CHANGED.exists()
+
+
+def test_a_failure_is_remembered_and_leaves_the_certificate(program: ModuleType, make: Make) -> None:
+    make().obtain()
+    before = os.readlink(make().current)
+    certificate = make(method="acme", challenge="http", check_names=True, domains=["nowhere.invalid"])
+    assert program.keep(certificate, "renew") is False
+    assert os.readlink(certificate.current) == before
+    assert "nowhere.invalid has no address in DNS" in make().state["error"]
+    assert list(program.CHALLENGES.iterdir()) == []
+
+
+def test_a_certificate_names_hosts_and_addresses(program: ModuleType) -> None:
+    assert (
+        program.subject_names(["a.example", "192.0.2.7", "*.b.example"]) == "DNS:a.example,IP:192.0.2.7,DNS:*.b.example"
+    )
