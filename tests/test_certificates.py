@@ -111,3 +111,13 @@ def test_a_certificate_names_hosts_and_addresses(program: ModuleType) -> None:
     assert (
         program.subject_names(["a.example", "192.0.2.7", "*.b.example"]) == "DNS:a.example,IP:192.0.2.7,DNS:*.b.example"
     )
+
+
+def test_only_what_nginx_serves_is_renewed(program: ModuleType, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "SITES", program.STATE)
+    make()
+    assert not program.is_served("shop")
+    (program.STATE / "shop.conf").write_text("server { listen 80; }")
+    assert not program.is_served("shop")
+    (program.STATE / "shop.conf").write_text(f"ssl_certificate {program.STATE}/shop/current/fullchain.pem;")
+    assert program.is_served("shop")

@@ -63,6 +63,8 @@ def certificate_of(name: str) -> dict[str, Any] | None:
     """The certificate of an app's site; None without TLS."""
     folder = Path("/var/lib/certificates") / name
     try:
+        if f"{folder}/" not in Path(f"/etc/nginx/sites/{name}.conf").read_text():
+            return None
         state = json.loads((folder / "state.json").read_text())
     except (OSError, ValueError):
         return None

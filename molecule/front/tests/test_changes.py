@@ -128,3 +128,19 @@ def test_what_nginx_refuses_is_told_in_its_words_and_changes_nothing(
     assert answer.headers["X-Own"] == "new"
     assert "X-Frame-Options" not in answer.headers
     assert play("deploy", "-e", "app=echo").code == 0
+
+
+def test_check_mode_foretells_a_new_site_and_makes_none(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, tmp_path: Path
+) -> None:
+    everything = yaml.safe_load(Path(changed_app("echo")[1].removeprefix("@")).read_text())
+    another = everything["apps"][1] | {"name": "another", "domains": [f"new.{machine.name}.test"]}
+    more = tmp_path / "more.yml"
+    more.write_text(json.dumps({"apps": [*everything["apps"], another]}))
+    run = play("deploy", "--check", "--diff", "-e", f"@{more}", "-e", "app=another")
+    assert run.code == 0, run.output
+    assert run.recap(machine.name)["changed"] == 4  # certificate, release, site, switch
+    with machine.host.sudo():
+        assert not machine.host.file("/etc/nginx/sites/another.conf").exists
+        assert not machine.host.file("/etc/certificates/another.json").exists
+    assert echo.ask("/").status == 200
