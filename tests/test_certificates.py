@@ -121,3 +121,28 @@ def test_only_what_nginx_serves_is_renewed(program: ModuleType, make: Make, monk
     assert not program.is_served("shop")
     (program.STATE / "shop.conf").write_text(f"ssl_certificate {program.STATE}/shop/current/fullchain.pem;")
     assert program.is_served("shop")
+
+
+def test_a_key_that_does_not_fit_never_becomes_current(program: ModuleType, make: Make) -> None:
+    make().obtain()
+    before = os.readlink(make().current)
+    chain, _key = program.self_signed(["shop.example"], 30)
+    with pytest.raises(program.CertificateError, match="OpenSSL does not take the certificate"):
+        make().take_over(chain, program.new_key())
+    assert os.readlink(make().current) == before
+
+
+def test_a_provided_certificate_is_never_due_by_itself(program: ModuleType, make: Make) -> None:
+    certificate = make(method="provided")
+    certificate.take_over(*program.self_signed(["shop.example"], 30))
+    certificate.remember(not_before=0, not_after=1)
+    assert not make(method="provided").is_due()
+
+
+def test_one_failure_of_any_kind_holds_up_no_other(
+    program: ModuleType, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make()
+    monkeypatch.setattr(program, "self_signed", lambda *_: 1 / 0)
+    assert program.keep(certificate, "renew") is False
+    assert make().state["error"] == "division by zero"

@@ -113,6 +113,10 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("headers", {"X-A": 'a "quote"'}),
         ("headers", {"X-A": "a $variable"}),
         ("headers", {"X A": "b"}),
+        ("headers", {"x-frame-options": "DENY"}),
+        ("name", "certificates"),
+        ("name", "all"),
+        ("maintenance_allow", ["fe80::1%x 1; }"]),
         ("headers", {"X-A": 5}),
         ("static", {"path": "static"}),
         ("static", {"url": "/static"}),
@@ -166,13 +170,13 @@ def test_a_good_value_is_taken(key: str, value: Any) -> None:
     assert problems(GOOD | {key: value}) == []
 
 
-@pytest.mark.parametrize("tls", ["none", "selfsigned"])
-def test_an_address_does_for_a_domain_without_a_ca(tls: str) -> None:
-    assert problems(GOOD | {"domains": ["192.0.2.7"], "tls": tls}) == []
+def test_an_address_does_for_a_domain_with_plain_http() -> None:
+    assert problems(GOOD | {"domains": ["192.0.2.7"], "tls": "none"}) == []
 
 
-def test_an_address_gets_no_certificate_from_a_ca() -> None:
-    (problem,) = problems(GOOD | {"domains": ["192.0.2.7"]})
+@pytest.mark.parametrize("tls", ["acme", "selfsigned"])
+def test_an_address_gets_no_https(tls: str) -> None:
+    (problem,) = problems(GOOD | {"domains": ["192.0.2.7"], "tls": tls})
     assert (problem.where, problem.example) == ("app shop, key tls", "tls: none")
 
 
@@ -181,6 +185,13 @@ def test_a_wildcard_needs_dns() -> None:
     (problem,) = problems(GOOD | domains)
     assert problem.example == "tls_challenge: dns"
     assert problems(GOOD | domains | {"tls_challenge": "dns"}) == []
+
+
+def test_the_challenge_by_dns_needs_a_program() -> None:
+    app = GOOD | {"tls_challenge": "dns"}
+    (problem,) = check_inventory.check_hook([app], False)
+    assert problem.where == "app shop, key tls_challenge"
+    assert list(check_inventory.check_hook([app], True)) == []
 
 
 def certify(names: list[str], days: int = 30) -> dict[str, str]:

@@ -32,6 +32,8 @@ RESERVED = {
     *("root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data"),
     *("backup", "list", "irc", "nobody", "sshd", "messagebus", "systemd", "nginx", "postgres", "mysql", "redis"),
     *("docker", "disk", "shadow", "tty", "audio", "video", "input", "kvm", "render", "crontab", "polkitd"),
+    # the role certificate's own
+    *("certificates", "all", "accounts", "challenges", "changed"),
     *("admin", "debian", "ubuntu", "sudo", "adm", "staff", "users", "ssh", "git", "ftp", "http", "default"),
 }
 
@@ -125,14 +127,14 @@ def is_network(value: object) -> bool:
         ipaddress.ip_network(str(value))
     except ValueError:
         return False
-    return isinstance(value, str)
+    return isinstance(value, str) and "%" not in value
 
 
 def are_headers(value: Mapping[Any, Any]) -> bool:
     """Whether a value is a set of HTTP headers that nginx can add as they are written; it has no way to write a $."""
     return all(
         isinstance(k, str)
-        and re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", k)
+        and re.fullmatch(r"[A-Z][A-Za-z0-9]*(-[A-Z][A-Za-z0-9]*)*", k)
         and isinstance(v, str)
         and v.isascii()
         and (not v or v.isprintable())
@@ -353,16 +355,16 @@ def check_apps(apps: Any) -> Iterator[Problem]:
 def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Check that an app's domains can have the certificate that is asked for."""
     tls, domains = app.get("tls", "acme"), app.get("domains")
-    if tls not in ("acme", "provided") or not isinstance(domains, list) or not KEYS["domains"].fits(domains):
-        return
-    if tls == "provided":
-        yield from check_provided(app, where)
+    if tls == "none" or not isinstance(domains, list) or not KEYS["domains"].fits(domains):
         return
     for domain in domains:
         if domain.replace(".", "").isdigit():
-            expected = "a host name; for an address 'selfsigned' or 'none', as its CA certifies names alone"
-            yield Problem(f"{where}, key tls", f"acme, for {domain}", expected, "tls: none")
-        elif domain.startswith("*.") and app.get("tls_challenge", "http") == "http":
+            expected = "a host name, or plain HTTP: who asks for an address tells nginx no name to go by"
+            yield Problem(f"{where}, key tls", f"{tls}, for {domain}", expected, "tls: none")
+    if tls == "provided":
+        yield from check_provided(app, where)
+    for domain in domains if tls == "acme" else []:
+        if domain.startswith("*.") and app.get("tls_challenge", "http") == "http":
             expected = "the challenge dns, with certificate_dns_hook: a CA certifies a wildcard in no other way"
             yield Problem(f"{where}, key tls_challenge", f"http, for {domain}", expected, "tls_challenge: dns")
 
@@ -467,6 +469,17 @@ def check_connection(get: Callable[[str], Any], variables: Mapping[str, Any]) ->
         )
 
 
+def check_hook(apps: Any, is_there: bool) -> Iterator[Problem]:
+    """Check that there is a program for the challenge by DNS where an app wants it."""
+    for app in apps if isinstance(apps, list) else []:
+        if isinstance(app, dict) and app.get("tls_challenge") == "dns" and not is_there:
+            expected = "certificate_dns_hook, a program that sets records; see docs/https.md"
+            example = "certificate_dns_hook: \"{{ lookup('ansible.builtin.file', 'dns-hook.py') }}\""
+            yield Problem(
+                f"app {app.get('name')}, key tls_challenge", "dns, but nothing that could do it", expected, example
+            )
+
+
 def check_names(apps: Any, login: str) -> Iterator[Problem]:
     """Check that no app takes the name of the user who logs in: it would take the account, too."""
     for app in apps if isinstance(apps, list) else []:
@@ -553,4 +566,5 @@ class ActionModule(ActionBase):
         yield from check_settings(hostvars, get)
         yield from check_connection(get, hostvars)
         yield from check_names(apps, str(hostvars.get("ansible_user", "")))
+        yield from check_hook(apps, bool(get("certificate_dns_hook") if "certificate_dns_hook" in hostvars else ""))
         yield from unreadable

@@ -96,6 +96,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 PROGRAM = "/usr/local/sbin/certificates"
 SETTINGS = Path("/etc/certificates")
+STATE = Path("/var/lib/certificates")
 KEPT_IN_SETTINGS = ("domains", "method", "directory", "ca_bundle", "email", "challenge", "check_names")
 
 
@@ -138,7 +139,10 @@ def main() -> None:
         module.fail_json(msg=f"{PROGRAM} is not there. Run playbooks/provision.yml on this host first.")
     before = json.loads(call(module, "show")) if written else {"due": True, "version": ""}
     if module.check_mode:
-        due = before["due"] and params["method"] != "provided"
+        there = STATE / params["name"] / "current/fullchain.pem"
+        due = before["due"]
+        if params["method"] == "provided":
+            due = not there.exists() or there.read_text() != params["certificate"]
         module.exit_json(**result | {"changed": result["changed"] or due or params["action"] != "renew"})
 
     if written != wanted:
@@ -146,18 +150,20 @@ def main() -> None:
         beside.write_text(wanted)
         beside.chmod(0o644)
         beside.replace(path)
+    failed = False
     if params["method"] == "provided":
         call(module, "install", json.dumps({"certificate": params["certificate"], "key": params["key"]}))
     elif written != wanted or before["due"] or params["action"] != "renew":
-        module.run_command(["systemctl", "start", f"certificates@{params['action']}:{params['name']}.service"])
-    module.run_command(["systemctl", "start", "certificates-reload.service"])
+        unit = f"certificates@{params['action']}:{params['name']}.service"
+        failed = module.run_command(["systemctl", "start", unit])[0] != 0
+    reload_failed = module.run_command(["systemctl", "start", "certificates-reload.service"])[0] != 0
     after = json.loads(call(module, "show"))
     result |= {"changed": result["changed"] or after["version"] != before["version"], "real": after["real"]}
-    # A failure that is noted belongs to this run when the certificate is still due, or was asked for and didn't come.
-    if after["due"] or (params["action"] != "renew" and after["version"] == before["version"]):
-        result["problem"] = after.get("error") or f"see journalctl --unit 'certificates@*:{params['name']}.service'"
+    if failed or reload_failed or after["due"]:
+        unit = "certificates-reload" if reload_failed else f"certificates@*:{params['name']}.service"
+        result["problem"] = (not reload_failed and after.get("error")) or f"see journalctl --unit '{unit}'"
         keeps = "The present one stays." if after["real"] else "Until it has one, the site is there without HTTPS."
-        module.warn(f"{params['name']} gets no certificate: {result['problem']}. {keeps}")
+        module.warn(f"{params['name']}: a new certificate is not in place: {result['problem']}. {keeps}")
         result["ansible_facts"] = {f"certificate_problem_{params['name']}": f"{params['name']}: {result['problem']}"}
     module.exit_json(**result)
 

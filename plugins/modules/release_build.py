@@ -227,7 +227,7 @@ def install(building: Path, live: Path, params: dict[str, Any]) -> None:
 
 def publish(building: Path, static: dict[str, str]) -> None:
     """Lay out the files that nginx serves, the way their addresses are; nobody but nginx may read them."""
-    public, source = building / "public", building / "source" / static.get("path", "")
+    public, source = building / "public", building / "source" / (static.get("path") or "static")
     public.mkdir()
     if static.get("url") and source.is_dir():
         target = public / static["url"].strip("/")

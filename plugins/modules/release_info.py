@@ -71,7 +71,7 @@ def certificate_of(name: str) -> dict[str, Any] | None:
     real = (folder / "current/real").exists()
     return {
         "method": state.get("wanted", {}).get("method", ""),
-        "days_left": int((state["not_after"] - time.time()) // 86400) if real else 0,
+        "days_left": int((state.get("not_after", 0) - time.time()) // 86400) if real else 0,
         "is_there": real,
         "problem": state.get("error", ""),
     }

@@ -116,6 +116,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -161,8 +162,9 @@ class TlsConnection(http.client.HTTPSConnection):
 
 
 def visitor(params: dict[str, Any]) -> Callable[[], http.client.HTTPConnection]:
-    """How nginx is asked as visitors do."""
-    if params["https_port"]:
+    """How nginx is asked as visitors do: by HTTPS when its site has that by now, whatever the inventory wants."""
+    site = Path(f"/etc/nginx/sites/{params['name']}.conf")
+    if params["https_port"] and site.exists() and "ssl_certificate" in site.read_text():
         return lambda: TlsConnection(params["health_host"], params["https_port"], PROBE_TIMEOUT)
     return lambda: http.client.HTTPConnection("127.0.0.1", params["http_port"], timeout=PROBE_TIMEOUT)
 

@@ -16,6 +16,8 @@ FORGED = {
     "X-Forwarded-Port": "4711",
     "X-Forwarded-Prefix": "/forged",
     "X-Forwarded-Proto": "https",
+    "X-Forwarded-Ssl": "on",
+    "X-Forwarded-User": "root",
     "X-Real-IP": "198.51.100.7",
     "X-Request-Id": "forged",
     "Forwarded": "for=198.51.100.7;proto=https",

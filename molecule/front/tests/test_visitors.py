@@ -102,6 +102,8 @@ def test_brotli_beats_gzip_on_the_page(site: Web) -> None:
 def test_a_page_asked_for_from_another_site_is_not_compressed(site: Web) -> None:
     own = site.raw("/", "gzip", Referer=f"https://{site.domain}/")
     foreign = site.raw("/", "gzip", Referer="https://stranger.test/")
+    secretive = site.raw("/", "gzip", **{"Sec-Fetch-Site": "cross-site"})
+    assert secretive.getheader("Content-Encoding") is None
     assert own.getheader("Content-Encoding") == "gzip"
     assert foreign.getheader("Content-Encoding") is None
     assert b"Hello from Flask server" in foreign.read()
