@@ -245,7 +245,7 @@ KEYS = {
     ),
     "headers": Key(
         dict,
-        'headers by name, capitals as usual, each with a text of one line without " and $; an empty text takes a default one away',
+        'headers by name (capitals as usual), each a line without " and $; an empty one takes a default away',
         "headers: {X-Frame-Options: SAMEORIGIN}",
         are_headers,
     ),
