@@ -150,14 +150,16 @@ def main() -> None:
         beside.write_text(wanted)
         beside.chmod(0o644)
         beside.replace(path)
-    failed = False
+    failed = reload_failed = False
     if params["method"] == "provided":
         call(module, "install", json.dumps({"certificate": params["certificate"], "key": params["key"]}))
     elif written != wanted or before["due"] or params["action"] != "renew":
         unit = f"certificates@{params['action']}:{params['name']}.service"
         failed = module.run_command(["systemctl", "start", unit])[0] != 0
-    reload_failed = module.run_command(["systemctl", "start", "certificates-reload.service"])[0] != 0
-    after = json.loads(call(module, "show"))
+    after = before
+    if written != wanted or before["due"] or params["action"] != "renew" or (STATE / "changed").exists():
+        reload_failed = module.run_command(["systemctl", "start", "certificates-reload.service"])[0] != 0
+        after = json.loads(call(module, "show"))
     result |= {"changed": result["changed"] or after["version"] != before["version"], "real": after["real"]}
     if failed or reload_failed or after["due"]:
         unit = "certificates-reload" if reload_failed else f"certificates@*:{params['name']}.service"
