@@ -264,8 +264,9 @@ class Instance:
                 return
             time.sleep(min(5 * PROBE_PAUSE, max(0, deadline - time.monotonic())))
 
-    def wait_for_quiet(self, timeout: float = 10) -> None:
+    def wait_for_quiet(self) -> None:
         """Wait until nobody queues for its socket any more, so that stopping it turns nobody away."""
+        timeout = self.store.about(self.release).get("drain_timeout", 30)  # seconds
         path = os.path.realpath(self.store.path(self.release) / "socket")
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
