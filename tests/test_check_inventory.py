@@ -174,6 +174,11 @@ def test_an_address_does_for_a_domain_with_plain_http() -> None:
     assert problems(GOOD | {"domains": ["192.0.2.7"], "tls": "none"}) == []
 
 
+def test_a_bad_tls_is_one_problem_even_for_an_address() -> None:
+    (problem,) = problems(GOOD | {"domains": ["192.0.2.7"], "tls": "letsencrypt"})
+    assert problem.found == "'letsencrypt'"
+
+
 @pytest.mark.parametrize("tls", ["acme", "selfsigned"])
 def test_an_address_gets_no_https(tls: str) -> None:
     (problem,) = problems(GOOD | {"domains": ["192.0.2.7"], "tls": tls})

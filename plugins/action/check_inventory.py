@@ -355,7 +355,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
 def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Check that an app's domains can have the certificate that is asked for."""
     tls, domains = app.get("tls", "acme"), app.get("domains")
-    if tls == "none" or not isinstance(domains, list) or not KEYS["domains"].fits(domains):
+    if tls == "none" or not KEYS["tls"].fits(tls) or not isinstance(domains, list) or not KEYS["domains"].fits(domains):
         return
     for domain in domains:
         if domain.replace(".", "").isdigit():

@@ -48,6 +48,7 @@ reloaded:
   type: bool
 """
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -55,6 +56,9 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 NGINX = "/usr/sbin/nginx"
+# What check mode can't tell: it has made no certificate for a new site, and installed no module. What stands before that
+# was read and found good.
+UNTOLD = re.compile(r'cannot load certificate .*No such file|unknown directive "brotli')
 
 
 def read(path: Path) -> str:
@@ -75,12 +79,14 @@ def test(module: AnsibleModule, root: Path, changed: dict[str, str], removed: li
         shutil.copytree(root, candidate, symlinks=True)
         apply(candidate, changed, removed)
         rc, _out, err = module.run_command([NGINX, "-t", "-c", str(candidate / "nginx.conf")])
-    # Check mode has made no certificate for a new site; everything before it was read and found good.
-    if module.check_mode and "cannot load certificate" in err and "No such file" in err:
+    if module.check_mode and UNTOLD.search(err):
         return
     clashes = "conflicting server name" in err
     if rc or clashes:
-        hint = "\nAnother site serves this name. Did its app leave the inventory? playbooks/provision.yml removes it."
+        hint = (
+            "\nAnother site serves this name. Did its app leave the inventory? playbooks/provision.yml removes it. Did "
+            "the name move from an app to one before it in the list? Deploy the one that gave it up first: -e app=NAME"
+        )
         words = "\n".join(f"  {line}" for line in err.replace(str(candidate), str(root)).strip().splitlines())
         module.fail_json(
             msg=f"nginx refuses the new configuration, so the old one stays in place:\n{words}{hint * clashes}"

@@ -109,6 +109,12 @@ def test_a_deploy_brings_out_new_code_and_drops_no_request(
     assert running("blueoctopus") == [f"blueoctopus@{machine.live('blueoctopus')}.service"]
 
 
+def test_an_app_by_plain_http_has_no_certificate_to_renew(play: Play) -> None:
+    run = play("certificate", "-e", "app=blueoctopus", "-e", "action=renew")
+    assert run.code != 0
+    assert "blueoctopus has tls: none" in run.output
+
+
 def test_secrets_are_never_shown(play: Play, changed_app: ChangedApp) -> None:
     options = changed_app("echo", secrets={"SECRET_KEY": "squid-ink-4712"})
     run = play("deploy", "--check", "--diff", "-vvv", *options)

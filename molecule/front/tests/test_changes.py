@@ -20,14 +20,6 @@ from testing import Machine, Run, Web, wait_for
 testinfra_hosts = ["ansible://web13"]
 Play = Callable[..., Run]
 ChangedApp = Callable[..., list[str]]
-HEADERS = {
-    "Strict-Transport-Security": "max-age=63072000",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "strict-origin-when-cross-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 def test_maintenance_closes_one_app_for_all_but_some(

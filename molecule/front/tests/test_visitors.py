@@ -139,6 +139,32 @@ def test_one_client_can_not_have_it_all(site: Web, echo: Web) -> None:
     assert {answer.status for answer in burst(echo, "/", 300)} == {200}
 
 
+@pytest.mark.parametrize(
+    ("client", "neighbour", "stranger"),
+    [
+        ("2001:db8:7:7::5", "2001:db8:7:7:a:b:c:d", "2001:db8:7:8::5"),
+        ("2001:db8::5", "2001:db8::b:c:d", "2001:db8:1::5"),
+    ],
+)
+def test_a_client_with_ipv6_is_its_whole_network(
+    machine: Machine, site: Web, client: str, neighbour: str, stranger: str
+) -> None:
+    def ask(address: str, count: int) -> list[str]:
+        options = f"-sk -o /dev/null --interface {address} -w '%{{http_code}} ' --resolve {site.domain}:443:[{client}]"
+        return machine.host.check_output(f"curl {options} 'https://{site.domain}/healthz?[1-{count}]'").split()
+
+    with machine.host.sudo():
+        for address in (client, neighbour, stranger):
+            machine.host.run_expect([0], f"ip address replace {address}/128 dev lo")
+        try:
+            assert {"200", "429"} == set(ask(client, 400))
+            assert "429" in ask(neighbour, 20)
+            assert set(ask(stranger, 20)) == {"200"}
+        finally:
+            for address in (client, neighbour, stranger):
+                machine.host.run_expect([0], f"ip address delete {address}/128 dev lo")
+
+
 def test_pages_of_nginx_tell_what_is_wrong(machine: Machine, echo: Web) -> None:
     unit = f"echo@{machine.live('echo')}"
     with machine.host.sudo():
