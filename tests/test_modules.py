@@ -48,6 +48,14 @@ def test_caches_stay_out_of_a_release(source: Path) -> None:
     assert names(source) == ["main.py", "requirements.txt", "templates/index.html"]
 
 
+def test_a_long_error_keeps_its_first_and_its_last_lines() -> None:
+    with pytest.raises(release_build.BuildError) as caught:
+        release_build.run("sh", "-c", "seq -f 'line %g' 0 99; exit 1")
+    told = str(caught.value).splitlines()
+    assert (told[1], told[-1]) == ("  line 0", "  line 99")
+    assert len(told) < 35
+
+
 def test_what_git_ignores_stays_out_of_a_release(source: Path) -> None:
     (source / ".gitignore").write_text("*.log\n.env\n")
     for name in ("debug.log", ".env", "new.py"):

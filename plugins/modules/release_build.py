@@ -183,8 +183,15 @@ def run(*argv: str | Path) -> None:
         env=os.environ | UV_SETTINGS,
     )
     if result.returncode:
-        lines = "\n".join(f"  {line}" for line in result.stdout.strip().splitlines()[-25:])
-        raise BuildError(f"{Path(str(argv[0])).name} {argv[1]} failed:\n{lines}")
+        raise BuildError(f"{Path(str(argv[0])).name} {argv[1]} failed:\n{shortened(result.stdout)}")
+
+
+def shortened(words: str) -> str:
+    """What a program said, without the middle where that is long: what is wrong stands at an end."""
+    lines = words.strip().splitlines()
+    if len(lines) > 30:
+        lines = [*lines[:15], f"… {len(lines) - 30} lines more …", *lines[-15:]]
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def unpack(archive: Path, target: Path) -> None:
