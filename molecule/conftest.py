@@ -92,8 +92,8 @@ def copy_of_app(tmp_path: Path) -> Path:
 def journal_on_failure(request: pytest.FixtureRequest) -> Iterator[None]:
     """Print the end of the machine's journal when a test fails."""
     failed_before = request.session.testsfailed
+    host = request.getfixturevalue("machine").host if "machine" in request.fixturenames else None
     yield
-    if request.session.testsfailed > failed_before and "host" in request.fixturenames:
-        host = request.getfixturevalue("host")
+    if request.session.testsfailed > failed_before and host:
         with host.sudo():
             print(host.run("journalctl --no-pager --lines=40 --output=short").stdout)

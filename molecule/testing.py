@@ -92,6 +92,30 @@ class Machine:
         return str(self.host.run_expect([0], f"readlink /srv/{app}/live").stdout.strip().split("/")[-1])
 
 
+class Door:
+    """How to get in to a machine from outside, by a new connection each time."""
+
+    def __init__(self, variables: dict[str, Any]) -> None:
+        self.address = str(variables["ansible_host"])
+        self.port = int(variables.get("ssh_port", 22))
+        self.user = "admin" if variables["ansible_user"] == "root" else str(variables["ansible_user"])
+        self.key = str(variables["ansible_ssh_private_key_file"])
+        self.options = [
+            *str(variables["ansible_ssh_common_args"]).split(),
+            *("-o", "BatchMode=yes", "-o", "ControlPath=none", "-o", "ConnectTimeout=3"),
+            *("-o", "StrictHostKeyChecking=accept-new"),
+        ]
+
+    def ssh(self, command: str = "true", user: str = "", port: int = 0) -> subprocess.CompletedProcess[str]:
+        """Log in and run a command; the way the inventory wants it unless said otherwise."""
+        login = ["-i", self.key, "-p", str(port or self.port), f"{user or self.user}@{self.address}"]
+        return subprocess.run(["ssh", *self.options, *login, command], capture_output=True, text=True)
+
+    def opens(self, user: str = "", port: int = 0) -> bool:
+        """Whether a login works, and may become root."""
+        return self.ssh("sudo -n true" if user != "root" else "true", user, port).returncode == 0
+
+
 @dataclass
 class Run:
     """How a run of ansible-playbook ended."""

@@ -129,6 +129,10 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("timeout", 0),
         ("websockets", "yes"),
         ("streaming", 1),
+        ("network", "none"),
+        ("memory_limit", "lots"),
+        ("memory_limit", "0M"),
+        ("tasks_limit", 1),
         ("maintenance_allow", ["everybody"]),
         ("maintenance_allow", ["192.0.2.1; allow all"]),
     ],
@@ -163,6 +167,7 @@ def test_a_bad_value_is_named_with_what_is_expected(key: str, value: Any) -> Non
         ("limits", {"requests": 0, "burst": 0, "connections": 0}),
         ("upload_limit", "2g"),
         ("websockets", True),
+        ("memory_limit", "infinity"),
         ("maintenance_allow", ["192.0.2.0/24", "2001:db8::1"]),
     ],
 )
@@ -197,6 +202,29 @@ def test_the_challenge_by_dns_needs_a_program() -> None:
     (problem,) = check_inventory.check_hook([app], False)
     assert problem.where == "app shop, key tls_challenge"
     assert list(check_inventory.check_hook([app], True)) == []
+
+
+PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBweY/L0cxGLI5mPHTcI33kGs0rNbEV3uPJSNMtoJ3PL somebody@laptop"
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ([], "an empty list, so nobody could log in"),
+        ([PUBLIC, "ssh-ed25519 AAAA"], "'ssh-ed25519 AAAA…', which is none"),
+        (["-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl"], "a private key, which is none"),
+        ([PUBLIC.replace("AAAAC3", "AAAAC4")], "'ssh-ed25519 AAAAC4NzaC1lZDI1NTE5AAAAIBwe…', which is none"),
+    ],
+)
+def test_bad_keys_of_administrators_are_named(keys: list[str], found: str) -> None:
+    (problem,) = check_inventory.check_keys(keys)
+    assert problem.found == found
+    assert problem.where.startswith("key admin_keys")
+
+
+def test_good_keys_of_administrators_are_taken() -> None:
+    assert list(check_inventory.check_keys([PUBLIC])) == []
+    assert list(check_inventory.check_keys(None)) == []
 
 
 def certify(names: list[str], days: int = 30) -> dict[str, str]:
@@ -359,7 +387,7 @@ def test_an_app_that_is_not_there_is_refused_with_the_list(play: Play) -> None:
 
 
 def test_a_good_inventory_lets_the_hosts_be_asked(play: Play) -> None:
-    run = play({"apps": [GOOD]})
+    run = play({"apps": [GOOD]}, "-e", "patience=0")
     assert "web1 (127.0.0.1) can't be reached" in run.stdout
     assert "The inventory has" not in run.stdout
 
@@ -392,7 +420,7 @@ def test_a_too_old_ansible_is_refused(play: Play, tmp_path: Path) -> None:
     ],
 )
 def test_only_debian_12_and_13_are_taken(text: str, is_fine: bool) -> None:
-    problem = check_hosts.problem_of("web1", {"ansible_host": "192.0.2.7"}, {"system": reach_host.parse(text)})
+    problem = check_hosts.problem_of("web1", {"ansible_host": "192.0.2.7"}, {"system": reach_host.parse(text)}, False)
     assert (problem is None) == is_fine
     assert is_fine or "Debian 12 or 13 is needed" in str(problem)
-    assert check_hosts.problem_of("web1", {"untested_system": True}, {"system": reach_host.parse(text)}) is None
+    assert check_hosts.problem_of("web1", {"untested_system": True}, {"system": reach_host.parse(text)}, False) is None

@@ -6,7 +6,6 @@ import os
 import shlex
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 from action import release_build as packing
 from ansible.errors import AnsibleActionFail
-from modules import nginx_config, release_build, release_switch, ufw_policy
+from modules import config_files, nginx_config, release_build, release_switch, ufw_policy
 
 # --- release_build, on the control node -----------------------------------------------------------------------------
 
@@ -235,7 +234,7 @@ gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
 
 
 def item(**keys: Any) -> dict[str, Any]:
-    return {"port": "80", "proto": "tcp", "from": None, "comment": ""} | keys
+    return {"port": "80", "proto": "tcp", "from": None, "limit": False, "comment": ""} | keys
 
 
 @pytest.mark.parametrize(
@@ -244,6 +243,7 @@ def item(**keys: Any) -> dict[str, Any]:
         ({}, "allow 80/tcp"),
         ({"comment": "web"}, "allow 80/tcp comment 'web'"),
         ({"port": "8000:8100", "proto": "udp"}, "allow 8000:8100/udp"),
+        ({"limit": True, "comment": "SSH"}, "limit 80/tcp comment 'SSH'"),
         ({"from": "192.0.2.7"}, "allow from 192.0.2.7 to any port 80 proto tcp"),
         ({"from": "192.0.2.7/32"}, "allow from 192.0.2.7 to any port 80 proto tcp"),
         ({"from": "192.0.2.7/24"}, "allow from 192.0.2.0/24 to any port 80 proto tcp"),
@@ -275,23 +275,21 @@ def test_a_bad_rule_is_refused(keys: dict[str, str]) -> None:
         ufw_policy.as_rule(item(**keys))
 
 
-def test_the_port_of_the_own_connection_is_found_through_sudo() -> None:
-    program = "import os; print(os.getpid(), flush=True); input()"
-    environment = {"SSH_CONNECTION": "192.0.2.7 50000 192.0.2.8 2222"}
-    outer = ["env", "-u", "SSH_CONNECTION", sys.executable, "-c", program]
-    shell = subprocess.Popen(
-        ["sh", "-c", '"$@"; true', "sh", *outer],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment | {"PATH": os.environ["PATH"]},
-    )
-    assert shell.stdout
-    assert shell.stdin
-    assert ufw_policy.port_of_this_connection(int(shell.stdout.readline())) == "2222"
-    shell.communicate(b"\n")
+@pytest.mark.parametrize(("port", "is_let_in"), [("22", True), ("20:30", True), ("23", False), ("30:40", False)])
+def test_a_rule_lets_in_the_ports_it_names(port: str, is_let_in: bool) -> None:
+    assert ufw_policy.lets_in(item(port=port), {22}) == is_let_in
+    assert not ufw_policy.lets_in(item(port=port, proto="udp"), {22})
 
 
 # --- nginx_config ---------------------------------------------------------------------------------------------------
+
+
+def test_a_set_of_files_is_written_with_their_modes(tmp_path: Path) -> None:
+    path = tmp_path / "new/folder/settings.conf"
+    assert config_files.as_it_is(path) == ("", -1)
+    config_files.write(path, "one\n", 0o640)
+    assert config_files.as_it_is(path) == ("one\n", 0o640)
+    assert os.listdir(path.parent) == ["settings.conf"]
 
 
 def test_files_are_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:

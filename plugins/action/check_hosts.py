@@ -11,14 +11,15 @@ from ansible.plugins.action import ActionBase
 SUPPORTED = {"debian": ("12", "13")}
 
 
-def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any]) -> str | None:
+def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any], check_mode: bool) -> str | None:
     """What keeps a host from being managed, in one sentence with the way out; None when nothing does."""
     address = hostvars.get("ansible_host", host)
     if reached.get("unreachable"):
         return (
             f"{host} ({address}) can't be reached: {str(reached.get('msg', '')).strip()}\n"
             f"  Is it on, and does 'ssh {hostvars.get('ansible_user', 'root')}@{address}' work? Check ansible_host, "
-            f"ansible_user and ansible_port. To go on without it: --limit '!{host}'"
+            "ansible_user and ansible_port, the port up to now where ssh_port was changed. "
+            f"To go on without it: --limit '!{host}'"
         )
     if reached.get("failed"):
         return f"{host} ({address}) answers, but can't be looked at: {str(reached.get('msg', '')).strip()}"
@@ -28,6 +29,8 @@ def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any
             f"{host} ({address}) runs {system.get('PRETTY_NAME')}, but Debian 12 or 13 is needed.\n"
             "  Use a machine with Debian 13. To try a relative of Debian all the same: -e untested_system=true"
         )
+    if check_mode and not reached.get("python", True):
+        return f"{host} ({address}) has no Python yet, so --check can't look at it. A real run of site.yml installs it."
     return None
 
 
@@ -41,7 +44,8 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         hosts = variables["ansible_play_hosts_all"]
-        found = (problem_of(h, variables["hostvars"][h], variables["hostvars"][h].get("reached", {})) for h in hosts)
+        hostvars, check_mode = variables["hostvars"], self._task.check_mode
+        found = (problem_of(h, hostvars[h], hostvars[h].get("reached", {}), check_mode) for h in hosts)
         problems = [problem for problem in found if problem]
         if problems:
             raise AnsibleActionFail("\n\n".join(["Nothing was changed on any host.", *problems]))

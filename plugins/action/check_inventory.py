@@ -21,6 +21,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -265,6 +266,14 @@ KEYS = {
     "timeout": Key(int, SECONDS, "timeout: 60", lambda v: 1 <= v <= 3600),
     "websockets": Key(bool, "true or false", "websockets: true"),
     "streaming": Key(bool, "true or false", "streaming: true"),
+    "network": Key(bool, "true or false", "network: false"),
+    "memory_limit": Key(
+        str,
+        "an amount such as 512M or 2G, a share of the machine's memory such as 50%, or infinity",
+        "memory_limit: 512M",
+        lambda v: bool(re.fullmatch(r"[1-9][0-9]*[KMGT]|[1-9][0-9]?%|100%|infinity", v)),
+    ),
+    "tasks_limit": Key(int, "a whole number from 16 to 100000", "tasks_limit: 512", lambda v: 16 <= v <= 100000),
     "maintenance_allow": Key(
         list, "a list of addresses and networks", "maintenance_allow: [198.51.100.7]", lambda v: all(map(is_network, v))
     ),
@@ -290,7 +299,14 @@ KEYS = {
     ),
 }
 # Settings whose type alone does not say what they may hold; they reach configuration files.
-SHAPES = {"nginx_client_max_body_size": r"[0-9]+[kKmMgG]?"}
+SHAPES = {
+    "nginx_client_max_body_size": r"[0-9]+[kKmMgG]?",
+    "base_reboot_time": r"|([01]\d|2[0-3]):[0-5]\d",
+    "base_timezone": r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*",
+    "base_locale": r"[\w.@-]+",
+    "base_journal_size": r"[0-9]+[KMGT]?",
+    "admin_user": r"(?!root$)[a-z_][a-z0-9_-]{0,31}",
+}
 TYPE_NAMES = {
     str: "text",
     int: "a whole number",
@@ -480,12 +496,28 @@ def check_hook(apps: Any, is_there: bool) -> Iterator[Problem]:
             )
 
 
-def check_names(apps: Any, login: str) -> Iterator[Problem]:
-    """Check that no app takes the name of the user who logs in: it would take the account, too."""
+def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
+    """Check that no app takes the name of a user who logs in: it would take the account, too."""
     for app in apps if isinstance(apps, list) else []:
-        if isinstance(app, dict) and app.get("name") == login:
-            found, expected = f"'{login}', which is also ansible_user", "a name that no user of the machine has"
-            yield Problem(f"app {login}, key name", found, expected, KEYS["name"].example)
+        for key, login in logins.items():
+            if isinstance(app, dict) and app.get("name") == login:
+                found, expected = f"'{login}', which is also {key}", "a name that no user of the machine has"
+                yield Problem(f"app {login}, key name", found, expected, KEYS["name"].example)
+
+
+def check_keys(keys: Any) -> Iterator[Problem]:
+    """Check that each of admin_keys is a public key, and that there is one."""
+    example = "admin_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI… somebody@laptop]"
+    if keys == []:
+        expected = "the public keys of the administrators, or no such line: then whoever logs in now stays"
+        yield Problem("key admin_keys", "an empty list, so nobody could log in", expected, example)
+    for number, key in enumerate(keys if isinstance(keys, list) else [], start=1):
+        try:
+            serialization.load_ssh_public_key(str(key).strip().encode())
+        except (ValueError, UnsupportedAlgorithm):
+            found = "a private key" if "PRIVATE KEY" in str(key) else repr(f"{str(key)[:40]}…")
+            expected = "public keys, each as the one line of a file such as ~/.ssh/id_ed25519.pub"
+            yield Problem(f"key admin_keys, entry {number}", f"{found}, which is none", expected, example)
 
 
 def report(problems: dict[Problem, list[str]]) -> str:
@@ -565,6 +597,7 @@ class ActionModule(ActionBase):
             known.update(str(app["name"]) for app in apps or [] if isinstance(app, dict) and "name" in app)
         yield from check_settings(hostvars, get)
         yield from check_connection(get, hostvars)
-        yield from check_names(apps, str(hostvars.get("ansible_user", "")))
+        yield from check_names(apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars})
+        yield from check_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
         yield from check_hook(apps, bool(get("certificate_dns_hook") if "certificate_dns_hook" in hostvars else ""))
         yield from unreadable

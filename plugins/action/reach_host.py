@@ -1,11 +1,38 @@
-"""Reach a host and learn which system it runs. Takes a tenth of gathering facts, and no Python on the host."""
+"""Reach a host by the login that works, wait until it is ready, and learn what it is. Needs no Python on the host."""
 
 from __future__ import annotations
 
+import getpass
 import shlex
+import time
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PAUSE = 3  # seconds between two tries
+# While a first boot goes on, sshd may be there before the keys are; later, a refusal is one.
+KEYS_MAY_COME = 60
+SETTING_UP = 900  # seconds that a first boot may take
+# Prints os-release, and what else is there: Python, a program that sets the clock.
+LOOK = """cat /etc/os-release
+command -v python3 >/dev/null && echo PYTHON=yes
+PATH=$PATH:/usr/sbin
+command -v chronyd ntpd >/dev/null && echo CLOCK=yes"""
+# Prints what a first boot still does; nothing when it is done. A lock is found by the inode of its file.
+BUSY = r"""
+if command -v cloud-init >/dev/null && cloud-init status 2>/dev/null | grep -q 'status: running'; then
+    echo 'cloud-init is setting it up'
+fi
+for lock in /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lock; do
+    [ -e $lock ] || continue
+    pid=$(awk -v inode=":$(stat -c %i $lock)$" '$6 ~ inode { print $5 }' /proc/locks | head -n 1)
+    [ -z "$pid" ] || { echo "$(cat /proc/$pid/comm 2>/dev/null || echo a program) holds the lock of dpkg"; break; }
+done
+"""
+# What no waiting mends.
+HOPELESS = ("Could not resolve hostname", "Host key verification failed", "IDENTIFICATION HAS CHANGED")
 
 
 def parse(os_release: str) -> dict[str, str]:
@@ -14,20 +41,125 @@ def parse(os_release: str) -> dict[str, str]:
     return {key: " ".join(shlex.split(value)) for key, value in pairs}
 
 
+def logins_of(first_user: str, admin_user: str, first_port: int, ssh_port: int) -> list[tuple[str, int]]:
+    """The ways to get in, the one that the inventory wants in the end before those of a fresh machine."""
+    users = [admin_user or ("admin" if first_user == "root" else first_user), first_user]
+    return list(dict.fromkeys((user, port) for port in (ssh_port or first_port, first_port) for user in users))
+
+
 class ActionModule(ActionBase):
-    """Read the host's /etc/os-release."""
+    """Find the login; wait for the host as many seconds as the argument `patience` says."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        done = self._low_level_execute_command("cat /etc/os-release", sudoable=False)
-        if done["rc"]:
-            return result | {"failed": True, "msg": done["stderr"] or done["stdout"]}
-        system = parse(done["stdout"])
+        variables = task_vars or {}
+        name, patience = variables["inventory_hostname"], int(self._task.args.get("patience", 0))
+        login, told = self.get_in(name, variables, patience)
+        if patience:
+            self.wait_until_set_up(name)
+        if login and login[0] != "root" and (refusal := self.may_not_be_root(variables, login[0])):
+            return result | {"failed": True, "msg": refusal}
+        system = parse(told)
         # By the names that gathered facts would have.
         facts = {
             "distribution": system.get("ID", "").capitalize(),
             "distribution_major_version": system.get("VERSION_ID", "").split(".")[0],
         }
-        return result | {"changed": False, "system": system, "ansible_facts": facts}
+        there = {name.lower(): system.pop(name, "") == "yes" for name in ("PYTHON", "CLOCK")}
+        found = {"system": system, **there, "ansible_facts": facts}
+        return result | found | ({"user": login[0], "port": login[1]} if login else {})
+
+    def get_in(self, name: str, variables: dict[str, Any], patience: int) -> tuple[tuple[str, int] | None, str]:
+        """Find a login that works; it and what LOOK printed come back.
+
+        Raises:
+            AnsibleConnectionFailure: when there is none, even after waiting.
+        """
+        if self._connection.transport != "ssh":
+            return None, self.execute(LOOK)[1]
+
+        def setting(key: str) -> str:
+            return str(self._templar.template(variables.get(key) or ""))
+
+        first = setting("ansible_user") or self._connection.get_option("remote_user") or getpass.getuser()
+        first_port = int(setting("ansible_port") or self._connection.get_option("port") or 22)
+        logins = logins_of(first, setting("admin_user"), first_port, int(setting("ssh_port") or 0))
+        began = told = time.monotonic()
+        while True:
+            reasons: dict[tuple[str, int], str] = {}
+            for user, port in logins:
+                if any(p == port and "denied" not in reason for (_, p), reason in reasons.items()):
+                    continue  # nobody listens there
+                try:
+                    return (user, port), self.knock(user, port, LOOK)
+                except AnsibleConnectionFailure as error:
+                    reasons[user, port] = why(error)
+            waited = time.monotonic() - began
+            denied = any("denied" in reason for reason in reasons.values())
+            hopeless = any(words in reason for reason in reasons.values() for words in HOPELESS)
+            if hopeless or waited >= (min(patience, KEYS_MAY_COME) if denied else patience):
+                raise AnsibleConnectionFailure("; ".join(f"{u} at port {p}: {r}" for (u, p), r in reasons.items()))
+            if waited == 0 or time.monotonic() - told > 10:
+                told = time.monotonic()
+                seen = "; ".join(dict.fromkeys(reasons.values()))
+                tell(name, f"{seen}. Waiting for it, up to {patience - waited:.0f} s")
+            time.sleep(PAUSE)
+
+    def knock(self, user: str, port: int, command: str, fresh: bool = False) -> str:
+        """Run a command by a certain login; over a connection of its own, if it has to be fresh.
+
+        Raises:
+            AnsibleConnectionFailure: when that login does not work, or the command fails.
+        """
+        self._connection.set_option("remote_user", user)
+        self._connection.set_option("port", port)
+        if fresh:
+            own = f"-o ControlPath=none -o ControlMaster=no {self._connection.get_option('ssh_args') or ''}"
+            self._connection.set_option("ssh_args", own)
+        code, out, err = self.execute(command)
+        if code and fresh:
+            raise AnsibleConnectionFailure(err.strip() or out.strip() or f"exit code {code}")
+        return out
+
+    def execute(self, command: str) -> tuple[int, str, str]:
+        """Run a command as the user who logged in."""
+        code, out, err = self._connection.exec_command(f"sh -c {shlex.quote(command)}", sudoable=False)
+        return code, out.decode(errors="replace"), err.decode(errors="replace")
+
+    def wait_until_set_up(self, name: str) -> None:
+        """Wait for a first boot's jobs; the role base does so again, should another one begin."""
+        deadline, told = time.monotonic() + SETTING_UP, 0.0
+        while (busy := ", ".join(self.execute(BUSY)[1].split("\n")).strip(", ")) and time.monotonic() < deadline:
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                tell(name, f"{busy}. Waiting for it, up to {deadline - told:.0f} s")
+            time.sleep(PAUSE)
+
+    def may_not_be_root(self, variables: dict[str, Any], user: str) -> str:
+        """Why this user can't become root; empty when nothing is in the way, or a password was given for it."""
+        given = (variables.get("ansible_become_password"), variables.get("ansible_become_pass"))
+        if any(given) or self._play_context.become_pass:
+            return ""
+        code, _out, said = self.execute("sudo -n true")
+        if not code:
+            return ""
+        return (
+            f"{user} can log in, but not become root: {said.strip()}\n  If sudo asks for a password: "
+            f"--ask-become-pass. Otherwise give {user} sudo, or set ansible_user to a user who has it."
+        )
+
+
+def why(error: AnsibleConnectionFailure) -> str:
+    """A failure in a line, by ssh's last words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for words in HOPELESS:
+        if any(words in line for line in lines):
+            return next(line for line in lines if words in line)
+    return lines[-1].removeprefix("Failed to connect to the host via ssh: ") if lines else "no answer"
+
+
+def tell(name: str, what: str) -> None:
+    """Say why nothing seems to happen."""
+    Display().display(f"{name}: {what}")

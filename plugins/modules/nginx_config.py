@@ -56,8 +56,8 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 NGINX = "/usr/sbin/nginx"
-# What check mode can't tell: it has made no certificate for a new site, and installed no module. What stands before that
-# was read and found good.
+# What check mode can't tell: it has made no certificate for a new site, and installed no module. What stands before
+# that was read and found good.
 UNTOLD = re.compile(r'cannot load certificate .*No such file|unknown directive "brotli')
 
 

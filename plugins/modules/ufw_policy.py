@@ -10,7 +10,8 @@ description:
   - Brings UFW to a stated policy in one step - connections from outside are denied but for the given ones, those to the
     outside are allowed, and the firewall is on, now and after a reboot.
   - Rules that are not given are removed. What is given is allowed before anything is denied or removed.
-  - The port that this very SSH connection came in by is always among them, so nobody locks themselves out.
+  - Rules that would let nobody in to sshd are refused. A change undoes itself after a minute unless M(confirm_access)
+    gets in.
   - A host that complies already is only looked at - UFW is not reloaded.
 options:
   allow:
@@ -31,6 +32,10 @@ options:
       from:
         description: Address or network that may connect; anybody when left out.
         type: str
+      limit:
+        description: Refuse a client that comes more than six times in half a minute.
+        type: bool
+        default: false
       comment:
         description: Shown beside the rule by C(ufw status).
         type: str
@@ -46,7 +51,7 @@ EXAMPLES = r"""
 - name: Let in SSH and the web, and the monitor to its agent
   ufw_policy:
     allow:
-      - {port: 22, comment: SSH}
+      - {port: 22, comment: SSH, limit: true}
       - {port: 80, comment: web}
       - {port: 9100, from: 10.0.0.5, comment: monitor}
 """
@@ -61,7 +66,6 @@ rules:
 """
 
 import ipaddress
-import os
 import re
 import shlex
 import shutil
@@ -69,6 +73,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lockout import arm, waiting
 
 POLICIES = {
     "incoming": ("DEFAULT_INPUT_POLICY", "DROP", "deny"),
@@ -88,29 +93,21 @@ def as_rule(item: dict[str, Any]) -> str:
         raise ValueError(f"port is '{port}', but must be a number from 1 to 65535 or a range such as 8000:8100")
     if not re.fullmatch(r"[\w .,:/()+-]*", comment):
         raise ValueError(f"comment is '{comment}', but may only hold letters, digits, spaces and . , : / ( ) + -")
-    rule = f"allow {port}/{proto}"
+    action = "limit" if item["limit"] else "allow"
+    rule = f"{action} {port}/{proto}"
     if source:
         network = ipaddress.ip_network(source, strict=False)
         if network.prefixlen == 0:
             raise ValueError(f"from is '{source}', which is everybody: leave it out")
         shown = network.network_address if network.num_addresses == 1 else network
-        rule = f"allow from {shown} to any port {port} proto {proto}"
+        rule = f"{action} from {shown} to any port {port} proto {proto}"
     return f"{rule} comment '{comment}'" if comment else rule
 
 
-def port_of_this_connection(pid: int) -> str | None:
-    """The port of sshd that a process came in by, from the environment of its ancestors: sudo clears its own."""
-    while pid > 1:
-        process = Path(f"/proc/{pid}")
-        try:
-            found = re.search(rb"(?:^|\0)SSH_CONNECTION=[^\0]* (\d+)(?:\0|$)", (process / "environ").read_bytes())
-            if found:
-                return found[1].decode()
-            parent = re.search(r"^PPid:\s*(\d+)", (process / "status").read_text(), re.MULTILINE)
-        except OSError:
-            return None
-        pid = int(parent[1]) if parent else 0
-    return None
+def lets_in(item: dict[str, Any], ports: set[int]) -> bool:
+    """Whether somebody can reach one of these TCP ports by a rule."""
+    first, _, last = item["port"].partition(":")
+    return item["proto"] == "tcp" and any(int(first) <= port <= int(last or first) for port in ports)
 
 
 def without_comment(rule: str) -> str:
@@ -134,6 +131,12 @@ class Ufw:
             return []
         return [line[4:].strip() for line in self.call("show", "added").splitlines() if line.startswith("ufw ")]
 
+    def ports_of_sshd(self) -> set[int]:
+        """Where sshd listens, or systemd for it."""
+        _rc, out, _err = self.module.run_command(["ss", "-H", "--listening", "--tcp", "--numeric", "--processes"])
+        listed = (line.split() for line in out.splitlines() if re.search(r'"sshd"|"systemd"', line))
+        return {int(port) for words in listed if (port := words[3].rpartition(":")[2]).isdigit()}
+
     def policies(self) -> dict[str, str]:
         """The default for each direction, in UFW's words: DROP, ACCEPT or REJECT."""
         path = Path("/etc/default/ufw")
@@ -155,6 +158,7 @@ def main() -> None:
                     "port": {"type": "str", "required": True},
                     "proto": {"type": "str", "choices": ["tcp", "udp"], "default": "tcp"},
                     "from": {"type": "str"},
+                    "limit": {"type": "bool", "default": False},
                     "comment": {"type": "str", "default": ""},
                 },
             }
@@ -168,11 +172,14 @@ def main() -> None:
         except ValueError as error:
             module.fail_json(msg=f"Firewall rule {item}: {error}.")
     wanted = list(dict.fromkeys(wanted))
-    own = port_of_this_connection(os.getpid())
-    if own and not any(re.match(rf"allow {own}/tcp\b", rule) for rule in wanted):
-        wanted.insert(0, f"allow {own}/tcp comment 'SSH'")
-
     ufw = Ufw(module)
+    listening = ufw.ports_of_sshd()
+    if listening and not any(lets_in(item, listening) for item in module.params["allow"]):
+        ports = ", ".join(map(str, sorted(listening)))
+        module.fail_json(
+            msg=f"These rules would let nobody in by SSH any more: sshd listens on port {ports}, and none of them is "
+            "for that. Look at ssh_port and firewall_ssh_port. Nothing was changed."
+        )
     rules, policies, is_on = ufw.rules(), ufw.policies(), ufw.is_on()
     to_add = [rule for rule in wanted if rule not in rules]
     kept = {without_comment(rule) for rule in wanted}
@@ -180,11 +187,14 @@ def main() -> None:
     to_set = [d for d, (key, value, _word) in POLICIES.items() if policies.get(key) != value]
     changed = bool(to_add or to_delete or to_set or not is_on)
 
+    token = "" if module.check_mode else waiting()
     if changed and not module.check_mode:
         if not ufw.program:
             module.fail_json(msg="UFW is not installed.")
+        token = arm()
         for rule in to_add:
-            ufw.call(*shlex.split(rule))
+            # UFW takes the first rule that fits: who is named goes before everybody.
+            ufw.call(*(["prepend"] if " from " in rule else []), *shlex.split(rule))
         # Read again: adding one rule can have changed another in place.
         for rule in (rule for rule in ufw.rules() if without_comment(rule) not in kept):
             words = shlex.split(without_comment(rule))
@@ -200,6 +210,7 @@ def main() -> None:
             "before": listing(rules, is_on, to_set),
             "after": listing(wanted, True, []),
         },
+        **({"ansible_facts": {"access_waiting": token}} if token else {}),
     )
 
 

@@ -68,4 +68,8 @@ def create_app() -> Flask:
             return jsonify(error=type(error).__name__), 403
         return "written\n"
 
+    @app.post("/eat")
+    def eat() -> ResponseReturnValue:
+        return f"{len(b'x' * (int(request.args['mebibytes']) << 20))}\n"
+
     return app

@@ -1,0 +1,87 @@
+"""What a provider hands out becomes a machine that its administrator alone gets in to."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from testing import Door, Machine, Run
+
+testinfra_hosts = ["ansible://webservers"]
+Play = Callable[..., Run]
+
+# Holds dpkg's lock the way apt does.
+HOLD = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(45)"
+
+
+def as_handed_out(door: Door, variables: dict[str, str]) -> Callable[[str], str]:
+    """Run commands as root, by the login that the provider made."""
+
+    def run(command: str) -> str:
+        wrapped = command if variables["ansible_user"] == "root" else f"sudo sh -c {shlex.quote(command)}"
+        done = door.ssh(wrapped, variables["ansible_user"], 22)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_a_host_that_can_not_be_made_the_site_is_left_alone(machine: Machine, door: Door, play: Play) -> None:
+    run_as_root = as_handed_out(door, machine.variables)
+    if machine.name == "sudo12":
+        run_as_root("useradd -m plain; cp -r ~debian/.ssh ~plain/; chown -R plain: ~plain/.ssh")
+        run = play("site", "-e", "ansible_user=plain", "-e", "admin_user=plain")
+        assert run.code != 0
+        assert "plain can log in, but not become root" in run.output
+        assert "--ask-become-pass" in run.output
+        run_as_root("userdel -rf plain 2>/dev/null")
+    else:
+        run = play("site", "--check")
+        assert run.code != 0
+        assert "has no Python yet, so --check can't look at it" in run.output
+
+
+def test_first_contact_waits_for_what_a_first_boot_does(
+    machine: Machine, door: Door, play: Play, tmp_path: Path
+) -> None:
+    run_as_root = as_handed_out(door, machine.variables)
+    if machine.name == "sudo12":
+        # a container's boot leaves it out
+        run_as_root(
+            "cd /run/cloud-init && rm -f disabled && touch enabled && systemctl start --no-block cloud-init.target"
+        )
+        run_as_root(f"systemd-run --collect python3 -c {shlex.quote(HOLD)}")
+    else:
+        # sshd is not there yet
+        late = "systemctl stop ssh.socket ssh.service; sleep 12; systemctl start ssh.socket"
+        run_as_root(f"systemd-run --collect sh -c '{late}'")
+    # no connection of a test before this one
+    run = play("site", environment={"ANSIBLE_SSH_CONTROL_PATH_DIR": str(tmp_path)})
+    assert run.code == 0, run.output
+    if machine.name == "sudo12":
+        assert "sudo12: cloud-init is setting it up" in run.output
+        assert "holds the lock of dpkg. Waiting for it, up to" in run.output
+    else:
+        assert "port 22: Connection refused. Waiting for it, up to 300 s" in run.output
+    assert machine.web.ask("/").status == 200
+
+
+def test_the_administrator_gets_in_and_nobody_else(door: Door) -> None:
+    assert door.opens()
+    assert not door.opens("root")
+    assert not door.opens(port=22)
+    asked = door.ssh("true", "nobody").stderr
+    assert "Permission denied (publickey)" in asked
+
+
+def test_the_same_command_again_changes_nothing(machine: Machine, play: Play) -> None:
+    run = play("site")
+    assert run.code == 0, run.output
+    assert run.recap(machine.name)["changed"] == 0, run.output
+
+
+def test_check_mode_on_the_finished_machine_changes_nothing(machine: Machine, play: Play) -> None:
+    run = play("site", "--check", "--diff")
+    assert run.code == 0, run.output
+    assert run.recap(machine.name)["changed"] == 0, run.output

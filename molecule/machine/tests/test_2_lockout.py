@@ -1,0 +1,169 @@
+"""Whatever is set wrong: somebody gets in again, without help. Two machines at a time, each with its own change."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from testing import PROJECT, Door, Machine, Run, wait_for
+
+testinfra_hosts = ["ansible://sudo12"]
+Play = Callable[..., Run]
+Neighbour = Callable[[str], Door]
+LONGEST = 90  # seconds from the change to the former state
+BOTH = "sudo12,root13"
+
+# Changes that nobody gets in after.
+PORT: dict[str, Any] = {"ssh_port": 2345}  # which a firewall in between closes
+ELSEWHERE: dict[str, Any] = {"ssh_allow_users": ["admin@192.0.2.1"]}
+OTHERS: dict[str, Any] = {"firewall_ssh_from": ["192.0.2.1"], "admin_addresses": []}
+
+
+LOOK_OUT = "sudo timeout 60 sh -c 'until test -e /var/lib/undo-lockout/armed; do sleep 0.05; done'"
+
+
+class Watcher:
+    """Tries to log in once a second, the way it was before, and notes when that worked."""
+
+    def __init__(self, door: Door) -> None:
+        self.seen: list[bool] = []
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.watch, args=[door])
+
+    def watch(self, door: Door) -> None:
+        while not self.stop.wait(1):
+            self.seen.append(door.opens())
+
+    def was_locked_out_and_is_back(self) -> bool:
+        return False in self.seen and self.seen[-1]
+
+    def __enter__(self) -> Watcher:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+
+@pytest.fixture
+def doors(neighbour: Neighbour) -> Iterator[list[Door]]:
+    """The doors of both machines, with a firewall before them that nobody thought of."""
+    doors = [neighbour(name) for name in BOTH.split(",")]
+    closing = "sudo iptables -t raw {} PREROUTING -p tcp --dport 2345 -j DROP"
+    for door in doors:
+        assert door.ssh(closing.format("-A")).returncode == 0
+    yield doors
+    for door in doors:
+        assert door.ssh(closing.format("-D")).returncode == 0
+
+
+@pytest.fixture
+def settings(tmp_path: Path, neighbour: Neighbour) -> Callable[..., list[str]]:
+    """Set something for each machine, and where sshd listens up to now; what comes back are options."""
+
+    def write(**hosts: dict[str, Any]) -> list[str]:
+        (tmp_path / "host_vars").mkdir()
+        (tmp_path / "hosts.yml").write_text("---\n")
+        for name, variables in hosts.items():
+            present = {"ansible_port": neighbour(name).port}
+            (tmp_path / f"host_vars/{name}.yml").write_text(yaml.safe_dump(present | variables))
+        return ["-i", str(tmp_path)]
+
+    return write
+
+
+def how_to_get_in(door: Door) -> str:
+    """All that says who gets in."""
+    files = "/etc/ssh/sshd_config.d/10-hardening.conf /etc/systemd/system/ssh.socket.d/* /etc/sudoers.d/*"
+    return door.ssh(f"sudo sh -c 'cat {files} ~/.ssh/authorized_keys; ufw show added; ufw status'").stdout
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(PORT, ELSEWHERE), (OTHERS, PORT)],
+    ids=["port, users", "firewall, port of ssh.socket"],
+)
+def test_a_change_that_locks_everybody_out_undoes_itself(
+    play: Play, doors: list[Door], settings: Callable[..., list[str]], one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    before = [how_to_get_in(door) for door in doors]
+    with Watcher(doors[0]) as first, Watcher(doors[1]) as second:
+        run = play("provision", *settings(sudo12=one, root13=other), limit=BOTH)
+        assert run.code != 0
+        for door in doors:
+            assert f"{door.user} can't get in at port" in run.output
+        assert "The host undoes these changes by itself within a minute" in run.output
+        for watcher in (first, second):
+            wait_for(watcher.was_locked_out_and_is_back, LONGEST, "somebody gets in again")
+            print("logins, once a second:", "".join("." if worked else "!" for worked in watcher.seen))
+            assert watcher.seen.count(False) < LONGEST
+    assert [how_to_get_in(door) for door in doors] == before
+
+
+def test_nobody_has_to_be_there_for_the_way_back(
+    doors: list[Door], inventory: Path, settings: Callable[..., list[str]]
+) -> None:
+    """The control node dies between the change and the new login."""
+    command = ["ansible-playbook", "playbooks/provision.yml", "-i", str(inventory), "--limit", BOTH]
+    command += settings(sudo12={"ssh_port": 2346}, root13={"ssh_port": 2346})
+    own = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    lookout = threading.Thread(target=doors[0].ssh, args=[LOOK_OUT])
+    lookout.start()
+    run = subprocess.Popen(
+        command,
+        cwd=PROJECT,
+        env=own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    lookout.join()
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    killed = time.monotonic()
+    wait_for(lambda: not doors[0].opens(), 10, "the old way is closed")
+    for door in doors:
+        wait_for(door.opens, LONGEST, "the old way is open again")
+    print(f"open again after {time.monotonic() - killed:.0f} s")
+
+
+def test_a_run_that_was_cut_off_is_made_up_for_by_the_next(machine: Machine, door: Door, play: Play) -> None:
+    run = play("provision", limit=BOTH)
+    assert run.code == 0, run.output
+    with machine.host.sudo():
+        assert not machine.host.file("/var/lib/undo-lockout/armed").exists
+        assert machine.host.service("undo-lockout.timer").is_enabled
+    assert door.opens()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-e", "ssh_port=80", "-e", "ansible_port=2222"], "Port 80 is taken by nginx"),
+        (["-e", "admin_user=guest", "-e", '{"admin_keys": ["KEY"]}'], "guest is there already, with keys"),
+        (["-e", '{"admin_keys": []}'], "an empty list, so nobody could log in"),
+        (["-e", '{"admin_keys": ["ssh-ed25519 AAAA"]}'], "entry 1"),
+    ],
+)
+def test_what_can_be_known_before_is_an_error_before(
+    machine: Machine, door: Door, play: Play, options: list[str], words: str
+) -> None:
+    with machine.host.sudo():
+        machine.host.run("useradd -m guest; mkdir -p ~guest/.ssh; ssh-keygen -q -t ed25519 -N '' -f /root/guest")
+        machine.host.run_expect([0], "sh -c 'cp /root/guest.pub ~guest/.ssh/authorized_keys'")
+        keys = machine.host.file("/home/guest/.ssh/authorized_keys").content_string
+        own_key = Path(f"{door.key}.pub").read_text().strip()
+        run = play("provision", *(option.replace("KEY", own_key) for option in options))
+        assert run.code != 0
+        assert words in run.output, run.output
+        assert not machine.host.file("/var/lib/undo-lockout/armed").exists
+        assert machine.host.file("/home/guest/.ssh/authorized_keys").content_string == keys
+    assert door.opens()

@@ -1,0 +1,84 @@
+"""What takes a kernel of its own: its settings, limits that hold, AppArmor, swap, a reboot."""
+
+from __future__ import annotations
+
+import time
+
+from testing import Machine, wait_for
+
+testinfra_hosts = ["ansible://vm"]
+REBOOT = 240  # seconds that an emulated machine may take
+
+
+def test_the_site_is_live(machine: Machine) -> None:
+    assert machine.host.check_output("systemd-detect-virt") in ("kvm", "qemu")
+    assert machine.web.ask("/").status == 200
+
+
+def test_the_kernel_is_hardened(machine: Machine) -> None:
+    wanted = {
+        "kernel.kptr_restrict": 2,
+        "kernel.dmesg_restrict": 1,
+        "kernel.sysrq": 0,
+        "kernel.yama.ptrace_scope": 2,
+        "kernel.unprivileged_bpf_disabled": 1,
+        "fs.protected_fifos": 2,
+        "fs.protected_regular": 2,
+        "fs.suid_dumpable": 0,
+        "net.ipv4.conf.all.rp_filter": 1,
+        "net.ipv4.conf.all.accept_redirects": 0,
+        "net.core.bpf_jit_harden": 2,
+    }
+    with machine.host.sudo():
+        shown = machine.host.check_output(f"sysctl {' '.join(wanted)}")
+    assert {k: int(v) for k, v in (line.split(" = ") for line in shown.splitlines())} == wanted
+
+
+def test_an_app_that_eats_memory_loses_a_worker_and_nothing_else(machine: Machine) -> None:
+    unit = f"echo@{machine.live('echo')}.service"
+    group = f"/sys/fs/cgroup/system.slice/system-echo.slice/{unit}/memory.events"
+
+    def killed() -> int:
+        events = dict(line.split() for line in machine.host.check_output(f"cat {group}").splitlines())
+        return int(events["oom_kill"])
+
+    with machine.host.sudo():
+        before, master = killed(), machine.host.check_output(f"systemctl show -P MainPID {unit}")
+        assert machine.web.ask("/eat?mebibytes=20", "POST").status == 200
+        assert machine.web.ask("/eat?mebibytes=700", "POST").status == 502
+        assert killed() > before
+        assert machine.host.check_output(f"systemctl show -P MainPID {unit}") == master
+    wait_for(lambda: machine.web.ask("/").status == 200, 60, "the site answers")
+
+
+def test_apparmor_is_on(machine: Machine) -> None:
+    assert machine.host.check_output("cat /sys/module/apparmor/parameters/enabled") == "Y"
+    with machine.host.sudo():
+        assert int(machine.host.check_output("wc -l </sys/kernel/security/apparmor/profiles")) > 0
+
+
+def test_a_small_machine_has_swap(machine: Machine) -> None:
+    shown = machine.host.check_output("cat /proc/swaps").splitlines()[1:]
+    assert [line.split()[0] for line in shown] == ["/swapfile"]
+    with machine.host.sudo():
+        assert machine.host.file("/swapfile").mode == 0o600
+
+
+def test_the_clock_is_kept(machine: Machine) -> None:
+    assert machine.host.service("systemd-timesyncd").is_running
+
+
+def test_all_is_back_after_a_reboot(machine: Machine) -> None:
+    live = machine.live("echo")
+    with machine.host.sudo():
+        machine.host.run_expect([0], "systemd-run --collect sh -c 'sleep 1; systemctl reboot'")
+        time.sleep(5)
+        wait_for(lambda: machine.web.ask("/").status == 200, REBOOT, "the site is back")
+        wait_for(lambda: machine.host.run("true").rc == 0, 60, "a login works")
+        assert float(machine.host.check_output("cut -d' ' -f1 /proc/uptime")) < REBOOT
+        assert machine.live("echo") == live
+        for unit in (f"echo@{live}.service", "nginx", "fail2ban", "certificates.timer", "swapfile.swap"):
+            wait_for(lambda unit=unit: machine.host.service(unit).is_running, 60, f"{unit} is back")  # type: ignore[misc]
+        assert "Status: active" in machine.host.check_output("ufw status")
+        assert machine.host.sysctl("kernel.kptr_restrict") == 2
+        assert machine.host.check_output("systemctl --failed --no-legend --plain") == ""

@@ -1,0 +1,131 @@
+"""Keep a change to who may get in from locking everybody out.
+
+Before such a change the host notes how things are, and arms a timer that puts them back. Whoever made the change then
+gets in the new way, over a new connection, and disarms it. Nobody has to be there for the way back: not the one who
+made the change, nor the connection, and a reboot in between is no harm.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import tarfile
+from pathlib import Path
+
+PATIENCE = 60  # seconds from the last change to the way back
+STATE = Path("/var/lib/undo-lockout")
+ARMED = STATE / "armed"  # holds the token of whoever armed it
+PROGRAM = Path("/usr/local/sbin/undo-lockout")
+UNITS = Path("/etc/systemd/system")
+# Everything that the guarded changes touch.
+GUARDED = ("etc/ssh", "etc/systemd/system/ssh.socket.d", "etc/ufw", "etc/default/ufw", "etc/sudoers.d")
+
+UNDO = r"""#!/bin/sh
+# Put back how this machine let people in, as noted before a change that nobody confirmed.
+#   undo-lockout                  what the timer does
+#   undo-lockout confirm TOKEN    somebody got in the new way: leave it so
+set -eu
+cd /var/lib/undo-lockout
+if [ "${1:-}" = confirm ]; then
+    [ "$(cat armed 2>/dev/null)" = "${2:-}" ] || { echo "The former state was put back before."; exit 3; }
+    rm armed
+    systemctl stop undo-lockout.timer
+    rm -f before.tar guarded
+    exit 0
+fi
+[ -e armed ] || exit 0
+echo "Nobody got in the new way: putting back how people got in before."
+grep -q '^ENABLED=yes' ufw.conf 2>/dev/null || ! command -v ufw >/dev/null || ufw --force disable
+while read -r path; do rm -rf "/$path"; done <guarded
+tar --extract --preserve-permissions --file before.tar --directory /
+systemctl daemon-reload
+if grep -q '^ENABLED=yes' ufw.conf 2>/dev/null; then ufw reload; fi
+if systemctl --quiet is-enabled ssh.socket; then
+    systemctl stop ssh.service
+    systemctl restart ssh.socket
+else
+    systemctl reload-or-restart ssh.service
+fi
+rm armed before.tar guarded
+"""
+SERVICE = f"""[Unit]
+Description=Put back how people got in, after a change that nobody confirmed
+
+[Service]
+Type=oneshot
+ExecStart={PROGRAM}
+"""
+TIMER = f"""[Unit]
+Description=Wait for somebody to get in the new way
+
+[Timer]
+OnActiveSec={PATIENCE}
+AccuracySec=1
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def write(path: Path, content: str, mode: int) -> bool:
+    """Write a file in one step; tell whether that changed it."""
+    if path.exists() and path.read_text() == content and path.stat().st_mode & 0o7777 == mode:
+        return False
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(content)
+    beside.chmod(mode)
+    beside.replace(path)
+    return True
+
+
+def arm(*more: Path) -> str:
+    """Note how things are, unless a change before this one still waits to be confirmed, and start the timer anew.
+
+    Args:
+        more: files beside those that are always noted, such as somebody's keys.
+
+    Returns:
+        The token to confirm with.
+    """
+    STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = write(PROGRAM, UNDO, 0o755)
+    new |= write(UNITS / "undo-lockout.service", SERVICE, 0o644)
+    new |= write(UNITS / "undo-lockout.timer", TIMER, 0o644)
+    if new:
+        subprocess.run(["systemctl", "daemon-reload"], check=True)
+        subprocess.run(["systemctl", "enable", "--quiet", "undo-lockout.timer"], check=True)
+    guarded = [*GUARDED, *(str(path).lstrip("/") for path in more)]
+    if not ARMED.exists():
+        (STATE / "guarded").write_text("".join(f"{path}\n" for path in guarded))
+        with tarfile.open(STATE / "before.tar", "w") as before:
+            for path in filter(os.path.lexists, (f"/{path}" for path in guarded)):
+                before.add(path)
+        ufw = Path("/etc/ufw/ufw.conf")
+        (STATE / "ufw.conf").write_text(ufw.read_text() if ufw.exists() else "")
+        os.sync()
+        write(ARMED, secrets.token_hex(8), 0o600)
+    elif more:
+        note_later(guarded)
+    subprocess.run(["systemctl", "restart", "undo-lockout.timer"], check=True)
+    return ARMED.read_text()
+
+
+def note_later(guarded: list[str]) -> None:
+    """Add what a change before this one did not touch."""
+    noted = (STATE / "guarded").read_text().splitlines()
+    with tarfile.open(STATE / "before.tar", "a") as before:
+        for path in (path for path in guarded if path not in noted):
+            if os.path.lexists(f"/{path}"):
+                before.add(f"/{path}")
+            noted.append(path)
+    (STATE / "guarded").write_text("".join(f"{path}\n" for path in noted))
+
+
+def waiting() -> str:
+    """The token of a change that still waits to be confirmed, by this run or one that was cut off; empty if none."""
+    if not ARMED.exists():
+        return ""
+    subprocess.run(["systemctl", "restart", "undo-lockout.timer"], check=True)
+    return ARMED.read_text()

@@ -1,0 +1,86 @@
+#!/usr/bin/python
+"""Write a set of configuration files in one step."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: config_files
+short_description: Write a set of configuration files
+description:
+  - Writes files that belong to root, each in one step, and makes the folders that they need.
+  - One call for all files of a role, which would be one for each with M(ansible.builtin.template).
+options:
+  files:
+    description: Contents of files by their paths.
+    type: dict
+    required: true
+  mode:
+    description: Mode of all of them, in octal.
+    type: str
+    default: "0644"
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Bound the journal
+  config_files:
+    files:
+      /etc/systemd/journald.conf.d/10-size.conf: "{{ lookup('ansible.builtin.template', 'journald.conf.j2') }}"
+"""
+
+RETURN = r"""
+written:
+  description: The paths of files that were not as they should be.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def as_it_is(path: Path) -> tuple[str, int]:
+    """Content and mode of a file; an empty one when there is none."""
+    if not path.exists():
+        return "", -1
+    return path.read_text(errors="replace"), stat.S_IMODE(path.stat().st_mode)
+
+
+def write(path: Path, content: str, mode: int) -> None:
+    """Replace a file in one step."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("w") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+    beside.replace(path)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"files": {"type": "dict", "required": True}, "mode": {"type": "str", "default": "0644"}},
+        supports_check_mode=True,
+    )
+    mode = int(module.params["mode"], 8)
+    files = {Path(path): str(content) for path, content in module.params["files"].items()}
+    before = {path: as_it_is(path) for path in files}
+    written = [path for path, content in files.items() if before[path] != (content, mode)]
+    if not module.check_mode:
+        for path in written:
+            write(path, files[path], mode)
+    diff = [
+        {"before_header": str(p), "after_header": str(p), "before": before[p][0], "after": files[p]} for p in written
+    ]
+    module.exit_json(changed=bool(written), written=[str(path) for path in written], diff=diff)
+
+
+if __name__ == "__main__":
+    main()

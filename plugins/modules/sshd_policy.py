@@ -1,0 +1,193 @@
+#!/usr/bin/python
+"""Put a drop-in file into sshd's configuration, and have the host undo it unless somebody gets in."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sshd_policy
+short_description: Change sshd's configuration without a way to lock oneself out
+description:
+  - Has sshd test the whole configuration with the new drop-in file in it, and looks whether its settings hold, before
+    the file replaces the one that is there.
+  - Makes host keys that are missing, or an RSA key that is shorter than 4096 bits.
+  - Where systemd listens for sshd (C(ssh.socket)), it is moved to the port, too.
+  - A change undoes itself after a minute unless M(confirm_access) gets in.
+options:
+  config:
+    description: Content of the drop-in file.
+    type: str
+    required: true
+  port:
+    description: Port that the drop-in file has sshd listen on.
+    type: int
+    required: true
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Allow keys only
+  sshd_policy:
+    port: 22
+    config: |
+      Port 22
+      PasswordAuthentication no
+"""
+
+RETURN = r"""
+socket_activated:
+  description: Whether systemd listens in place of sshd.
+  returned: success
+  type: bool
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lockout import arm, waiting, write
+
+SSHD = "/usr/sbin/sshd"
+FOLDER = Path("/etc/ssh")
+DROP_IN = FOLDER / "sshd_config.d/10-hardening.conf"
+SOCKET = Path("/etc/systemd/system/ssh.socket.d/10-hardening.conf")
+MODULI = FOLDER / "moduli.strong"
+SHORTEST_RSA = 4096  # bits
+SHORTEST_MODULUS = 3071  # bits, as the file counts them
+# What must hold, whichever other file there is; sshd takes the first value that it finds.
+DECISIVE = {"port", "permitrootlogin", "passwordauthentication", "kbdinteractiveauthentication", "allowusers"}
+
+
+def read(path: Path) -> str:
+    """A file's content; empty when it isn't there."""
+    return path.read_text() if path.exists() else ""
+
+
+def settings(text: str) -> dict[str, str]:
+    """The settings of a configuration by their names in lower case; of those that are given twice, all values."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.strip().partition(" ")
+        if key and not key.startswith("#"):
+            found[key.lower()] = f"{found.get(key.lower(), '')} {value}".strip()
+    return found
+
+
+def test(module: AnsibleModule, config: str) -> None:
+    """Let sshd read all of its configuration with the new file in place of the present one."""
+    main = read(FOLDER / "sshd_config")
+    if not re.search(r"^\s*Include\s+\S*sshd_config\.d/\*\.conf", main, re.MULTILINE):
+        module.fail_json(
+            msg="/etc/ssh/sshd_config does not include sshd_config.d/*.conf, so no drop-in file counts. Put this line "
+            "at its top, as Debian has it: Include /etc/ssh/sshd_config.d/*.conf"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        candidate = Path(folder) / "sshd_config.d"
+        shutil.copytree(FOLDER / "sshd_config.d", candidate)
+        (candidate / DROP_IN.name).write_text(config)
+        (Path(folder) / "sshd_config").write_text(main.replace("/etc/ssh/sshd_config.d", str(candidate)))
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+        rc, out, err = module.run_command([SSHD, "-T", "-f", f"{folder}/sshd_config"])
+        if rc:
+            words = err.strip().replace(str(candidate), str(DROP_IN.parent))
+            module.fail_json(msg=f"sshd refuses the new configuration, so the old one stays in place:\n{words}")
+    holds, wanted = settings(out), settings(config)
+    for key in sorted(DECISIVE & set(wanted)):
+        if sorted(holds.get(key, "").split()) != sorted(wanted[key].split()):
+            module.fail_json(
+                msg=f"sshd would have {key} {holds.get(key)}, not {wanted[key]}: another file in {DROP_IN.parent}, or "
+                "sshd_config itself, says otherwise. Remove the line there. Nothing was changed."
+            )
+
+
+def known(module: AnsibleModule, config: str) -> str:
+    """The configuration without key exchanges that this sshd, not being the newest of its Debian, doesn't know."""
+    there = module.run_command(["ssh", "-Q", "kex"], check_rc=True)[1].split()
+    wanted = settings(config).get("kexalgorithms", "")
+    kept = [name for name in wanted.split(",") if name in there]
+    return config.replace(f"KexAlgorithms {wanted}", f"KexAlgorithms {','.join(kept)}") if kept else config
+
+
+def check_port(module: AnsibleModule, port: int) -> None:
+    """Fail when something else listens on the port."""
+    _rc, out, _err = module.run_command(["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"])
+    for line in out.splitlines():
+        local, program = line.split()[3], re.search(r'\(\("([^"]+)"', line)
+        if local.endswith(f":{port}") and program and program[1] not in ("sshd", "systemd"):
+            module.fail_json(
+                msg=f"Port {port} is taken by {program[1]}, so sshd can't listen there. Choose another ssh_port. "
+                "Nothing was changed."
+            )
+
+
+def weak_keys(module: AnsibleModule) -> list[Path]:
+    """The host keys that are to be made."""
+    weak = [path for path in (FOLDER / "ssh_host_ed25519_key", FOLDER / "ssh_host_rsa_key") if not path.exists()]
+    rsa = FOLDER / "ssh_host_rsa_key"
+    if rsa.exists():
+        _rc, out, _err = module.run_command(["ssh-keygen", "-l", "-f", str(rsa)], check_rc=True)
+        weak += [rsa] if int(out.split()[0]) < SHORTEST_RSA else []
+    return weak
+
+
+def strong_moduli() -> str:
+    """The groups for key exchange that are long enough."""
+    lines = [line for line in read(FOLDER / "moduli").splitlines() if line and not line.startswith("#")]
+    return "".join(f"{line}\n" for line in lines if int(line.split()[4]) >= SHORTEST_MODULUS)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"config": {"type": "str", "required": True}, "port": {"type": "int", "required": True}},
+        supports_check_mode=True,
+    )
+    config, port = known(module, module.params["config"]), module.params["port"]
+    socket_activated = module.run_command(["systemctl", "is-enabled", "--quiet", "ssh.socket"])[0] == 0
+    files = {DROP_IN: (config, 0o600), MODULI: (strong_moduli(), 0o644)}
+    if socket_activated:
+        files[SOCKET] = (f"[Socket]\nListenStream=\nListenStream={port}\n", 0o644)
+    changed = {path: content for path, (content, _mode) in files.items() if read(path) != content}
+    keys = weak_keys(module)
+    diff = [
+        {"before_header": str(p), "after_header": str(p), "before": read(p), "after": c}
+        for p, c in changed.items()
+        if p != MODULI
+    ]
+    diff += [{"before_header": str(p), "after_header": str(p), "before": "", "after": "a new host key\n"} for p in keys]
+    result = {"changed": bool(changed or keys), "socket_activated": socket_activated, "diff": diff}
+    if changed or keys:
+        check_port(module, port)
+        # Read as it will be: with keys that are there by then.
+        lines = config.splitlines()
+        there = [line for line in lines if not any(line == f"HostKey {key}" for key in keys if not key.exists())]
+        test(module, "\n".join(there) + "\n")
+    if module.check_mode:
+        module.exit_json(**result)
+    token = waiting()
+    if changed or keys:
+        token = arm()
+        for key in keys:
+            for old in (key, key.with_name(f"{key.name}.pub")):
+                old.unlink(missing_ok=True)
+            kind = ["-t", "rsa", "-b", str(SHORTEST_RSA)] if "rsa" in key.name else ["-t", "ed25519"]
+            module.run_command(["ssh-keygen", "-q", *kind, "-N", "", "-C", "", "-f", str(key)], check_rc=True)
+        for path, (content, mode) in files.items():
+            write(path, content, mode)
+        if socket_activated:
+            # The sshd that it has started holds the old port, and keeps the socket from being opened anew.
+            commands = [["daemon-reload"], ["stop", "ssh.service"], ["restart", "ssh.socket"]]
+        else:
+            commands = [["reload-or-restart", "ssh.service"]]
+        for command in commands:
+            module.run_command(["systemctl", *command], check_rc=True)
+    module.exit_json(**result, **({"ansible_facts": {"access_waiting": token}} if token else {}))
+
+
+if __name__ == "__main__":
+    main()
