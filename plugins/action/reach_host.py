@@ -86,7 +86,7 @@ class ActionModule(ActionBase):
         first = setting("ansible_user") or self._connection.get_option("remote_user") or getpass.getuser()
         first_port = int(setting("ansible_port") or self._connection.get_option("port") or 22)
         logins = logins_of(first, setting("admin_user"), first_port, int(setting("ssh_port") or 0))
-        began = told = time.monotonic()
+        began, told = time.monotonic(), 0.0
         while True:
             reasons: dict[tuple[str, int], str] = {}
             for user, port in logins:
@@ -101,7 +101,7 @@ class ActionModule(ActionBase):
             hopeless = any(words in reason for reason in reasons.values() for words in HOPELESS)
             if hopeless or waited >= (min(patience, KEYS_MAY_COME) if denied else patience):
                 raise AnsibleConnectionFailure("; ".join(f"{u} at port {p}: {r}" for (u, p), r in reasons.items()))
-            if waited == 0 or time.monotonic() - told > 10:
+            if time.monotonic() - told > 10:
                 told = time.monotonic()
                 seen = "; ".join(dict.fromkeys(reasons.values()))
                 tell(name, f"{seen}. Waiting for it, up to {patience - waited:.0f} s")

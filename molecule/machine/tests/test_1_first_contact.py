@@ -63,7 +63,7 @@ def test_first_contact_waits_for_what_a_first_boot_does(
         assert "sudo12: cloud-init is setting it up" in run.output
         assert "holds the lock of dpkg. Waiting for it, up to" in run.output
     else:
-        assert "port 22: Connection refused. Waiting for it, up to 300 s" in run.output
+        assert "port 22: Connection refused. Waiting for it, up to" in run.output
     assert machine.web.ask("/").status == 200
 
 
