@@ -70,7 +70,7 @@ def test_an_unreachable_host_stops_the_run_before_anything_changes(
         "      echo_domain: e.example\n      echo_workers: 1\n"
     )
     wanted = '{"base_extra_packages": ["hello"]}'
-    run = play("site", "-i", str(second), "-e", wanted, limit=f"{machine.name},lost")
+    run = play("site", "-i", str(second), "-e", wanted, "-e", "patience=0", limit=f"{machine.name},lost")
     assert run.code != 0
     assert "lost (127.0.0.1) can't be reached" in run.output, run.output
     assert not machine.host.package("hello").is_installed
