@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from action import release_build as packing
 from ansible.errors import AnsibleActionFail
+from module_utils import files
 from modules import config_files, nginx_config, release_build, release_switch, ufw_policy
 
 # --- release_build, on the control node -----------------------------------------------------------------------------
@@ -287,7 +288,7 @@ def test_a_rule_lets_in_the_ports_it_names(port: str, is_let_in: bool) -> None:
 def test_a_set_of_files_is_written_with_their_modes(tmp_path: Path) -> None:
     path = tmp_path / "new/folder/settings.conf"
     assert config_files.as_it_is(path) == ("", -1)
-    config_files.write(path, "one\n", 0o640)
+    files.write(path, "one\n", 0o640)
     assert config_files.as_it_is(path) == ("one\n", 0o640)
     assert os.listdir(path.parent) == ["settings.conf"]
 
@@ -295,5 +296,5 @@ def test_a_set_of_files_is_written_with_their_modes(tmp_path: Path) -> None:
 def test_files_are_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     nginx_config.apply(tmp_path, {"sites/shop.conf": "old"}, [])
     nginx_config.apply(tmp_path, {"sites/shop.conf": "new"}, [])
-    assert nginx_config.read(tmp_path / "sites/shop.conf") == "new"
+    assert files.read(tmp_path / "sites/shop.conf") == "new"
     assert os.listdir(tmp_path / "sites") == ["shop.conf"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import shlex
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -41,10 +42,31 @@ def parse(os_release: str) -> dict[str, str]:
     return {key: " ".join(shlex.split(value)) for key, value in pairs}
 
 
-def logins_of(first_user: str, admin_user: str, first_port: int, ssh_port: int) -> list[tuple[str, int]]:
-    """The ways to get in, the one that the inventory wants in the end before those of a fresh machine."""
-    users = [admin_user or ("admin" if first_user == "root" else first_user), first_user]
-    return list(dict.fromkeys((user, port) for port in (ssh_port or first_port, first_port) for user in users))
+@dataclass(frozen=True)
+class Logins:
+    """The ways to get in: what a fresh machine has, and what the inventory wants in the end.
+
+    Args:
+        first: user and port of the fresh machine.
+        admin_user, ssh_port: what the inventory says of them; empty, and 0, when it says nothing.
+    """
+
+    first: tuple[str, int]
+    admin_user: str
+    ssh_port: int
+
+    @property
+    def administrator(self) -> str:
+        return self.admin_user or ("admin" if self.first[0] == "root" else self.first[0])
+
+    @property
+    def port(self) -> int:
+        return self.ssh_port or self.first[1]
+
+    def all(self) -> list[tuple[str, int]]:
+        """Every way once, the wanted one first."""
+        users, ports = (self.administrator, self.first[0]), (self.port, self.first[1])
+        return list(dict.fromkeys((user, port) for port in ports for user in users))
 
 
 class ActionModule(ActionBase):
@@ -56,36 +78,40 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         name, patience = variables["inventory_hostname"], int(self._task.args.get("patience", 0))
-        login, told = self.get_in(name, variables, patience)
+        logins = self.logins(variables)
+        ways = logins.all() if self.is_remote() else [logins.first]
+        (user, port), told = self.get_in(name, ways, patience)
         if patience:
             self.wait_until_set_up(name)
-        if login and login[0] != "root" and (refusal := self.may_not_be_root(variables, login[0])):
+        if user != "root" and (refusal := self.may_not_be_root(variables, user)):
             return result | {"failed": True, "msg": refusal}
         system = parse(told)
-        # By the names that gathered facts would have.
-        facts = {
-            "distribution": system.get("ID", "").capitalize(),
-            "distribution_major_version": system.get("VERSION_ID", "").split(".")[0],
-        }
+        # By the name that a gathered fact would have.
+        facts = {"distribution_major_version": system.get("VERSION_ID", "").split(".")[0]}
         there = {name.lower(): system.pop(name, "") == "yes" for name in ("PYTHON", "CLOCK")}
-        found = {"system": system, **there, "ansible_facts": facts}
-        return result | found | ({"user": login[0], "port": login[1]} if login else {})
+        now, later = {"user": user, "port": port}, {"administrator": logins.administrator, "sshd_port": logins.port}
+        return result | {"system": system, **there, **now, **later, "ansible_facts": facts}
 
-    def get_in(self, name: str, variables: dict[str, Any], patience: int) -> tuple[tuple[str, int] | None, str]:
+    def is_remote(self) -> bool:
+        """Whether one has to log in at all: a machine may also set itself up."""
+        return self._connection.transport == "ssh"
+
+    def logins(self, variables: dict[str, Any]) -> Logins:
+        """What the inventory, and the command line, say of the ways to get in."""
+
+        def setting(key: str, option: str = "") -> str:
+            said = self._templar.template(variables.get(key) or "")
+            return str(said or (option and self.is_remote() and self._connection.get_option(option)) or "")
+
+        first = setting("ansible_user", "remote_user") or getpass.getuser(), int(setting("ansible_port", "port") or 22)
+        return Logins(first, setting("admin_user"), int(setting("ssh_port") or 0))
+
+    def get_in(self, name: str, logins: list[tuple[str, int]], patience: int) -> tuple[tuple[str, int], str]:
         """Find a login that works; it and what LOOK printed come back.
 
         Raises:
             AnsibleConnectionFailure: when there is none, even after waiting.
         """
-        if self._connection.transport != "ssh":
-            return None, self.execute(LOOK)[1]
-
-        def setting(key: str) -> str:
-            return str(self._templar.template(variables.get(key) or ""))
-
-        first = setting("ansible_user") or self._connection.get_option("remote_user") or getpass.getuser()
-        first_port = int(setting("ansible_port") or self._connection.get_option("port") or 22)
-        logins = logins_of(first, setting("admin_user"), first_port, int(setting("ssh_port") or 0))
         began, told = time.monotonic(), 0.0
         while True:
             reasons: dict[tuple[str, int], str] = {}
@@ -113,9 +139,10 @@ class ActionModule(ActionBase):
         Raises:
             AnsibleConnectionFailure: when that login does not work, or the command fails.
         """
-        self._connection.set_option("remote_user", user)
-        self._connection.set_option("port", port)
-        if fresh:
+        if self.is_remote():
+            self._connection.set_option("remote_user", user)
+            self._connection.set_option("port", port)
+        if fresh and self.is_remote():
             own = f"-o ControlPath=none -o ControlMaster=no {self._connection.get_option('ssh_args') or ''}"
             self._connection.set_option("ssh_args", own)
         code, out, err = self.execute(command)

@@ -13,6 +13,8 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+from ansible.module_utils.files import read, write
+
 PATIENCE = 60  # seconds from the last change to the way back
 STATE = Path("/var/lib/undo-lockout")
 ARMED = STATE / "armed"  # holds the token of whoever armed it
@@ -68,18 +70,6 @@ WantedBy=timers.target
 """
 
 
-def write(path: Path, content: str, mode: int) -> bool:
-    """Write a file in one step; tell whether that changed it."""
-    if path.exists() and path.read_text() == content and path.stat().st_mode & 0o7777 == mode:
-        return False
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(content)
-    beside.chmod(mode)
-    beside.replace(path)
-    return True
-
-
 def arm(*more: Path) -> str:
     """Note how things are, unless a change before this one still waits to be confirmed, and start the timer anew.
 
@@ -90,10 +80,10 @@ def arm(*more: Path) -> str:
         The token to confirm with.
     """
     STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = write(PROGRAM, UNDO, 0o755)
-    new |= write(UNITS / "undo-lockout.service", SERVICE, 0o644)
-    new |= write(UNITS / "undo-lockout.timer", TIMER, 0o644)
-    if new:
+    files = {PROGRAM: UNDO, UNITS / "undo-lockout.service": SERVICE, UNITS / "undo-lockout.timer": TIMER}
+    if any(read(file) != text for file, text in files.items()):
+        for file, text in files.items():
+            write(file, text, 0o755 if file == PROGRAM else 0o644)
         subprocess.run(["systemctl", "daemon-reload"], check=True)
         subprocess.run(["systemctl", "enable", "--quiet", "undo-lockout.timer"], check=True)
     guarded = [*GUARDED, *(str(path).lstrip("/") for path in more)]
@@ -102,8 +92,7 @@ def arm(*more: Path) -> str:
         with tarfile.open(STATE / "before.tar", "w") as before:
             for path in filter(os.path.lexists, (f"/{path}" for path in guarded)):
                 before.add(path)
-        ufw = Path("/etc/ufw/ufw.conf")
-        (STATE / "ufw.conf").write_text(ufw.read_text() if ufw.exists() else "")
+        (STATE / "ufw.conf").write_text(read(Path("/etc/ufw/ufw.conf")))
         os.sync()
         write(ARMED, secrets.token_hex(8), 0o600)
     elif more:

@@ -55,7 +55,8 @@ import re
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lockout import arm, waiting, write
+from ansible.module_utils.files import difference, read, write
+from ansible.module_utils.lockout import arm, waiting
 
 SUDOERS = Path("/etc/sudoers.d/10-administrator")
 HEADER = "# Ansible managed\n"
@@ -66,11 +67,6 @@ def keys_in(text: str) -> dict[str, str]:
     """The keys of an authorized_keys file: type and key, and the comment of each."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     return {found[1]: found[2].strip() for line in lines if (found := KEY.search(line))}
-
-
-def read(path: Path) -> str:
-    """A file's content; empty when it isn't there."""
-    return path.read_text() if path.exists() else ""
 
 
 def home_of(user: str) -> Path | None:
@@ -124,9 +120,9 @@ def main() -> None:
     stay = not module.params["keys"] and bool(keys_in(present))
     wanted = present if stay else HEADER + "".join(f"{key} {comment}".strip() + "\n" for key, comment in keys.items())
     sudoers = f"{HEADER}{name} ALL=(ALL:ALL) NOPASSWD: ALL\n"
-    files = {str(path): (present, wanted), str(SUDOERS): (read(SUDOERS), sudoers)}
+    files = {path: (present, wanted), SUDOERS: (read(SUDOERS), sudoers)}
     changed = home is None or any(before != after for before, after in files.values())
-    diff = [{"before_header": p, "after_header": p, "before": b, "after": a} for p, (b, a) in files.items() if b != a]
+    diff = [difference(file, before, after) for file, (before, after) in files.items() if before != after]
     result = {"changed": changed, "keys": [f"{key} {comment}".strip() for key, comment in keys.items()], "diff": diff}
     if module.check_mode:
         module.exit_json(**result)

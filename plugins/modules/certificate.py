@@ -94,6 +94,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.files import difference, read, write
 
 PROGRAM = "/usr/local/sbin/certificates"
 SETTINGS = Path("/etc/certificates")
@@ -137,9 +138,9 @@ def main() -> None:
     params = module.params
     path = SETTINGS / f"{params['name']}.json"
     wanted = json.dumps({key: params[key] for key in KEPT_IN_SETTINGS}, indent=1) + "\n"
-    written = path.read_text() if path.exists() else ""
+    written = read(path)
     result: dict[str, Any] = {
-        "diff": {"before_header": str(path), "after_header": str(path), "before": written, "after": wanted},
+        "diff": difference(path, written, wanted),
         "changed": written != wanted,
         "problem": "",
         "real": False,
@@ -157,10 +158,7 @@ def main() -> None:
         module.exit_json(**result | {"changed": result["changed"] or due or params["action"] != "renew"})
 
     if written != wanted:
-        beside = path.with_name(f".{path.name}.new")
-        beside.write_text(wanted)
-        beside.chmod(0o644)
-        beside.replace(path)
+        write(path, wanted)
     failed = reload_failed = False
     if params["method"] == "provided":
         call(module, "install", json.dumps({"certificate": params["certificate"], "key": params["key"]}))

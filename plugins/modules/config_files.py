@@ -40,28 +40,16 @@ written:
   elements: str
 """
 
-import os
 import stat
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.files import difference, read, write
 
 
 def as_it_is(path: Path) -> tuple[str, int]:
-    """Content and mode of a file; an empty one when there is none."""
-    if not path.exists():
-        return "", -1
-    return path.read_text(errors="replace"), stat.S_IMODE(path.stat().st_mode)
-
-
-def write(path: Path, content: str, mode: int) -> None:
-    """Replace a file in one step."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
-    beside.replace(path)
+    """Content and mode of a file; the mode is -1 when there is none."""
+    return read(path), stat.S_IMODE(path.stat().st_mode) if path.exists() else -1
 
 
 def main() -> None:
@@ -76,9 +64,7 @@ def main() -> None:
     if not module.check_mode:
         for path in written:
             write(path, files[path], mode)
-    diff = [
-        {"before_header": str(p), "after_header": str(p), "before": before[p][0], "after": files[p]} for p in written
-    ]
+    diff = [difference(path, before[path][0], files[path]) for path in written]
     module.exit_json(changed=bool(written), written=[str(path) for path in written], diff=diff)
 
 

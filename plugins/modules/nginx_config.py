@@ -54,16 +54,12 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.files import difference, read, write
 
 NGINX = "/usr/sbin/nginx"
 # What check mode can't tell: it has made no certificate for a new site, and installed no module. What stands before
 # that was read and found good.
 UNTOLD = re.compile(r'cannot load certificate .*No such file|unknown directive "brotli')
-
-
-def read(path: Path) -> str:
-    """A file's content; empty when it isn't there."""
-    return path.read_text() if path.exists() else ""
 
 
 def surplus(root: Path, only: dict[str, list[str]], files: dict[str, str]) -> list[str]:
@@ -98,12 +94,7 @@ def apply(root: Path, files: dict[str, str], removed: list[str]) -> None:
     for name in removed:
         (root / name).unlink()
     for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.new")  # no include matches it
-        beside.write_text(content)
-        beside.chmod(0o644)
-        beside.replace(path)
+        write(root / name, content)
 
 
 def main() -> None:
@@ -123,8 +114,8 @@ def main() -> None:
     removed = surplus(root, module.params["only"], files)
     reload_needed = bool(changed or removed) or unfinished.exists()
     diff = [
-        {"before_header": str(root / n), "after_header": str(root / n), "before": read(root / n), "after": c}
-        for n, c in (*changed.items(), *((name, "") for name in removed))
+        difference(root / name, read(root / name), after)
+        for name, after in (*changed.items(), *((name, "") for name in removed))
     ]
     result = {"changed": reload_needed or not is_running, "reloaded": reload_needed and is_running, "diff": diff}
     # On a bare machine, check mode knows what would be written, but has no nginx to ask.

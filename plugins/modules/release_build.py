@@ -144,6 +144,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.files import write
 from ansible.module_utils.releases import BusyError, Releases
 
 UV_SETTINGS = {
@@ -257,13 +258,6 @@ def compress(path: Path) -> None:
         if not beside.exists() and len(packed := pack()) < len(content):
             beside.write_bytes(packed)
             shutil.copystat(path, beside)
-
-
-def write(path: Path, content: str, mode: int) -> None:
-    """Write a file that at no time has a wider mode than it should."""
-    path.parent.mkdir(exist_ok=True)
-    path.touch(mode=mode)
-    path.write_text(content)
 
 
 def build(store: Releases, release: str, params: dict[str, Any]) -> None:

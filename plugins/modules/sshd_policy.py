@@ -51,7 +51,8 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lockout import arm, waiting, write
+from ansible.module_utils.files import difference, read, write
+from ansible.module_utils.lockout import arm, waiting
 
 SSHD = "/usr/sbin/sshd"
 FOLDER = Path("/etc/ssh")
@@ -62,11 +63,6 @@ SHORTEST_RSA = 4096  # bits
 SHORTEST_MODULUS = 3071  # bits, as the file counts them
 # What must hold, whichever other file there is; sshd takes the first value that it finds.
 DECISIVE = {"port", "permitrootlogin", "passwordauthentication", "kbdinteractiveauthentication", "allowusers"}
-
-
-def read(path: Path) -> str:
-    """A file's content; empty when it isn't there."""
-    return path.read_text() if path.exists() else ""
 
 
 def settings(text: str) -> dict[str, str]:
@@ -154,12 +150,8 @@ def main() -> None:
         files[SOCKET] = (f"[Socket]\nListenStream=\nListenStream={port}\n", 0o644)
     changed = {path: content for path, (content, _mode) in files.items() if read(path) != content}
     keys = weak_keys(module)
-    diff = [
-        {"before_header": str(p), "after_header": str(p), "before": read(p), "after": c}
-        for p, c in changed.items()
-        if p != MODULI
-    ]
-    diff += [{"before_header": str(p), "after_header": str(p), "before": "", "after": "a new host key\n"} for p in keys]
+    diff = [difference(path, read(path), content) for path, content in changed.items() if path != MODULI]
+    diff += [difference(key, "", "a new host key\n") for key in keys]
     result = {"changed": bool(changed or keys), "socket_activated": socket_activated, "diff": diff}
     if changed or keys:
         check_port(module, port)

@@ -42,6 +42,7 @@ import re
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.files import write
 
 FILE = Path("/swapfile")
 UNIT = Path("/etc/systemd/system/swapfile.swap")
@@ -84,8 +85,7 @@ def main() -> None:
             ["mkswap", str(FILE)],
         ):
             module.run_command(command, check_rc=True)
-        UNIT.write_text(UNIT_TEXT)
-        UNIT.chmod(0o644)
+        write(UNIT, UNIT_TEXT)
         module.run_command(["systemctl", "daemon-reload"], check_rc=True)
         module.run_command(["systemctl", "enable", "--now", "--quiet", "swapfile.swap"], check_rc=True)
     module.exit_json(changed=True)
