@@ -53,10 +53,14 @@ rm armed before.tar guarded
 """
 SERVICE = f"""[Unit]
 Description=Put back how people got in, after a change that nobody confirmed
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
 ExecStart={PROGRAM}
+# Nobody else can: it goes on until it has worked.
+Restart=on-failure
+RestartSec=2
 """
 TIMER = f"""[Unit]
 Description=Wait for somebody to get in the new way
