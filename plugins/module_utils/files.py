@@ -1,0 +1,27 @@
+"""A host's files: read as they are, replaced in one step, shown as a diff."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def read(path: Path) -> str:
+    """A file's content; empty when it isn't there."""
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def write(path: Path, content: str, mode: int = 0o644) -> None:
+    """Replace a file in one step, and make the folders that it needs. Until it is whole, only its owner can read it."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")  # by that name no program's include takes it in
+    beside.unlink(missing_ok=True)
+    with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+    beside.replace(path)
+
+
+def difference(path: Path, before: str, after: str) -> dict[str, str]:
+    """One entry of a module's `diff`."""
+    return {"before_header": str(path), "after_header": str(path), "before": before, "after": after}
