@@ -1,101 +1,78 @@
-"""Grades the machines of the scenario front with tools that others wrote. See script/grade."""
+"""Grades the site of the scenario front with tools that others wrote. See script/grade."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import ssl
 import subprocess
 import sys
 import urllib.request
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import yaml
+from common import PROJECT, TOOLS, Host, Result, run, table, tell
 
-PROJECT = Path(__file__).resolve().parent.parent
-INVENTORY = PROJECT / "molecule/front/inventory"
-TOOLS = PROJECT / ".grade/venv/bin"
 OBSERVATORY = PROJECT / ".grade/node_modules/@mdn/mdn-http-observatory/src/scan.js"
 WEBSERVERS = ("web12", "web13")
 ACCEPTED = {"OK", "INFO", "WARN", "LOW"}  # testssl.sh's words; WARN says that it could not look at something
 
 
-def machine(name: str) -> dict[str, Any]:
-    """How Ansible reaches a machine."""
-    return dict(yaml.safe_load((INVENTORY / f"host_vars/{name}/address.yml").read_text()))
-
-
-def run(*argv: str | Path, environment: dict[str, str] | None = None) -> str:
-    """Run a grader and return what it printed."""
-    command = [str(a) for a in argv]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}))
-    return done.stdout
-
-
 def prepare(work: Path) -> None:
     """Fetch the CA's root and the machines' nginx configuration, and write a hosts file with their names."""
     open_eyed = ssl._create_unverified_context()  # noqa: S323 - it is the root that all trust comes from
-    address = f"https://{machine('ca')['ansible_host']}:15000/roots/0"
+    address = f"https://{Host('front', 'ca').address}:15000/roots/0"
     with urllib.request.urlopen(address, context=open_eyed) as answer:
         (work / "root.pem").write_bytes(answer.read())
     lines = [Path("/etc/hosts").read_text().rstrip("\n")]
     for name in WEBSERVERS:
-        reach = machine(name)
-        lines.append(f"{reach['ansible_host']} {name}.test www.{name}.test echo.{name}.test")
-        packed = on_machine(name, "tar -C /etc/nginx -cf - . | base64")
+        host = Host("front", name)
+        lines.append(f"{host.address} {name}.test www.{name}.test echo.{name}.test")
+        packed = host.run("tar -C /etc/nginx -cf - . | base64")
         (work / name).mkdir()
         subprocess.run(["tar", "-C", work / name, "-xf", "-"], input=base64.b64decode(packed), check=True)
     (work / "hosts").write_text("\n".join(lines) + "\n")
 
 
-def sslyze(name: str, work: Path) -> tuple[str, bool]:
+def sslyze(work: Path, name: str) -> Result:
     """Mozilla's intermediate profile."""
     options = ["--mozilla_config=intermediate", f"--certinfo_ca_file={work / 'root.pem'}"]
     found = re.search(r"443: (OK|FAILED) - (.*)", run(TOOLS / "sslyze", *options, f"{name}.test:443"))
     return (found[2], found[1] == "OK") if found else ("no answer", False)
 
 
-def testssl(name: str, work: Path) -> tuple[str, bool]:
+def testssl(work: Path, name: str) -> Result:
     """How many findings of each severity."""
     report = work / f"{name}.json"
     run("testssl", "--quiet", "--color", "0", "--add-ca", work / "root.pem", "--jsonfile", report, f"{name}.test")
     findings = json.loads(report.read_text())
     for finding in findings:
         if finding["severity"] not in ("OK", "INFO"):
-            print(f"  testssl.sh, {name}: {finding['severity']} {finding['id']}: {finding['finding']}", file=sys.stderr)
+            tell("testssl.sh", name, f"{finding['severity']} {finding['id']}: {finding['finding']}")
     counts = Counter(finding["severity"] for finding in findings)
     shown = ", ".join(f"{count} {severity}" for severity, count in sorted(counts.items()))
     return shown, bool(findings) and set(counts) <= ACCEPTED
 
 
-def observatory(name: str, work: Path) -> tuple[str, bool]:
+def observatory(work: Path, name: str) -> Result:
     """MDN's grade for the headers."""
     shown = run("node", OBSERVATORY, f"{name}.test", environment={"NODE_EXTRA_CA_CERTS": str(work / "root.pem")})
     scan = json.loads(shown)["scan"]
     return f"{scan['grade']}, {scan['score']}", scan["grade"] == "A+" and scan["score"] >= 100
 
 
-def gixy(name: str, work: Path) -> tuple[str, bool]:
+def gixy(work: Path, name: str) -> Result:
     """What is dangerous in nginx's configuration."""
     shown = run("sh", "-c", f"cd '{work / name}' && '{TOOLS / 'gixy'}' nginx.conf")
     print("" if "No issues found." in shown else shown, end="", file=sys.stderr)
     return ("no finding", True) if "No issues found." in shown else ("findings, see above", False)
 
 
-def on_machine(name: str, command: str) -> str:
-    """Run a command on a machine, as the user of its inventory."""
-    reach = machine(name)
-    ssh = ["ssh", "-i", reach["ansible_ssh_private_key_file"], *reach["ansible_ssh_common_args"].split()]
-    return run(*ssh, f"{reach['ansible_user']}@{reach['ansible_host']}", command)
-
-
 def cpu_time(name: str) -> int:
     """What nginx and gunicorn have used of a machine's processors, in ticks; see proc(5)."""
-    lines = on_machine(name, "cat /proc/[0-9]*/stat 2>/dev/null").splitlines()
+    lines = Host("front", name).run("cat /proc/[0-9]*/stat 2>/dev/null").splitlines()
     ours = [line.rpartition(")")[2].split() for line in lines if re.search(r"\((nginx|python|gunicorn)", line)]
     return sum(int(fields[11]) + int(fields[12]) for fields in ours)
 
@@ -111,7 +88,7 @@ def load(name: str, path: str, count: int) -> tuple[float, float]:
     return float(found[1]), (cpu_time(name) - before) / count
 
 
-def speed(name: str, _work: Path) -> tuple[str, bool]:
+def speed(_work: Path, name: str) -> Result:
     """The page against its style sheet. Client and server share the processors here, so the server's time counts."""
     static_rate, static_cost = load(name, "/static/style.css?v=1", 100_000)
     page_rate, page_cost = load(name, "/", 5_000)
@@ -131,21 +108,9 @@ GRADERS = {
 }
 
 
-def grade(work: Path) -> bool:
-    """Print a table; say whether all marks were reached."""
-    passed = True
-    print(f"| grader | {' | '.join(WEBSERVERS)} |\n| --- |{' --- |' * len(WEBSERVERS)}")
-    for title, grader in GRADERS.items():
-        results = [grader(name, work) for name in WEBSERVERS]
-        cells = [words if good else f"{words} (below the mark)" for words, good in results]
-        print(f"| {title} | {' | '.join(cells)} |", flush=True)
-        passed = passed and all(good for _words, good in results)
-    return passed
-
-
 if __name__ == "__main__":
     action, folder = sys.argv[1], Path(sys.argv[2])
     if action == "prepare":
         prepare(folder)
     else:
-        sys.exit(0 if grade(folder) else 1)
+        sys.exit(not table(WEBSERVERS, {title: partial(grader, folder) for title, grader in GRADERS.items()}))

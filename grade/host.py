@@ -1,0 +1,151 @@
+"""Grades machines with tools that others wrote, before the roles have been there and after. See script/grade.
+
+    python host.py before SCENARIO NAME…
+    python host.py after SCENARIO NAME…
+
+Lynis is run from a folder of its own, and so are not what it looks at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from common import PROJECT, TOOLS, Host, Result, run, table, tell
+
+NOTES = PROJECT / ".grade/before"
+EXPLAINED = PROJECT / "docs/security.md"
+# Files of packages that the roles change.
+MANAGED = {
+    "/etc/default/debsums",
+    "/etc/default/ufw",
+    "/etc/issue",
+    "/etc/issue.net",
+    "/etc/login.defs",
+    "/etc/nginx/nginx.conf",
+    "/etc/ufw/ufw.conf",
+}
+POLICIES = {"12": "Hardened Debian 12 (version 3)", "13": "Hardened Debian 13 (version 1)"}
+SSH_AND_WEB = {"22", "80", "443"}
+
+LYNIS = """
+rm -rf /tmp/lynis && mkdir /tmp/lynis && cd /tmp/lynis || exit
+{ apt-get update && apt-get download lynis && dpkg -x lynis_*.deb .; } >/dev/null 2>&1
+cd usr/share/lynis || exit
+own="--profile /tmp/lynis/etc/lynis/default.prf --plugindir /tmp/lynis/etc/lynis/plugins"
+../../sbin/lynis audit system --quiet $own --report-file /tmp/lynis/report --log-file /tmp/lynis/log >/dev/null 2>&1
+cat /tmp/lynis/report
+rm -rf /tmp/lynis
+"""
+
+
+def lynis(host: Host) -> Result:
+    """Its index; each suggestion that remains has to be explained in the documentation."""
+    report = host.run_as_root(LYNIS)
+    found = re.search(r"^hardening_index=(\d+)$", report, re.MULTILINE)
+    index = int(found[1]) if found else 0
+    warnings = re.findall(r"^warning\[\]=(.*)$", report, re.MULTILINE)
+    suggestions = {line.split("|")[0] for line in re.findall(r"^suggestion\[\]=(.*)$", report, re.MULTILINE)}
+    unexplained = sorted(test for test in suggestions if f"`{test}`" not in EXPLAINED.read_text())
+    tell("Lynis", host.name, f"warnings: {warnings}; not explained: {' '.join(unexplained) or 'none'}")
+    mark = 88 if host.reach.get("machine_vm") else 85
+    words = f"{index}, {len(warnings)} warnings, {len(suggestions)} suggestions"
+    return words, index >= mark and not warnings and not unexplained
+
+
+def debian(host: Host) -> str:
+    """Its version."""
+    return host.run(". /etc/os-release && echo $VERSION_ID").strip()
+
+
+def ssh_audit(host: Host) -> Result:
+    """The policy for this Debian."""
+    shown = run(TOOLS / "ssh-audit", "--policy", POLICIES[debian(host)], host.address)
+    passed = "Passed" in shown
+    if not passed:
+        tell("ssh-audit", host.name, shown.strip())
+    return "passes" if passed else "fails", passed
+
+
+def nmap(host: Host, *options: str) -> dict[str, str]:
+    """Ports and their states, seen from outside; those that the firewall drops are left out."""
+    shown = run("nmap", "-n", "-Pn", "--min-rate", "1000", *options, host.address, "-oG", "-")
+    found = re.findall(r"(\d+)/(\w+(?:\|\w+)?)/(?:tcp|udp)/", shown)
+    return {port: state for port, state in found if state in ("open", "closed")}
+
+
+def tcp(host: Host) -> Result:
+    """Every TCP port."""
+    reached = nmap(host, "-sS", "-p-")
+    shut = sum(state == "closed" for state in reached.values())
+    open_ports = [port for port, state in reached.items() if state == "open"]
+    words = f"open: {', '.join(open_ports)}" + (f"; {shut} reached, but nobody listens" if shut else "")
+    return words, set(reached) == SSH_AND_WEB
+
+
+def udp(host: Host) -> Result:
+    """The thousand UDP ports that are used most. Where there is HTTP/3, nmap need not get an answer by QUIC."""
+    reached = nmap(host, "-sU", "--top-ports", "1000", "--max-retries", "1")
+    words = ", ".join(f"{port} {state}" for port, state in reached.items())
+    return words or "none", set(reached) <= ({"443"} if debian(host) == "13" else set())
+
+
+def exposure(unit: str, mark: float, host: Host) -> Result:
+    """What systemd says of a unit as its package has it, and as it is."""
+    found = re.compile(r"exposure level for .*: ([0-9.]+)")
+    name = unit
+    if unit == "blueoctopus":
+        name = f"{unit}@{host.run(f'basename $(readlink /srv/{unit}/live)').strip()}"
+    now = found.search(host.run_as_root(f"systemd-analyze security --no-pager {name}.service"))
+    # By another name, so that no drop-in file counts.
+    packaged = f"cp /lib/systemd/system/{unit}.service /tmp/packaged.service && systemd-analyze security --no-pager"
+    before = found.search(
+        host.run_as_root(f"{packaged} --offline=true /tmp/packaged.service; rm -f /tmp/packaged.service")
+    )
+    words = f"{before[1]} → " if before else ""
+    return (f"{words}{now[1]}", float(now[1]) <= mark) if now else ("not there", False)
+
+
+def debsums(host: Host) -> Result:
+    """Which files of packages are not as Debian shipped them."""
+    changed = set(host.run_as_root("debsums --all --changed 2>/dev/null").split())
+    if others := changed - MANAGED:
+        tell("debsums", host.name, f"not by the roles: {' '.join(sorted(others))}")
+    return f"{len(changed)} changed, {len(others)} of them not by the roles", not others
+
+
+EVER: dict[str, Callable[[Host], Result]] = {
+    "Lynis, index": lynis,
+    "ssh-audit, hardened Debian": ssh_audit,
+    "nmap, all TCP ports": tcp,
+}
+AFTER: dict[str, Callable[[Host], Result]] = {
+    "nmap, 1,000 UDP ports": udp,
+    "systemd-analyze security, app": partial(exposure, "blueoctopus", 1.5),
+    "the same, nginx": partial(exposure, "nginx", 2.5),
+    "the same, fail2ban": partial(exposure, "fail2ban", 4),
+    "debsums": debsums,
+}
+
+
+def compared(scenario: str, title: str, grader: Callable[[Host], Result], name: str) -> Result:
+    """What a grader says, behind what it said before."""
+    notes = NOTES / f"{name}.json"
+    before = json.loads(notes.read_text()).get(title) if notes.exists() else None
+    words, good = grader(Host(scenario, name))
+    return f"{before} → {words}" if before else words, good
+
+
+if __name__ == "__main__":
+    action, scenario, names = sys.argv[1], sys.argv[2], sys.argv[3:]
+    if action == "before":
+        NOTES.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            said = {title: grader(Host(scenario, name))[0] for title, grader in EVER.items()}
+            (NOTES / f"{name}.json").write_text(json.dumps(said))
+    else:
+        rows = {title: partial(compared, scenario, title, grader) for title, grader in (EVER | AFTER).items()}
+        sys.exit(not table(names, rows))
