@@ -153,3 +153,14 @@ def test_rules_that_left_the_inventory_leave_the_host(machine: Machine) -> None:
     wanted = ["ufw allow from 192.0.2.1 to any port 9100 proto tcp comment 'monitor'"]
     assert of_monitor == (wanted if machine.name == "sudo12" else [])
     assert not any(f" {port}/tcp" in rule for rule in rules for port in (22, 2345, 2346))
+
+
+def test_what_an_attacker_inside_would_use_is_not_there(machine: Machine, door: Door) -> None:
+    with machine.host.sudo("blueoctopus"):
+        assert machine.host.run("/usr/bin/gcc --version").rc == 126  # there, but not for an app
+        machine.host.run_expect([0], "sh -c 'cp /bin/true /dev/shm/tool'")
+        assert machine.host.run("/dev/shm/tool").rc == 126
+    with machine.host.sudo():
+        machine.host.run_expect([0], "sh -c 'rm /dev/shm/tool; gcc --version'")  # releases are built by root
+        shown = machine.host.check_output(f"su --login {door.user} --command 'ulimit -H -c; echo $TMOUT'")
+    assert shown.split() == ["0", "28800"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from testing import Machine, wait_for
+from testing import Machine, Run, wait_for
 
+Play = Callable[..., Run]
 testinfra_hosts = ["ansible://vm"]
 REBOOT = 240  # seconds that an emulated machine may take
 
@@ -32,6 +34,19 @@ def test_the_kernel_is_hardened(machine: Machine) -> None:
     with machine.host.sudo():
         shown = machine.host.check_output(f"sysctl {' '.join(wanted)}")
     assert {k: int(v) for k, v in (line.split(" = ") for line in shown.splitlines())} == wanted
+
+
+def test_modules_that_nobody_needs_can_not_be_loaded(machine: Machine) -> None:
+    with machine.host.sudo():
+        assert machine.host.run("modprobe sctp").rc != 0
+        assert machine.host.run("modprobe --show-depends sctp").stdout.strip() == "install /bin/false"
+        assert "sctp" not in machine.host.check_output("cat /proc/modules")
+
+
+def test_the_same_command_again_changes_nothing(play: Play) -> None:
+    run = play("site")
+    assert run.code == 0, run.output
+    assert run.recap("vm")["changed"] == 0, run.output
 
 
 def test_an_app_that_eats_memory_loses_a_worker_and_nothing_else(machine: Machine) -> None:
