@@ -359,6 +359,27 @@ def test_a_setting_of_the_wrong_type_is_named(play: Play) -> None:
     assert "found:    'eighty'" in run.stdout
 
 
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"admin_keys": "ssh-ed25519 AAAA"}, "'ssh-ed25519 AAAA'"),
+        ({"admin_addresses": "10.0.0.1"}, "'10.0.0.1'"),
+        ({"admin_addresses": ["10.0.0.300"]}, "'10.0.0.300'"),
+        ({"firewall_allow": [{"port": 9100, "from": "monitor"}]}, "'monitor'"),
+        ({"ssh_port": 70000}, "70000"),
+        ({"nginx_https_port": 0}, "0"),
+        ({"admin_user": "Ad min"}, "'Ad min'"),
+        ({"hardening_unused_modules": ["a /bin/sh"]}, "['a /bin/sh']"),
+    ],
+)
+def test_a_setting_that_could_not_work_is_named(play: Play, settings: dict[str, Any], found: str) -> None:
+    run = play({"apps": [GOOD]} | settings)
+    assert run.returncode != 0
+    assert f"host web1, key {next(iter(settings))}\n" in run.stdout
+    assert f"found:    {found}\n" in run.stdout
+    assert "Reach every host" not in run.stdout
+
+
 def test_a_size_that_is_no_size_never_reaches_nginx(play: Play) -> None:
     run = play({"apps": [GOOD], "nginx_client_max_body_size": "1m; autoindex on"})
     assert run.returncode != 0

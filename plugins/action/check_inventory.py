@@ -298,14 +298,17 @@ KEYS = {
         secret=True,
     ),
 }
-# Settings whose type alone does not say what they may hold; they reach configuration files.
+ADDRESSES = ("admin_addresses", "fail2ban_ignore", "firewall_ssh_from", "firewall_ssh_unlimited")
+# Settings whose type alone does not say what they may hold, and in words; they reach configuration files.
 SHAPES = {
-    "nginx_client_max_body_size": r"[0-9]+[kKmMgG]?",
-    "base_reboot_time": r"|([01]\d|2[0-3]):[0-5]\d",
-    "base_timezone": r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*",
-    "base_locale": r"[\w.@-]+",
-    "base_journal_size": r"[0-9]+[KMGT]?",
-    "admin_user": r"(?!root$)[a-z_][a-z0-9_-]{0,31}",
+    "nginx_client_max_body_size": (r"[0-9]+[kKmMgG]?", "a size in nginx's notation"),
+    "base_reboot_time": (r"|([01]\d|2[0-3]):[0-5]\d", "a time, HH:MM, or nothing"),
+    "base_timezone": (r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", "the name of a zone in the tz database"),
+    "base_locale": (r"[\w.@-]+", "the name of a locale"),
+    "base_journal_size": (r"[0-9]+[KMGT]?", "a size in journald's notation"),
+    "admin_user": (r"(?!root$)[a-z_][a-z0-9_-]{0,31}", "a user other than root: small letters, digits, - and _"),
+    "hardening_unused_modules": (r"\[('[\w-]+'(, )?)*\]", "names of kernel modules"),
+    "hardening_banner": (r"[^\\]*", "a text without \\, which a console would read in its own way"),
 }
 TYPE_NAMES = {
     str: "text",
@@ -451,9 +454,11 @@ def check_settings(variables: Mapping[str, Any], get: Callable[[str], Any]) -> I
             spec = {name: without_docs(options[name])}
             result = ArgumentSpecValidator(spec).validate({name: plain(get(name))})
             value = plain(get(name))
-            if name in SHAPES and not re.fullmatch(SHAPES[name], str(value)):
-                described = str(options[name]["description"])
-                yield Problem(f"key {name}", repr(value), described, f"{name}: {options[name].get('default')}")
+            pattern, meant = SHAPES.get(name, (".*", ""))
+            if not re.fullmatch(pattern, str(value), re.DOTALL):
+                yield Problem(f"key {name}", repr(value), meant, f"{name}: {options[name].get('default')}")
+            for found, expected, example in odd_values(name, str(options[name]["type"]), value):
+                yield Problem(f"key {name}", found, expected, f"{name}: {example}")
             for message in result.error_messages:
                 described = str(options[name]["description"]).rstrip(".")
                 expected = f"{options[name]['type']}: {described}. {message}"
@@ -463,6 +468,25 @@ def check_settings(variables: Mapping[str, Any], get: Callable[[str], Any]) -> I
         elif name.startswith(prefixes) and did_you_mean(name, list(options)):
             hint = did_you_mean(name, list(options))
             yield Problem(f"key {name}", "an unknown key", f"a setting of a role{hint}", "see roles/*/README.md")
+
+
+def odd_values(name: str, kind: str, value: Any) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with a setting though its type may pass: what was found, what is expected, an example."""
+    if kind == "list" and not isinstance(value, list):
+        yield repr(value), "a list", f"[{value}]"
+        return
+    if re.search(r"_ports?$", name):
+        for port in value if isinstance(value, list) else [value]:
+            if str(port).isdigit() and not 0 < int(port) < 65536:
+                yield str(port), "a port, from 1 to 65535", "[443]" if kind == "list" else "2222"
+    rules = [rule for rule in value if isinstance(rule, dict)] if name == "firewall_allow" else []
+    sources = value if name in ADDRESSES else [rule["from"] for rule in rules if rule.get("from")]
+    for source in sources:
+        try:
+            ipaddress.ip_network(str(source), strict=False)
+        except ValueError:
+            example = "[{port: 9100, from: 198.51.100.7}]" if rules else "[198.51.100.7, 2001:db8::/32]"
+            yield repr(source), "addresses or networks, by numbers", example
 
 
 def without_docs(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def test_a_run_that_was_cut_off_is_made_up_for_by_the_next(machine: Machine, doo
     [
         (["-e", "ssh_port=80", "-e", "ansible_port=2222"], "Port 80 is taken by nginx"),
         (["-e", "admin_user=guest", "-e", '{"admin_keys": ["KEY"]}'], "guest is there already, with keys"),
+        (["-e", "firewall_ssh_port=99"], "These rules would let nobody in by SSH any more"),
         (["-e", '{"admin_keys": []}'], "an empty list, so nobody could log in"),
         (["-e", '{"admin_keys": ["ssh-ed25519 AAAA"]}'], "entry 1"),
     ],
