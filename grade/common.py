@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +45,18 @@ class Host:
     def address(self) -> str:
         return str(self.reach["ansible_host"])
 
+    @cached_property
+    def port(self) -> int:
+        """Where sshd listens: the port of the inventory, or that of a fresh machine."""
+        wanted = int(self.reach.get("ssh_port", 22))
+        with contextlib.suppress(OSError), socket.create_connection((self.address, wanted), timeout=5):
+            return wanted
+        return 22
+
     def run(self, command: str, stdin: str = "") -> str:
         """Run a command as the user of the inventory and return what it printed."""
         ssh = ["ssh", "-i", self.reach["ansible_ssh_private_key_file"], *self.reach["ansible_ssh_common_args"].split()]
-        return run(*ssh, f"{self.reach['ansible_user']}@{self.address}", command, stdin=stdin)
+        return run(*ssh, "-p", str(self.port), f"{self.reach['ansible_user']}@{self.address}", command, stdin=stdin)
 
     def run_as_root(self, script: str) -> str:
         """Run a shell script as root and return what it printed."""

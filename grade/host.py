@@ -29,7 +29,6 @@ MANAGED = {
     "/etc/ufw/ufw.conf",
 }
 POLICIES = {"12": "Hardened Debian 12 (version 3)", "13": "Hardened Debian 13 (version 1)"}
-SSH_AND_WEB = {"22", "80", "443"}
 
 LYNIS = """
 rm -rf /tmp/lynis && mkdir /tmp/lynis && cd /tmp/lynis || exit
@@ -63,7 +62,7 @@ def debian(host: Host) -> str:
 
 def ssh_audit(host: Host) -> Result:
     """The policy for this Debian."""
-    shown = run(TOOLS / "ssh-audit", "--policy", POLICIES[debian(host)], host.address)
+    shown = run(TOOLS / "ssh-audit", "--policy", POLICIES[debian(host)], f"{host.address}:{host.port}")
     passed = "Passed" in shown
     if not passed:
         tell("ssh-audit", host.name, shown.strip())
@@ -83,7 +82,7 @@ def tcp(host: Host) -> Result:
     shut = sum(state == "closed" for state in reached.values())
     open_ports = [port for port, state in reached.items() if state == "open"]
     words = f"open: {', '.join(open_ports)}" + (f"; {shut} reached, but nobody listens" if shut else "")
-    return words, set(reached) == SSH_AND_WEB
+    return words, set(reached) == {str(host.port), "80", "443"}
 
 
 def udp(host: Host) -> Result:

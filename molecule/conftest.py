@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import testinfra
 import yaml
 from testinfra.host import Host
-from testing import PROJECT, Machine, Run, Web
+from testing import PROJECT, Door, Machine, Run, Web
 
 
 @pytest.fixture
@@ -22,9 +23,18 @@ def inventory(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def machine(host: Host) -> Machine:
+def door(host: Host) -> Door:
+    """How to get in to the machine of this test in the end, whoever got in at first."""
+    return Door(host.ansible.get_variables())
+
+
+@pytest.fixture
+def machine(host: Host, door: Door) -> Machine:
     """The machine of this test; each test runs once for each."""
     variables = host.ansible.get_variables()
+    if "ssh_port" in variables:
+        options = " ".join([*door.options, "-i", door.key])
+        host = testinfra.get_host(f"ssh://{door.user}@{door.address}:{door.port}", ssh_extra_args=options)
     web = Web(variables["ansible_host"], variables.get("nginx_http_port", 80))
     return Machine(variables["inventory_hostname"], host, variables, web)
 

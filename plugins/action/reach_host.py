@@ -13,6 +13,8 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 PAUSE = 3  # seconds between two tries
+PAUSE_OF_REFUSED = 15  # so that nobody takes it for an attack
+NOBODY_THERE = ("refused", "timed out", "No route", "unreachable")
 # While a first boot goes on, sshd may be there before the keys are; later, a refusal is one.
 KEYS_MAY_COME = 60
 SETTING_UP = 900  # seconds that a first boot may take
@@ -116,8 +118,8 @@ class ActionModule(ActionBase):
         while True:
             reasons: dict[tuple[str, int], str] = {}
             for user, port in logins:
-                if any(p == port and "denied" not in reason for (_, p), reason in reasons.items()):
-                    continue  # nobody listens there
+                if any(p == port and any(w in reason for w in NOBODY_THERE) for (_, p), reason in reasons.items()):
+                    continue
                 try:
                     return (user, port), self.knock(user, port, LOOK)
                 except AnsibleConnectionFailure as error:
@@ -131,7 +133,7 @@ class ActionModule(ActionBase):
                 told = time.monotonic()
                 seen = "; ".join(dict.fromkeys(reasons.values()))
                 tell(name, f"{seen}. Waiting for it, up to {patience - waited:.0f} s")
-            time.sleep(PAUSE)
+            time.sleep(PAUSE_OF_REFUSED if denied else PAUSE)
 
     def knock(self, user: str, port: int, command: str, fresh: bool = False) -> str:
         """Run a command by a certain login; over a connection of its own, if it has to be fresh.

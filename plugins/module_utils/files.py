@@ -19,6 +19,8 @@ def write(path: Path, content: str, mode: int = 0o644) -> None:
     with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         os.fchmod(file.fileno(), mode)
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     beside.replace(path)
 
 

@@ -7,6 +7,7 @@ made the change, nor the connection, and a reboot in between is no harm.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from ansible.module_utils.files import read, write
 
 PATIENCE = 60  # seconds from the last change to the way back
+_locks: list[int] = []  # held until the module ends
 STATE = Path("/var/lib/undo-lockout")
 ARMED = STATE / "armed"  # holds the token of whoever armed it
 PROGRAM = Path("/usr/local/sbin/undo-lockout")
@@ -27,10 +29,15 @@ UNDO = r"""#!/bin/sh
 # Put back how this machine let people in, as noted before a change that nobody confirmed.
 #   undo-lockout                  what the timer does
 #   undo-lockout confirm TOKEN    somebody got in the new way: leave it so
-set -eu
-cd /var/lib/undo-lockout
+set -u
+cd /var/lib/undo-lockout || exit 0
+# One at a time: a module that changes something, a confirmation, the way back. A module that hangs stops nobody.
+exec 9>lock
+flock --wait 120 9
+
 if [ "${1:-}" = confirm ]; then
     [ "$(cat armed 2>/dev/null)" = "${2:-}" ] || { echo "The former state was put back before."; exit 3; }
+    sync
     rm armed
     systemctl stop undo-lockout.timer
     rm -f before.tar guarded
@@ -38,17 +45,24 @@ if [ "${1:-}" = confirm ]; then
 fi
 [ -e armed ] || exit 0
 echo "Nobody got in the new way: putting back how people got in before."
-grep -q '^ENABLED=yes' ufw.conf 2>/dev/null || ! command -v ufw >/dev/null || ufw --force disable
-while read -r path; do rm -rf "/$path"; done <guarded
-tar --extract --preserve-permissions --file before.tar --directory /
-systemctl daemon-reload
-if grep -q '^ENABLED=yes' ufw.conf 2>/dev/null; then ufw reload; fi
+failed=
+while read -r path; do rm -rf "/${path:?}"; done <guarded
+tar --extract --preserve-permissions --file before.tar --directory / || failed=1
+systemctl daemon-reload || failed=1
 if systemctl --quiet is-enabled ssh.socket; then
     systemctl stop ssh.service
-    systemctl restart ssh.socket
+    systemctl restart ssh.socket || failed=1
 else
-    systemctl reload-or-restart ssh.service
+    systemctl reload-or-restart ssh.service || failed=1
 fi
+# Last, so that SSH waits for no firewall.
+if grep -q '^ENABLED=yes' ufw.conf 2>/dev/null; then
+    ufw reload || failed=1
+elif command -v ufw >/dev/null; then
+    ufw --force disable || failed=1
+fi
+[ -z "$failed" ] || exit 1
+sync
 rm armed before.tar guarded
 """
 SERVICE = f"""[Unit]
@@ -74,6 +88,14 @@ WantedBy=timers.target
 """
 
 
+def lock() -> None:
+    """Let neither the way back nor a confirmation come in between until this module has ended."""
+    if not _locks:
+        STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _locks.append(os.open(STATE / "lock", os.O_CREAT | os.O_WRONLY, 0o600))
+        fcntl.flock(_locks[0], fcntl.LOCK_EX)
+
+
 def arm(*more: Path) -> str:
     """Note how things are, unless a change before this one still waits to be confirmed, and start the timer anew.
 
@@ -81,15 +103,15 @@ def arm(*more: Path) -> str:
         more: files beside those that are always noted, such as somebody's keys.
 
     Returns:
-        The token to confirm with.
+        The token to confirm with, which counts in place of any before it.
     """
-    STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock()
     files = {PROGRAM: UNDO, UNITS / "undo-lockout.service": SERVICE, UNITS / "undo-lockout.timer": TIMER}
-    if any(read(file) != text for file, text in files.items()):
-        for file, text in files.items():
+    for file, text in files.items():
+        if read(file) != text:
             write(file, text, 0o755 if file == PROGRAM else 0o644)
-        subprocess.run(["systemctl", "daemon-reload"], check=True)
-        subprocess.run(["systemctl", "enable", "--quiet", "undo-lockout.timer"], check=True)
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    subprocess.run(["systemctl", "enable", "--quiet", "undo-lockout.timer"], check=True)
     guarded = [*GUARDED, *(str(path).lstrip("/") for path in more)]
     if not ARMED.exists():
         (STATE / "guarded").write_text("".join(f"{path}\n" for path in guarded))
@@ -98,11 +120,10 @@ def arm(*more: Path) -> str:
                 before.add(path)
         (STATE / "ufw.conf").write_text(read(Path("/etc/ufw/ufw.conf")))
         os.sync()
-        write(ARMED, secrets.token_hex(8), 0o600)
     elif more:
         note_later(guarded)
-    subprocess.run(["systemctl", "restart", "undo-lockout.timer"], check=True)
-    return ARMED.read_text()
+    write(ARMED, secrets.token_hex(8), 0o600)
+    return waiting()
 
 
 def note_later(guarded: list[str]) -> None:
@@ -117,8 +138,16 @@ def note_later(guarded: list[str]) -> None:
 
 
 def waiting() -> str:
-    """The token of a change that still waits to be confirmed, by this run or one that was cut off; empty if none."""
+    """The token of a change that still waits to be confirmed, by this run or one that was cut off; empty if none.
+
+    The time that it has for that begins anew.
+    """
     if not ARMED.exists():
         return ""
+    lock()
+    if not ARMED.exists():  # the way back was faster
+        return ""
+    # It may have begun, and wait for the lock.
+    subprocess.run(["systemctl", "stop", "undo-lockout.service"], check=True)
     subprocess.run(["systemctl", "restart", "undo-lockout.timer"], check=True)
     return ARMED.read_text()

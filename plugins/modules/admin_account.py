@@ -63,9 +63,10 @@ HEADER = "# Ansible managed\n"
 KEY = re.compile(r"\b((?:ssh|ecdsa|sk)-\S+ AAAA[\w+/]+=*)[^\S\n]*(.*)$", re.MULTILINE)
 
 
-def keys_in(text: str) -> dict[str, str]:
-    """The keys of an authorized_keys file: type and key, and the comment of each."""
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+def keys_in(text: str, unrestricted: bool = False) -> dict[str, str]:
+    """The keys of an authorized_keys file: type and key, and the comment of each; only those without options, if so."""
+    lines = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
+    lines = [line for line in lines if not unrestricted or KEY.match(line)]
     return {found[1]: found[2].strip() for line in lines if (found := KEY.search(line))}
 
 
@@ -85,11 +86,11 @@ def choose(module: AnsibleModule, present: str) -> dict[str, str]:
         return there
     if not given:
         login = os.environ.get("SUDO_USER", "root")
-        given = keys_in(read((home_of(login) or Path("/root")) / ".ssh/authorized_keys"))
+        given = keys_in(read((home_of(login) or Path("/root")) / ".ssh/authorized_keys"), unrestricted=True)
         if not given:
             module.fail_json(
-                msg=f"Nobody could log in as {name}: admin_keys is empty, and {login} has no keys to take over. Set "
-                "admin_keys to the public keys of the administrators. Nothing was changed."
+                msg=f"Nobody could log in as {name}: admin_keys is empty, and {login} has no keys without restrictions "
+                "to take over. Set admin_keys to the public keys of the administrators. Nothing was changed."
             )
     foreign = {key: comment for key, comment in there.items() if key not in given}
     if foreign and not present.startswith(HEADER) and not module.params["replace_keys"]:

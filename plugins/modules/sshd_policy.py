@@ -147,7 +147,7 @@ def main() -> None:
     socket_activated = module.run_command(["systemctl", "is-enabled", "--quiet", "ssh.socket"])[0] == 0
     files = {DROP_IN: (config, 0o600), MODULI: (strong_moduli(), 0o644)}
     if socket_activated:
-        files[SOCKET] = (f"[Socket]\nListenStream=\nListenStream={port}\n", 0o644)
+        files[SOCKET] = (f"[Socket]\nBindIPv6Only=both\nListenStream=\nListenStream={port}\n", 0o644)
     changed = {path: content for path, (content, _mode) in files.items() if read(path) != content}
     keys = weak_keys(module)
     diff = [difference(path, read(path), content) for path, content in changed.items() if path != MODULI]
@@ -162,7 +162,8 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(**result)
     token = waiting()
-    if changed or keys:
+    # What a run before this one wrote and did not confirm, sshd may not have read yet.
+    if changed or keys or token:
         token = arm()
         for key in keys:
             for old in (key, key.with_name(f"{key.name}.pub")):

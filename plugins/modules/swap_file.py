@@ -39,6 +39,7 @@ reason:
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -75,19 +76,29 @@ def main() -> None:
         module.exit_json(changed=False, reason=f"{has} MiB of memory do without")
     if module.run_command(["systemd-detect-virt", "--quiet", "--container"])[0] == 0:
         module.exit_json(changed=False, reason="a container has the swap of its host")
-    if mebibytes("SwapTotal") or UNIT.exists():
+    if mebibytes("SwapTotal"):
         module.exit_json(changed=False, reason="there is swap")
+    free = shutil.disk_usage("/").free // 2**20
+    if free < 2 * size:
+        module.fail_json(
+            msg=f"Swap of {size} MiB would take most of the {free} MiB that are free. Make room, or set base_swap_size "
+            "to less, or to 0 for none. Nothing was changed."
+        )
     if not module.check_mode:
-        FILE.touch(mode=0o600)
+        write(FILE, "", 0o600)
+        write(UNIT, UNIT_TEXT)
         # Written, not only reserved: swap needs a file without holes on every file system.
         for command in (
-            ["dd", "if=/dev/zero", f"of={FILE}", "bs=1M", f"count={size}", "status=none"],
+            ["dd", "if=/dev/zero", f"of={FILE}", "bs=1M", f"count={size}", "conv=notrunc", "status=none"],
             ["mkswap", str(FILE)],
+            ["systemctl", "daemon-reload"],
+            ["systemctl", "enable", "--now", "--quiet", "swapfile.swap"],
         ):
-            module.run_command(command, check_rc=True)
-        write(UNIT, UNIT_TEXT)
-        module.run_command(["systemctl", "daemon-reload"], check_rc=True)
-        module.run_command(["systemctl", "enable", "--now", "--quiet", "swapfile.swap"], check_rc=True)
+            rc, _out, err = module.run_command(command)
+            if rc:
+                FILE.unlink(missing_ok=True)
+                UNIT.unlink(missing_ok=True)
+                module.fail_json(msg=f"The machine takes no swap file: {err.strip()}. base_swap_size: 0 does without.")
     module.exit_json(changed=True)
 
 

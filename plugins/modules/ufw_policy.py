@@ -174,7 +174,8 @@ def main() -> None:
     wanted = list(dict.fromkeys(wanted))
     ufw = Ufw(module)
     listening = ufw.ports_of_sshd()
-    if listening and not any(lets_in(item, listening) for item in module.params["allow"]):
+    # Check mode has not moved sshd to its new port.
+    if listening and not module.check_mode and not any(lets_in(item, listening) for item in module.params["allow"]):
         ports = ", ".join(map(str, sorted(listening)))
         module.fail_json(
             msg=f"These rules would let nobody in by SSH any more: sshd listens on port {ports}, and none of them is "
@@ -193,8 +194,8 @@ def main() -> None:
             module.fail_json(msg="UFW is not installed.")
         token = arm()
         for rule in to_add:
-            # UFW takes the first rule that fits: who is named goes before everybody.
-            ufw.call(*(["prepend"] if " from " in rule else []), *shlex.split(rule))
+            # UFW takes the first rule that fits: who may come as often as they like goes before those who may not.
+            ufw.call(*(["prepend"] if rule.startswith("allow from ") else []), *shlex.split(rule))
         # Read again: adding one rule can have changed another in place.
         for rule in (rule for rule in ufw.rules() if without_comment(rule) not in kept):
             words = shlex.split(without_comment(rule))
@@ -203,6 +204,7 @@ def main() -> None:
             ufw.call("default", POLICIES[direction][2], direction)
         if not is_on:
             ufw.call("--force", "enable")
+        waiting()  # a minute from here, however long that took
     module.exit_json(
         changed=changed,
         rules=wanted,

@@ -1,4 +1,4 @@
-"""Fixtures for machines as a provider hands them out: who gets in changes on the way."""
+"""Fixtures for machines as a provider hands them out."""
 
 from __future__ import annotations
 
@@ -7,23 +7,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
-from testinfra.host import Host
-from testing import Door, Machine, Web
-
-
-@pytest.fixture
-def door(host: Host) -> Door:
-    """How to get in to the machine of this test."""
-    return Door(host.ansible.get_variables())
-
-
-@pytest.fixture
-def machine(host: Host, door: Door) -> Machine:
-    """The machine of this test, reached the way that it is reached in the end."""
-    variables = host.ansible.get_variables()
-    options = " ".join([*door.options, "-i", door.key])
-    reached = testinfra.get_host(f"ssh://{door.user}@{door.address}:{door.port}", ssh_extra_args=options)
-    return Machine(variables["inventory_hostname"], reached, variables, Web(door.address, 80))
+from testing import Door
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_the_machine_keeps_itself(machine: Machine) -> None:
         assert machine.host.sysctl("net.ipv4.conf.host0.accept_redirects") == 0
         assert machine.host.sysctl("net.ipv4.conf.host0.send_redirects") == 0
         assert machine.host.sysctl("net.ipv6.conf.host0.accept_source_route") == 0
-        assert machine.host.sysctl("net.ipv4.conf.host0.rp_filter") == 1
+        assert machine.host.sysctl("net.ipv4.conf.host0.rp_filter") == 2
         machine.host.run_expect([0], "logrotate --debug /etc/logrotate.conf")
         assert machine.host.check_output("systemctl --failed --no-legend --plain") == ""
 

@@ -27,7 +27,7 @@ def test_the_kernel_is_hardened(machine: Machine) -> None:
         "fs.protected_fifos": 2,
         "fs.protected_regular": 2,
         "fs.suid_dumpable": 0,
-        "net.ipv4.conf.all.rp_filter": 1,
+        "net.ipv4.conf.all.rp_filter": 2,
         "net.ipv4.conf.all.accept_redirects": 0,
         "net.core.bpf_jit_harden": 2,
     }
