@@ -78,6 +78,7 @@ RestartSec=2
 """
 TIMER = f"""[Unit]
 Description=Wait for somebody to get in the new way
+StartLimitIntervalSec=0
 
 [Timer]
 OnActiveSec={PATIENCE}
