@@ -17,7 +17,7 @@ import pytest
 from action import release_build as packing
 from ansible.errors import AnsibleActionFail
 from module_utils import files
-from modules import config_files, nginx_config, release_build, release_switch, ufw_policy
+from modules import admin_account, config_files, nginx_config, release_build, release_switch, ufw_policy
 
 # --- release_build, on the control node -----------------------------------------------------------------------------
 
@@ -298,3 +298,22 @@ def test_files_are_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     nginx_config.apply(tmp_path, {"sites/shop.conf": "new"}, [])
     assert files.read(tmp_path / "sites/shop.conf") == "new"
     assert os.listdir(tmp_path / "sites") == ["shop.conf"]
+
+
+# --- admin_account --------------------------------------------------------------------------------------------------
+
+KEYS = """# of root
+ssh-ed25519 AAAAone somebody@laptop
+restrict,command="rrsync /srv" ssh-ed25519 AAAAtwo backup
+  ecdsa-sha2-nistp256 AAAAthree
+"""
+
+
+def test_all_keys_of_a_file_are_seen() -> None:
+    found = {"ssh-ed25519 AAAAone": "somebody@laptop", "ssh-ed25519 AAAAtwo": "backup"}
+    assert admin_account.keys_in(KEYS) == found | {"ecdsa-sha2-nistp256 AAAAthree": ""}
+
+
+def test_a_key_with_restrictions_makes_no_administrator() -> None:
+    taken = admin_account.keys_in(KEYS, unrestricted=True)
+    assert list(taken) == ["ssh-ed25519 AAAAone", "ecdsa-sha2-nistp256 AAAAthree"]
