@@ -210,7 +210,7 @@ def test_a_ca_that_refuses_nine_nonces_of_ten_is_borne(
 def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over(
     machine: Machine, play: Play, echo: Web, ca: Any, certificate_of: CertificateOf, pebble: Callable[..., None]
 ) -> None:
-    ca.run_expect([0], "sed 's/7776000/40/' /etc/pebble/pebble.json > /etc/pebble/short.json")
+    ca.run_expect([0], "sed 's/7776000/90/' /etc/pebble/pebble.json > /etc/pebble/short.json")
     pebble("ExecStart=", "ExecStart=/usr/bin/pebble -config /etc/pebble/short.json -dnsserver 127.0.0.1:8053")
     assert play("certificate", "-e", "app=echo", "-e", "action=force").code == 0
     first = certificate_of(echo.domain)
