@@ -96,8 +96,9 @@ def exposure(unit: str, mark: float, host: Host) -> Result:
     """What systemd says of a unit as its package has it, and as it is."""
     found = re.compile(r"exposure level for .*: ([0-9.]+)")
     name = unit
-    if unit == "blueoctopus":
-        name = f"{unit}@{host.run(f'basename $(readlink /srv/{unit}/live)').strip()}"
+    if unit == "APP":
+        app, release = host.run("cd /srv && set -- */live && echo ${1%/live} $(basename $(readlink $1))").split()
+        name = f"{app}@{release}"
     now = found.search(host.run_as_root(f"systemd-analyze security --no-pager {name}.service"))
     # By another name, so that no drop-in file counts.
     packaged = f"cp /lib/systemd/system/{unit}.service /tmp/packaged.service && systemd-analyze security --no-pager"
@@ -123,7 +124,7 @@ EVER: dict[str, Callable[[Host], Result]] = {
 }
 AFTER: dict[str, Callable[[Host], Result]] = {
     "nmap, 1,000 UDP ports": udp,
-    "systemd-analyze security, app": partial(exposure, "blueoctopus", 1.5),
+    "systemd-analyze security, app": partial(exposure, "APP", 1.5),
     "the same, nginx": partial(exposure, "nginx", 2.5),
     "the same, fail2ban": partial(exposure, "fail2ban", 4),
     "debsums": debsums,
