@@ -293,6 +293,14 @@ def test_a_set_of_files_is_written_with_their_modes(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["settings.conf"]
 
 
+def test_a_line_replaces_the_last_of_its_kind_or_comes_to_the_end() -> None:
+    text = "# DAYS, explained\n#DAYS 0\nDAYS 7\nlast"
+    lines = {r"^#?DAYS\b": "DAYS 1", r"^NEW\b": "NEW 2"}
+    changed = config_files.with_lines(text, lines)
+    assert changed == "# DAYS, explained\n#DAYS 0\nDAYS 1\nlast\nNEW 2\n"
+    assert config_files.with_lines(changed, lines) == changed
+
+
 def test_files_are_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     nginx_config.apply(tmp_path, {"sites/shop.conf": "old"}, [])
     nginx_config.apply(tmp_path, {"sites/shop.conf": "new"}, [])

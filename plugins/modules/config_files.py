@@ -13,7 +13,13 @@ options:
   files:
     description: Contents of files by their paths.
     type: dict
-    required: true
+    default: {}
+  lines:
+    description: >-
+      Lines of files that somebody else wrote, by their paths and, below these, by regular expressions. The last line in
+      which one is found is replaced; where there is none, the line is added.
+    type: dict
+    default: {}
   mode:
     description: Mode of all of them, in octal.
     type: str
@@ -30,6 +36,12 @@ EXAMPLES = r"""
   config_files:
     files:
       /etc/systemd/journald.conf.d/10-size.conf: "{{ lookup('ansible.builtin.template', 'journald.conf.j2') }}"
+
+- name: Let nothing be run from shared memory
+  config_files:
+    lines:
+      /etc/fstab:
+        \s/dev/shm\s: tmpfs /dev/shm tmpfs rw,nosuid,nodev,noexec 0 0
 """
 
 RETURN = r"""
@@ -40,6 +52,7 @@ written:
   elements: str
 """
 
+import re
 import stat
 from pathlib import Path
 
@@ -52,13 +65,30 @@ def as_it_is(path: Path) -> tuple[str, int]:
     return read(path), stat.S_IMODE(path.stat().st_mode) if path.exists() else -1
 
 
+def with_lines(text: str, lines: dict[str, str]) -> str:
+    """A text in which each line stands once: in place of the last that its expression is found in, or at the end."""
+    present = text.splitlines()
+    for pattern, line in lines.items():
+        found = [number for number, there in enumerate(present) if re.search(pattern, there)]
+        if found:
+            present[found[-1]] = line
+        else:
+            present.append(line)
+    return "".join(f"{line}\n" for line in present)
+
+
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={"files": {"type": "dict", "required": True}, "mode": {"type": "str", "default": "0644"}},
+        argument_spec={
+            "files": {"type": "dict", "default": {}},
+            "lines": {"type": "dict", "default": {}},
+            "mode": {"type": "str", "default": "0644"},
+        },
         supports_check_mode=True,
     )
     mode = int(module.params["mode"], 8)
     files = {Path(path): str(content) for path, content in module.params["files"].items()}
+    files |= {Path(path): with_lines(read(Path(path)), lines) for path, lines in module.params["lines"].items()}
     before = {path: as_it_is(path) for path in files}
     written = [path for path, content in files.items() if before[path] != (content, mode)]
     if not module.check_mode:
