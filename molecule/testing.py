@@ -92,6 +92,43 @@ class Machine:
         return str(self.host.run_expect([0], f"readlink /srv/{app}/live").stdout.strip().split("/")[-1])
 
 
+@dataclass
+class Fleet:
+    """Both machines, as one site."""
+
+    machines: list[Machine]
+
+    def versions(self) -> list[str]:
+        """The version that each machine serves."""
+        return [str(machine.web.ask().json["version"]) for machine in self.machines]
+
+    def live(self) -> list[str]:
+        return [machine.live("shop") for machine in self.machines]
+
+    def left_overs(self) -> list[str]:
+        """What a run should have taken away, on any of them: locks, half-built releases, units of other releases."""
+        found = []
+        for machine in self.machines:
+            live = machine.live("shop")
+            with machine.host.sudo():
+                shown = machine.host.check_output(
+                    "cat /run/releases/shop/token 2>/dev/null; ls -A /srv/shop/releases | grep '^\\.'; "
+                    f"ls /etc/systemd/system | grep '^shop[@.]' | grep -v '@{live}\\.'; "
+                    "ls /etc/nginx/.reload-pending 2>/dev/null; true"
+                )
+            found += [f"{machine.name}: {line}" for line in shown.split()]
+        return found
+
+    def history(self) -> list[list[dict[str, Any]]]:
+        """What each machine's history tells."""
+        told = []
+        for machine in self.machines:
+            with machine.host.sudo():
+                lines = machine.host.check_output("cat /srv/shop/history.jsonl").splitlines()
+            told.append([json.loads(line) for line in lines])
+        return told
+
+
 class Door:
     """How to get in to a machine from outside, by a new connection each time."""
 

@@ -1,157 +1,442 @@
-"""What a host remembers of an app's releases."""
+"""What a host knows of an app's releases, and what a rollback makes of it."""
 
 from __future__ import annotations
 
+import grp
+import json
 import os
-import time
+import pwd
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from action import release_switch
-from ansible.module_utils.releases import BusyError, Releases
+from ansible.module_utils.releases import AccountError, Releases
 from filter.systemd import systemd_command
 
 IDS = [f"2026010{n}T000000Z-{n:010x}" for n in range(1, 8)]
+V1, V2, V3, V4 = IDS[:4]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Releases:
-    """An app with two releases, neither of which was ever live."""
-    made = Releases("shop", tmp_path)
-    for release in IDS[:2]:
-        (made.folder / release).mkdir(parents=True)
+    """An app without releases, with folders of its own."""
+    made = Releases("shop", tmp_path / "shop", sites=tmp_path / "sites")
+    made.folder.mkdir(parents=True)
     return made
 
 
+def build(store: Releases, release: str) -> None:
+    """Put a complete release there, with a note of its commit."""
+    store.path(release).mkdir(exist_ok=True)
+    (store.path(release) / "release.json").write_text(json.dumps({"commit": f"commit of {release}"}))
+
+
 def go_live(store: Releases, release: str, action: str = "deploy") -> None:
-    (store.folder / release).mkdir(exist_ok=True)
+    """A deploy or rollback that comes to its end."""
+    build(store, release)
+    store.note(action, release, "begun")
     store.make_live(release)
     store.note(action, release, "ok")
 
 
-def test_the_live_link_is_never_missing(store: Releases) -> None:
-    for release in IDS[:2]:
+def fail(store: Releases, release: str, action: str = "deploy") -> None:
+    """A deploy or rollback that fails and is undone on this host."""
+    build(store, release)
+    store.note(action, release, "begun")
+    store.make_live(release)
+    store.make_live(store.confirmed)
+    store.note(action, release, "failed", "it is broken")
+
+
+def roll_back(store: Releases) -> str:
+    """Roll back to the release before; its id."""
+    release = store.previous()
+    go_live(store, release, "rollback")
+    return release
+
+
+# --- the live release -----------------------------------------------------------------------------------------------
+
+
+def test_make_live_moves_the_links_to_the_release_and_to_its_site(store: Releases) -> None:
+    for release in (V1, V2):
+        build(store, release)
         store.make_live(release)
         assert store.live == release
+        assert os.readlink(store.root / "live") == f"releases/{release}"
+        assert os.readlink(store.site) == f"{store.root}/live/site.conf"
+        assert store.has_site
+    assert os.readlink(store.root / "before") == f"releases/{V1}"
     assert sorted(os.listdir(store.root)) == ["before", "live", "releases"]
-    assert os.readlink(store.root / "before") == f"releases/{IDS[0]}"
+    assert os.listdir(store.site.parent) == ["shop.conf"]
 
 
-def test_a_release_that_was_never_live_is_nothing_to_go_back_to(store: Releases) -> None:
-    assert store.good() == []
+def test_a_site_that_is_a_file_becomes_the_link(store: Releases) -> None:
+    store.site.parent.mkdir()
+    store.site.write_text("server {}")
+    assert not store.has_site
+    build(store, V1)
+    store.make_live(V1)
+    assert store.has_site
+
+
+def test_making_the_live_release_live_again_keeps_the_one_before(store: Releases) -> None:
+    for release in (V1, V2, V2):
+        build(store, release)
+        store.make_live(release)
+    assert os.readlink(store.root / "before") == f"releases/{V1}"
+
+
+def test_no_reader_ever_finds_a_link_missing(store: Releases) -> None:
+    for release in (V1, V2):
+        build(store, release)
+        (store.path(release) / "site.conf").write_text(release)
+    store.make_live(V1)
+    seen: set[str] = set()
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            try:
+                seen.add(store.site.read_text())
+                seen.add(os.path.basename(os.readlink(store.root / "live")))
+            except OSError as error:
+                seen.add(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(300):
+        store.make_live((V1, V2)[number % 2])
+    ended.set()
+    reader.join()
+    assert seen == {V1, V2}
+
+
+def test_what_a_crash_left_beside_a_link_is_no_obstacle(store: Releases) -> None:
+    build(store, V1)
+    (store.root / ".live.new").symlink_to("nowhere")
+    store.make_live(V1)
+    assert store.live == V1
+    assert not (store.root / ".live.new").is_symlink()
+
+
+def test_no_live_takes_the_release_and_its_site_away(store: Releases) -> None:
+    build(store, V1)
+    store.make_live(V1)
+    store.no_live()
+    assert store.live == ""
+    assert not store.has_site
+    assert not store.site.is_symlink()
+    store.no_live()  # a second time changes nothing
+
+
+# --- good releases and rollback -------------------------------------------------------------------------------------
+
+
+def test_a_release_that_was_never_live_is_not_good(store: Releases) -> None:
+    build(store, V1)
+    assert store.complete() == [V1]
+    assert (store.good(), store.stack, store.previous(), store.confirmed) == ([], [], "", "")
+
+
+def test_a_first_release_has_none_before_it(store: Releases) -> None:
+    go_live(store, V1)
+    assert store.confirmed == V1
     assert store.previous() == ""
 
 
-def test_going_back_means_the_last_good_one(store: Releases) -> None:
-    for release in IDS[:3]:
+def test_rolling_back_twice_goes_back_two_releases(store: Releases) -> None:
+    for release in (V1, V2, V3):
         go_live(store, release)
-    store.note("deploy", IDS[1], "failed")
-    assert store.previous() == IDS[1]
-    go_live(store, IDS[1], "rollback")
-    assert store.previous() == IDS[2]
+    assert roll_back(store) == V2
+    assert roll_back(store) == V1
+    assert store.confirmed == V1
+    assert store.previous() == ""
+    assert sorted(store.rolled_back) == [V2, V3]
 
 
-def test_a_failed_release_never_was_good(store: Releases) -> None:
-    go_live(store, IDS[0])
-    store.note("deploy", IDS[1], "failed")
-    assert store.good() == [IDS[0]]
+def test_a_rollback_skips_a_release_that_was_rolled_back_from(store: Releases) -> None:
+    for release in (V1, V2, V3):
+        go_live(store, release)
+    assert roll_back(store) == V2
+    go_live(store, V4)
+    assert store.stack == [V1, V2, V4]
+    assert store.rolled_back == [V3]
+    assert roll_back(store) == V2
+
+
+def test_a_rollback_to_a_named_release_that_was_rolled_back_from_makes_it_good_again(store: Releases) -> None:
+    for release in (V1, V2):
+        go_live(store, release)
+    roll_back(store)
+    go_live(store, V2, "rollback")
+    assert store.confirmed == V2
+    assert store.previous() == V1
+    assert store.rolled_back == []
+
+
+def test_a_new_deploy_of_a_release_that_was_rolled_back_from_makes_it_good_again(store: Releases) -> None:
+    for release in (V1, V2):
+        go_live(store, release)
+    roll_back(store)
+    go_live(store, V2)
+    assert (store.stack, store.rolled_back) == ([V1, V2], [])
+
+
+def test_a_rollback_to_a_named_older_release_leaves_all_after_it_behind(store: Releases) -> None:
+    for release in (V1, V2, V3):
+        go_live(store, release)
+    go_live(store, V1, "rollback")
+    assert (store.stack, store.rolled_back) == ([V1], [V2, V3])
+
+
+def test_a_deploy_that_went_well_here_and_was_undone_never_is_good(store: Releases) -> None:
+    for release in (V1, V2):
+        go_live(store, release)
+    store.make_live(V1)
+    store.note("deploy", V2, "failed", "another host failed")
+    store.note("undo", V1, "ok")
+    assert store.confirmed == V1
+    assert store.good() == [V1]
+    store.sweep()
+    assert store.complete() == [V1]
+
+
+def test_a_rollback_that_was_undone_leaves_no_release_behind(store: Releases) -> None:
+    for release in (V1, V2, V3):
+        go_live(store, release)
+    go_live(store, V2, "rollback")
+    store.make_live(V3)
+    store.note("undo", V3, "ok")
+    assert (store.stack, store.rolled_back) == ([V1, V2, V3], [])
+
+
+def test_a_failed_release_never_is_good(store: Releases) -> None:
+    go_live(store, V1)
+    fail(store, V2)
+    assert store.good() == [V1]
+    assert store.confirmed == V1
+
+
+def test_a_failed_redeploy_of_a_good_release_keeps_it_good(store: Releases) -> None:
+    for release in (V1, V2):
+        go_live(store, release)
+    fail(store, V1)
+    assert store.stack == [V1, V2]
+    assert store.previous() == V1
+
+
+def test_a_failed_rollback_changes_nothing(store: Releases) -> None:
+    for release in (V1, V2):
+        go_live(store, release)
+    fail(store, V1, "rollback")
+    assert (store.stack, store.rolled_back, store.live) == ([V1, V2], [], V2)
 
 
 def test_a_release_is_good_only_while_it_is_there(store: Releases) -> None:
-    for release in IDS[:3]:
+    for release in (V1, V2, V3):
         go_live(store, release)
-    store.remove(IDS[0])
-    assert store.good() == IDS[1:3]
+    store.remove(V2)
+    assert store.good() == [V1, V3]
+    assert store.previous() == V1
+
+
+# --- a run that has not ended ---------------------------------------------------------------------------------------
+
+
+def test_a_deploy_that_has_begun_is_unfinished_until_its_end(store: Releases) -> None:
+    go_live(store, V1)
+    assert store.unfinished() is None
+    build(store, V2)
+    store.note("deploy", V2, "begun", by="me@here")
+    store.make_live(V2)
+    begun = store.unfinished()
+    assert begun is not None
+    assert (begun["release"], begun["action"], begun["by"], begun["from"]) == (V2, "deploy", "me@here", V1)
+    assert store.confirmed == V1
+    store.note("deploy", V2, "failed")
+    assert store.unfinished() is None
+
+
+def test_the_end_of_a_deploy_tells_what_was_live_before_it(store: Releases) -> None:
+    for release in (V1, V2):
+        go_live(store, release)
+    end = store.history()[-1]
+    assert (end["result"], end["from"], end["commit"]) == ("ok", V1, f"commit of {V2}")
+
+
+def test_a_note_can_name_the_commit_of_a_release_that_is_gone(store: Releases) -> None:
+    store.note("deploy", V1, "failed", commit="abc")
+    assert store.history()[-1]["commit"] == "abc"
+
+
+# --- removal --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(3, IDS[4:7]), (2, IDS[5:7]), (1, IDS[5:7])])
-def test_pruning_keeps_the_good_ones_and_always_the_one_before(store: Releases, keep: int, kept: list[str]) -> None:
-    for release in IDS[2:]:
-        go_live(store, release)
-    store.prune(keep)
-    assert store.complete() == kept
-
-
-def test_pruning_never_takes_what_was_gone_back_to(store: Releases) -> None:
+def test_pruning_keeps_the_newest_good_ones_and_always_the_one_before(
+    store: Releases, keep: int, kept: list[str]
+) -> None:
     for release in IDS:
         go_live(store, release)
-    go_live(store, IDS[0], "rollback")
-    store.prune(2)
-    assert store.complete() == [IDS[0], IDS[6]]
+    gone = store.prune(keep)
+    assert store.complete() == kept
+    assert gone == [release for release in IDS if release not in kept]
 
 
-def test_pruning_takes_what_crashes_left(store: Releases) -> None:
-    go_live(store, IDS[0])
-    (store.folder / ".building-x").mkdir()
-    (store.folder / ".removed-x").mkdir()
-    store.prune(5)
-    assert os.listdir(store.folder) == [IDS[0]]
+def test_pruning_removes_rolled_back_releases_before_others(store: Releases) -> None:
+    for release in (V1, V2, V3):
+        go_live(store, release)
+    roll_back(store)
+    go_live(store, V4)
+    assert store.prune(3) == [V3]
+    assert store.complete() == [V1, V2, V4]
 
 
-def test_a_release_that_no_longer_fits_the_machine_is_built_again(store: Releases) -> None:
-    digest = IDS[0].split("-")[1]
-    (store.folder / f"20270101T000000Z-{digest}").mkdir()
-    assert store.find(digest, lambda _release: True) == f"20270101T000000Z-{digest}"
-    assert store.find(digest, lambda release: release.name == IDS[0]) == IDS[0]
-    assert store.find(digest, lambda _release: False) is None
+def test_pruning_keeps_a_rolled_back_release_while_there_is_room(store: Releases) -> None:
+    for release in (V1, V2):
+        go_live(store, release)
+    roll_back(store)
+    assert store.prune(2) == []
+    assert store.rolled_back == [V2]
 
 
-def test_another_process_of_the_host_is_not_interrupted(store: Releases) -> None:
-    with store.busy(), pytest.raises(BusyError, match="still at work"), store.busy():
-        pass
-    with store.busy():
-        pass
+def test_pruning_keeps_the_live_release_when_it_is_not_confirmed(store: Releases) -> None:
+    for release in (V1, V2, V3):
+        go_live(store, release)
+    build(store, V4)
+    store.make_live(V4)
+    store.prune(1)
+    assert store.complete() == [V2, V3, V4]
+
+
+def test_sweeping_removes_what_crashes_left_and_what_never_was_good(store: Releases) -> None:
+    go_live(store, V1)
+    build(store, V2)
+    for name in (".building-x", ".removed-x"):
+        (store.folder / name).mkdir()
+        (store.folder / name / "file").touch()
+    store.sweep()
+    assert os.listdir(store.folder) == [V1]
 
 
 def test_the_live_release_can_not_be_removed(store: Releases) -> None:
-    store.make_live(IDS[0])
-    store.remove(IDS[0])
-    assert IDS[0] in store.complete()
+    build(store, V1)
+    store.make_live(V1)
+    store.remove(V1)
+    assert store.complete() == [V1]
+    store.remove("")  # and no name does not mean the folder itself
+    assert store.complete() == [V1]
 
 
-def test_a_history_that_a_crash_cut_short_can_be_read(store: Releases) -> None:
-    go_live(store, IDS[0])
-    with (store.root / "history.jsonl").open("a") as history:
+# --- the history file -----------------------------------------------------------------------------------------------
+
+
+def history_file(store: Releases) -> Path:
+    return store.root / "history.jsonl"
+
+
+def test_a_line_that_a_crash_cut_short_is_skipped_and_the_next_one_stands_by_itself(store: Releases) -> None:
+    go_live(store, V1)
+    with history_file(store).open("a") as history:
         history.write('{"time": "20')
-    assert [event["release"] for event in store.history()] == [IDS[0]]
+    assert [event["release"] for event in store.history()] == [V1, V1]
+    build(store, V2)
+    store.note("deploy", V2, "ok")
+    assert [event["release"] for event in store.history()] == [V1, V1, V2]
+    assert history_file(store).read_text().endswith("}\n")
+    assert store.confirmed == V2
 
 
-def holder(process: str = "1:1") -> dict[str, Any]:
-    return {"by": "me@here", "computer": "here", "process": process, "since": 0}
+def test_a_line_of_bytes_that_are_no_text_is_skipped(store: Releases) -> None:
+    go_live(store, V1)
+    with history_file(store).open("ab") as history:
+        history.write(b'\xff\xfe{"\n')
+    assert store.confirmed == V1
 
 
-def test_one_deploy_at_a_time(store: Releases) -> None:
-    assert store.lock(holder()) is None
-    assert store.lock(holder()) is None  # the same run again
-    other = store.lock(holder("2:2"))
-    assert other == holder()
-    store.unlock()
-    assert store.lock(holder("2:2")) is None
+def test_a_note_on_a_full_disk_fails_and_leaves_no_half_line(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_live(store, V1)
+    before = history_file(store).read_bytes()
+    build(store, V2)
+    working = os.fsync
+    failures = [OSError(28, "No space left on device")]
+
+    def fsync(descriptor: int) -> None:
+        if failures:
+            raise failures.pop()
+        working(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        store.note("deploy", V2, "ok")
+    assert history_file(store).read_bytes() == before
+    store.note("deploy", V2, "ok")
+    assert history_file(store).read_bytes().startswith(before)
+    assert store.confirmed == V2
 
 
-def test_a_lock_can_be_taken_over(store: Releases) -> None:
-    store.lock(holder())
-    assert store.lock(holder("2:2"), take_over=True) is None
-    assert store.lock(holder()) == holder("2:2")
+def test_a_note_is_on_the_disk_when_it_returns(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    working = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        working(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.note("deploy", V1, "ok")
+    assert str(history_file(store)) in synced
+    assert str(store.root) in synced
 
 
-def test_a_lock_that_a_crash_cut_short_is_nobodys(store: Releases) -> None:
-    (store.root / "deploy.lock").write_text('{"by"')
-    assert store.lock(holder()) is None
+def test_only_root_and_its_group_read_the_history(store: Releases) -> None:
+    store.note("deploy", V1, "ok")
+    assert history_file(store).stat().st_mode & 0o777 == 0o640
 
 
-def test_a_lock_is_stale_when_its_run_has_died() -> None:
-    own = holder(release_switch.process_of(os.getpid()))
-    assert not release_switch.is_stale(own, holder("2:2"))
-    assert release_switch.is_stale(holder(f"{os.getpid()}:1"), own)  # the number was given to somebody else since
-    assert release_switch.is_stale(holder("999999999:1"), own)
+# --- the account ----------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_of_another_computer_is_stale_after_an_hour() -> None:
-    there = holder() | {"computer": "there"}
-    assert release_switch.is_stale(there | {"since": 0}, holder())
-    assert not release_switch.is_stale(there | {"since": time.time() - 60}, holder())
+def accounts(monkeypatch: pytest.MonkeyPatch, users: dict[str, str], groups: list[str]) -> None:
+    """Have the host know these users, with their homes, and these groups."""
+
+    def user(name: str) -> Any:
+        return SimpleNamespace(pw_name=name, pw_dir=users[name])
+
+    def group(name: str) -> Any:
+        return SimpleNamespace(gr_name={known: known for known in groups}[name])
+
+    monkeypatch.setattr(pwd, "getpwnam", user)
+    monkeypatch.setattr(grp, "getgrnam", group)
+
+
+def test_a_name_that_is_free_is_taken(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts(monkeypatch, {}, [])
+    store.check_account()
+
+
+def test_the_account_that_was_made_for_the_app_is_its_own(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts(monkeypatch, {"shop": f"{store.root}/data"}, ["shop"])
+    store.check_account()
+
+
+@pytest.mark.parametrize("home", ["/home/shop", "/", "/var/lib/shop"])
+def test_an_account_with_another_home_is_refused(store: Releases, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    accounts(monkeypatch, {"shop": home}, ["shop"])
+    with pytest.raises(AccountError, match=f"the user shop .* with the home {home},"):
+        store.check_account()
+
+
+def test_a_group_of_that_name_without_the_user_is_refused(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts(monkeypatch, {}, ["shop"])
+    with pytest.raises(AccountError, match="the group shop"):
+        store.check_account()
+
+
+# --- units ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

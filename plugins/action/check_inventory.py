@@ -34,7 +34,8 @@ RESERVED = {
     *("backup", "list", "irc", "nobody", "sshd", "messagebus", "systemd", "nginx", "postgres", "mysql", "redis"),
     *("docker", "disk", "shadow", "tty", "audio", "video", "input", "kvm", "render", "crontab", "polkitd"),
     # the role certificate's own
-    *("certificates", "all", "accounts", "challenges", "changed"),
+    *("certificates", "all", "accounts", "challenges", "changed", "lock"),
+    "uv",  # the user who fetches packages
     *("admin", "debian", "ubuntu", "sudo", "adm", "staff", "users", "ssh", "git", "ftp", "http", "default"),
 }
 
@@ -109,6 +110,7 @@ def are_beside(entries: list[Any], required: set[str], optional: set[str]) -> bo
         fits = (
             isinstance(entry["name"], str)
             and re.fullmatch(r"[a-z][a-z0-9-]{0,30}", entry["name"])
+            and entry["name"] != "release-command"  # names the unit of the release command
             and is_command(entry["command"])
             and isinstance(count, int)
             and not isinstance(count, bool)
@@ -217,6 +219,7 @@ KEYS = {
     "health_timeout": Key(int, SECONDS, "health_timeout: 30", lambda v: 1 <= v <= 3600),
     "drain_timeout": Key(int, SECONDS, "drain_timeout: 30", lambda v: 1 <= v <= 3600),
     "release_command": Key(str, COMMAND, "release_command: flask --app main db upgrade", is_command),
+    "release_timeout": Key(int, SECONDS, "release_timeout: 600", lambda v: 1 <= v <= 3600),
     "keep_releases": Key(int, "a whole number from 1 to 100", "keep_releases: 5", lambda v: 1 <= v <= 100),
     "processes": Key(
         list,
@@ -334,6 +337,15 @@ def check_value(name: str, value: Any, where: str) -> Iterator[Problem]:
     found = "(not shown: it may hold secrets)" if key.secret else repr(plain(value))
     expected = key.expected if typed else f"{TYPE_NAMES[key.type]}: {key.expected}"
     yield Problem(f"{where}, key {name}", found, expected, key.example)
+
+
+def check_used(apps: Any, chosen: str | None, keys: list[str]) -> Iterator[Problem]:
+    """Check only what a playbook uses: some keys of one app, or of all. For the worst night, the rest may be wrong."""
+    for number, app in enumerate(apps if isinstance(apps, list) else []):
+        if isinstance(app, dict) and chosen in (None, app.get("name")):
+            for key in keys:
+                if key in app:
+                    yield from check_value(key, app[key], f"app {app.get('name', f'number {number + 1}')}")
 
 
 def check_apps(apps: Any) -> Iterator[Problem]:
@@ -574,7 +586,7 @@ class ActionModule(ActionBase):
         chosen = variables.get("app")
         known: set[str] = set()
         for host in variables["ansible_play_hosts_all"]:
-            for problem in self.check_host(variables["hostvars"][host], known):
+            for problem in self.check_host(variables["hostvars"][host], known, chosen, variables.get("checked_keys")):
                 problems.setdefault(problem, []).append(host)
         if (chosen is not None or variables.get("app_needed")) and chosen not in known and not problems:
             expected = f"the name of an app in the inventory: {', '.join(sorted(known)) or 'there is none'}"
@@ -603,8 +615,10 @@ class ActionModule(ActionBase):
             )
 
     @staticmethod
-    def check_host(hostvars: Mapping[str, Any], known: set[str]) -> Iterator[Problem]:
-        """Check one host; note the names of its apps in `known`."""
+    def check_host(
+        hostvars: Mapping[str, Any], known: set[str], chosen: str | None = None, keys: list[str] | None = None
+    ) -> Iterator[Problem]:
+        """Check one host, or only these keys of the chosen app; note the names of its apps in `known`."""
         unreadable: list[Problem] = []
 
         def get(name: str) -> Any:
@@ -617,10 +631,13 @@ class ActionModule(ActionBase):
 
         apps = get("apps") if "apps" in hostvars else []
         if not unreadable:
-            yield from check_apps(apps)
+            yield from check_apps(apps) if keys is None else check_used(apps, chosen, keys)
             known.update(str(app["name"]) for app in apps or [] if isinstance(app, dict) and "name" in app)
-        yield from check_settings(hostvars, get)
         yield from check_connection(get, hostvars)
+        if keys is not None:
+            yield from unreadable
+            return
+        yield from check_settings(hostvars, get)
         yield from check_names(apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars})
         yield from check_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
         yield from check_hook(apps, bool(get("certificate_dns_hook") if "certificate_dns_hook" in hostvars else ""))

@@ -1,30 +1,44 @@
-"""What a host knows of an app's releases: which there are, which is live, which were good, and who is deploying."""
+"""What a host knows of an app's releases: which there are, which is live, which were good, and what was done."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import grp
 import json
 import os
 import pwd
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-UNITS = Path("/etc/systemd/system")
-STAMPS = Path("/var/lib/systemd/timers")  # when persistent timers ran last
+SITES = Path("/etc/nginx/sites")
 
 
-def systemctl(*argv: str) -> str:
-    """Call systemctl and return what it printed; a failure shows in the units' states, where it is looked for."""
-    return subprocess.run(["systemctl", *argv], capture_output=True, text=True).stdout.strip()
+class AccountError(Exception):
+    """The app's name is an account that was not made for it."""
 
 
-class BusyError(Exception):
-    """The module of a former run is still at work."""
+def sync_folder(folder: Path) -> None:
+    """Write a folder's entries to the disk, so that a rename in it outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def point(link: Path, target: str | Path) -> None:
+    """Point a symbolic link at a target in one step: at no time, not even after a power cut, is it missing."""
+    if link.is_symlink() and os.readlink(link) == str(target):
+        return
+    beside = link.with_name(f".{link.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    beside.replace(link)
+    sync_folder(link.parent)
 
 
 class Releases:
@@ -33,14 +47,15 @@ class Releases:
     Args:
         name: name of the app.
         root: its folder; `releases/ID` holds the releases, `live` leads to the one that serves.
+        sites: the folder of nginx's sites; NAME.conf in it leads to the live release's own `site.conf`.
     """
 
-    def __init__(self, name: str, root: str | Path) -> None:
+    def __init__(self, name: str, root: str | Path, sites: Path = SITES) -> None:
         self.name = name
         self.root = Path(root)
         self.folder = self.root / "releases"
+        self.site = sites / f"{name}.conf"
         self._history = self.root / "history.jsonl"
-        self._lock = self.root / "deploy.lock"
 
     def path(self, release: str) -> Path:
         return self.folder / release
@@ -49,10 +64,13 @@ class Releases:
         """The releases that are built to the end, the oldest first."""
         return sorted(path.name for path in self.folder.glob("2*-*"))
 
-    def find(self, digest: str, still_fits: Callable[[Path], bool]) -> str | None:
-        """The complete release with that digest that still fits the machine."""
-        same = (release for release in reversed(self.complete()) if release.endswith(f"-{digest}"))
-        return next((release for release in same if still_fits(self.path(release))), None)
+    def about(self, release: str) -> dict[str, Any]:
+        """What was noted of a release when it was built: commit, version, health path, time limits."""
+        with contextlib.suppress(OSError, ValueError):
+            return dict(json.loads((self.path(release) / "release.json").read_text()))
+        return {}
+
+    # --- the live release -------------------------------------------------------------------------------------------
 
     @property
     def live(self) -> str:
@@ -60,25 +78,47 @@ class Releases:
         link = self.root / "live"
         return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
-    def make_live(self, release: str) -> None:
-        """Point the link `live` at a release in one step; `before` is where nginx turns when that one dies."""
-        if self.live not in ("", release):
-            self._point("before", self.live)
-        self._point("live", release)
+    @property
+    def has_site(self) -> bool:
+        """Whether nginx's site is the live release's own."""
+        return self.site.is_symlink() and os.readlink(self.site) == str(self.root / "live/site.conf")
 
-    def _point(self, link: str, release: str) -> None:
-        """Point a link at a release in one step: at no time is it missing."""
-        beside = self.root / f".{link}.new"
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(f"releases/{release}")
-        beside.replace(self.root / link)
+    def make_live(self, release: str) -> None:
+        """Point `live` at a release; `before` leads to the one that nginx turns to while the new one is on trial."""
+        if self.live not in ("", release):
+            point(self.root / "before", f"releases/{self.live}")
+        point(self.root / "live", f"releases/{release}")
+        self.site.parent.mkdir(exist_ok=True)
+        point(self.site, self.root / "live/site.conf")
 
     def no_live(self) -> None:
-        """Take the link away: the first release of all has failed."""
+        """Have no live release: the first release of all has failed."""
+        self.site.unlink(missing_ok=True)
         (self.root / "live").unlink(missing_ok=True)
+
+    # --- the account ------------------------------------------------------------------------------------------------
+
+    def check_account(self) -> None:
+        """Make sure that the app's name is free, or the account that was made for it.
+
+        Raises:
+            AccountError: when it is somebody else's account.
+        """
+        try:
+            home = pwd.getpwnam(self.name).pw_dir
+        except KeyError:
+            with contextlib.suppress(KeyError):
+                grp.getgrnam(self.name)
+                raise AccountError(f"the group {self.name} is on this host already, and is not this app's") from None
+            return
+        if home != f"{self.root}/data":
+            raise AccountError(
+                f"the user {self.name} is on this host already, with the home {home}, and is not this app's"
+            )
 
     def prepare(self) -> None:
         """Make the app's user and folders: nginx passes through them, and only `data` belongs to the user."""
+        self.check_account()
         account = f'u {self.name} - "Runs {self.name}" {self.root}/data /usr/sbin/nologin'
         subprocess.run(["systemd-sysusers", "--inline", account], check=True)
         owner = pwd.getpwnam(self.name)
@@ -94,51 +134,96 @@ class Releases:
         """What was done, the oldest first. A line that a crash cut short is left out."""
         events = []
         with contextlib.suppress(FileNotFoundError):
-            for line in self._history.read_text().splitlines():
+            for line in self._history.read_text(errors="replace").splitlines():
                 with contextlib.suppress(ValueError):
                     events.append(json.loads(line))
         return events
 
-    def note(self, action: str, release: str, result: str, reason: str = "") -> None:
-        """Add to the history what whoever has the lock did.
+    def note(
+        self, action: str, release: str, result: str, reason: str = "", by: str = "", commit: str | None = None
+    ) -> None:
+        """Add to the history, on the disk when this returns.
 
         Args:
-            action: deploy or rollback.
+            action: deploy, rollback, or undo: what was live before is live again.
             release: what was to become live.
-            result: ok or failed.
+            result: begun, ok or failed.
             reason: why it failed, in one line.
+            by: whose run it was.
+            commit: the release's commit, where the release itself can't be asked any more.
         """
+        begun = self.unfinished()
         event = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "action": action,
             "release": release,
-            "commit": self.about(release).get("commit", ""),
+            "commit": self.about(release).get("commit", "") if commit is None else commit,
             "result": result,
-            "by": (self.holder() or {}).get("by", ""),
+            "by": by,
+            "from": begun["from"] if begun else self.live,
             "reason": reason,
         }
         cut_short = self._history.exists() and not self._history.read_bytes().endswith(b"\n")
         with self._history.open("a") as history:
-            history.write("\n" * cut_short + json.dumps(event) + "\n")
-            history.flush()
-            os.fsync(history.fileno())
+            size = history.tell()
+            try:
+                history.write("\n" * cut_short + json.dumps(event) + "\n")
+                history.flush()
+                os.fsync(history.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(self._history, size)  # half a line would be taken for none
+                raise
         self._history.chmod(0o640)
+        sync_folder(self.root)
 
-    def about(self, release: str) -> dict[str, Any]:
-        """What was noted of a release when it was built: commit, version, who, when."""
-        with contextlib.suppress(OSError, ValueError):
-            return dict(json.loads((self.path(release) / "release.json").read_text()))
-        return {}
+    def _replay(self) -> tuple[list[str], list[str]]:
+        """The releases that a rollback goes back through, the confirmed one last; and those that were left behind."""
+        there = set(self.complete())
+        stack: list[str] = []
+        left: list[str] = []
+        for event in self.history():
+            release = event["release"]
+            if event["result"] != "ok" or release not in there:
+                continue
+            if event["action"] == "deploy" or release not in stack:
+                stack = [*(r for r in stack if r != release), release]
+            else:
+                at = stack.index(release) + 1
+                # What undo takes back never was good.
+                left += stack[at:] if event["action"] == "rollback" else []
+                stack = stack[:at]
+            left = [r for r in left if r != release]
+        return stack, left
+
+    @property
+    def stack(self) -> list[str]:
+        """The good releases in the order in which a rollback goes back through them; the confirmed one is the last."""
+        return self._replay()[0]
+
+    @property
+    def rolled_back(self) -> list[str]:
+        """The good releases that were rolled back from: a rollback goes to one of them only when it is named."""
+        return self._replay()[1]
+
+    @property
+    def confirmed(self) -> str:
+        """The release that serves by the last deploy or rollback that came to its end; empty when there is none."""
+        return (self.stack or [""])[-1]
 
     def good(self) -> list[str]:
-        """The releases that were live and are still there, the one that was live last at the end."""
-        there = set(self.complete())
-        lived = [e["release"] for e in self.history() if e["result"] == "ok" and e["release"] in there]
-        return sorted(set(lived), key=lambda release: len(lived) - lived[::-1].index(release))
+        """All releases that proved themselves and are still there; those to keep first stand last."""
+        stack, left = self._replay()
+        return [*left, *stack]
 
     def previous(self) -> str:
-        """The last good release before the live one; empty when there is none."""
-        return next((release for release in reversed(self.good()) if release != self.live), "")
+        """The release that a rollback goes to; empty when there is none."""
+        return self.stack[-2] if len(self.stack) > 1 else ""
+
+    def unfinished(self) -> dict[str, Any] | None:
+        """The deploy or rollback that has begun and did not come to its end; None when the last one did."""
+        events = self.history()
+        return events[-1] if events and events[-1]["result"] == "begun" else None
 
     # --- removal ----------------------------------------------------------------------------------------------------
 
@@ -149,112 +234,27 @@ class Releases:
             self.path(release).rename(gone)
             shutil.rmtree(gone)
 
+    def sweep(self) -> None:
+        """Remove what crashes left: half-built and half-removed releases, and those that never proved themselves."""
+        for left_over in self._left_overs():
+            shutil.rmtree(left_over)
+        for release in set(self.complete()) - {self.live, *self.good()}:
+            self.remove(release)
+
+    def _left_overs(self) -> Iterator[Path]:
+        yield from self.folder.glob(".removed-*")
+        yield from self.folder.glob(".building-*")
+
     def prune(self, keep: int) -> list[str]:
         """Keep that many good releases, the live one and the last good one among them; remove all others.
 
         Returns:
             The ids that are gone.
         """
-        for left_over in (*self.folder.glob(".removed-*"), *self.folder.glob(".building-*")):
-            shutil.rmtree(left_over)
+        before = self.complete()
         kept = {self.live, self.previous(), *self.good()[-max(keep, 1) :]}
-        gone = [release for release in self.complete() if release not in kept]
-        for release in gone:
-            self.remove(release)
-        return gone
-
-    # --- one deploy at a time ---------------------------------------------------------------------------------------
-
-    def lock(self, holder: dict[str, Any], take_over: bool = False) -> dict[str, Any] | None:
-        """Take the lock of this app.
-
-        Args:
-            holder: who takes it: `by`, `computer`, `process` and `since`.
-            take_over: take it from whoever has it.
-
-        Returns:
-            None when it is ours now; otherwise who has it.
-        """
-        if take_over:
-            self._lock.unlink(missing_ok=True)
-        with contextlib.suppress(FileExistsError):
-            with os.fdopen(os.open(self._lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640), "w") as file:
-                json.dump(holder, file)
-            return None
-        other = self.holder()
-        if other is None:
-            return self.lock(holder, take_over=True)  # cut short by a crash: nobody's
-        same = all(other.get(key) == holder.get(key) for key in ("computer", "process"))
-        return None if same else other
-
-    def holder(self) -> dict[str, Any] | None:
-        """Who has the lock."""
-        with contextlib.suppress(OSError, ValueError):
-            return dict(json.loads(self._lock.read_text()))
-        return None
-
-    def unlock(self) -> None:
-        self._lock.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        """Hold off others while one of our modules changes something.
-
-        The lock above belongs to a run of the control node. This one belongs to a process of the host, which goes on
-        when its run is cut off; the kernel lets go of it when the process ends, however it ends.
-
-        Raises:
-            BusyError: when the module of a former run is still at work.
-        """
-        with (self.root / ".busy").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(
-                    "A former deploy that was cut off is still at work on this host. Run again in a minute."
-                ) from None
-            yield
-
-    # --- units ------------------------------------------------------------------------------------------------------
-
-    def units(self, release: str) -> list[str]:
-        """The systemd units that a release runs as, those of the web first: their names, its id in them."""
-        names = sorted(path.name for path in (self.path(release) / "units").glob("*@.*"))
-        web = [name for name in names if name.startswith(f"{self.name}@")]
-        return [name.replace("@.", f"@{release}.") for name in [*web, *(n for n in names if n not in web)]]
-
-    def installed(self) -> dict[str, list[str]]:
-        """The units of this app that systemd knows, by release. Names of processes follow a dot: NAME.PROCESS@ID."""
-        found: dict[str, list[str]] = {}
-        for pattern in (f"{self.name}@*", f"{self.name}.*@*"):
-            for path in sorted(UNITS.glob(pattern)):
-                release = path.name.split("@", 1)[1].rsplit(".", 1)[0]
-                found.setdefault(release, []).append(path.name)
-        return found
-
-    def install(self, release: str) -> list[str]:
-        """Give systemd the units of a release."""
-        units = self.units(release)
-        for unit in units:
-            template = unit.replace(f"@{release}.", "@.")
-            shutil.copyfile(self.path(release) / "units" / template, UNITS / unit)
-        systemctl("daemon-reload")
-        systemctl("reset-failed", *units)
-        return units
-
-    def uninstall(self, units: Iterable[str]) -> None:
-        """Stop units, letting them finish, and take them away."""
-        units = list(units)
-        # A job that a timer has started may finish, in the release it belongs to.
-        jobs = {unit.replace(".timer", ".service") for unit in units if unit.endswith(".timer")}
-        # Services first: a socket that is gone turns away whom its service could still have served.
-        for kind in (".timer", ".service", ".socket"):
-            chosen = [unit for unit in units if unit.endswith(kind) and unit not in jobs]
-            if chosen:
-                systemctl("stop", *chosen)
-        systemctl("disable", "--quiet", "--no-reload", *units)
-        systemctl("reset-failed", *units)
-        for unit in units:
-            (UNITS / unit).unlink(missing_ok=True)
-            (STAMPS / f"stamp-{unit}").unlink(missing_ok=True)
-        systemctl("daemon-reload")
+        for release in before:
+            if release not in kept:
+                self.remove(release)
+        self.sweep()
+        return [release for release in before if release not in kept]

@@ -108,11 +108,16 @@ def call(module: AnsibleModule, action: str, given: str | None = None) -> str:
     return str(module.run_command(command, data=given, check_rc=True)[1])
 
 
+def pending() -> bool:
+    """Whether nginx has not applied a new certificate yet."""
+    return any(STATE.glob("changed*"))
+
+
 def reloaded(module: AnsibleModule) -> bool:
     """Have nginx take up what is new; it has when the mark is gone. The program's own unit may be at it, too."""
     for _ in range(3):
         module.run_command(["systemctl", "start", "certificates-reload.service"])
-        if not (STATE / "changed").exists():
+        if not pending():
             return True
         time.sleep(1)
     return False
@@ -166,7 +171,7 @@ def main() -> None:
         unit = f"certificates@{params['action']}:{params['name']}.service"
         failed = module.run_command(["systemctl", "start", unit])[0] != 0
     after = before
-    if written != wanted or before["due"] or params["action"] != "renew" or (STATE / "changed").exists():
+    if written != wanted or before["due"] or params["action"] != "renew" or pending():
         reload_failed = not reloaded(module)
         after = json.loads(call(module, "show"))
     result |= {"changed": result["changed"] or after["version"] != before["version"], "real": after["real"]}

@@ -49,14 +49,12 @@ reloaded:
 """
 
 import re
-import shutil
-import tempfile
 from pathlib import Path
 
+from ansible.module_utils import nginx
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.files import difference, read, write
+from ansible.module_utils.files import difference, read
 
-NGINX = "/usr/sbin/nginx"
 # What check mode can't tell: it has made no certificate for a new site, and installed no module. What stands before
 # that was read and found good.
 UNTOLD = re.compile(r'cannot load certificate .*No such file|unknown directive "brotli')
@@ -66,35 +64,6 @@ def surplus(root: Path, only: dict[str, list[str]], files: dict[str, str]) -> li
     """The files that are there and should not be."""
     found = [str(path.relative_to(root)) for folder in only for path in sorted((root / folder).glob("*.conf"))]
     return [name for name in found if name not in files and Path(name).name not in only[str(Path(name).parent)]]
-
-
-def test(module: AnsibleModule, root: Path, changed: dict[str, str], removed: list[str]) -> None:
-    """Let nginx test a copy of its configuration with the changes in it; fail with its words."""
-    with tempfile.TemporaryDirectory() as folder:
-        candidate = Path(folder) / "nginx"
-        shutil.copytree(root, candidate, symlinks=True)
-        apply(candidate, changed, removed)
-        rc, _out, err = module.run_command([NGINX, "-t", "-c", str(candidate / "nginx.conf")])
-    if module.check_mode and UNTOLD.search(err):
-        return
-    clashes = "conflicting server name" in err
-    if rc or clashes:
-        hint = (
-            "\nAnother site serves this name. Did its app leave the inventory? playbooks/provision.yml removes it. Did "
-            "the name move from an app to one before it in the list? Deploy the one that gave it up first: -e app=NAME"
-        )
-        words = "\n".join(f"  {line}" for line in err.replace(str(candidate), str(root)).strip().splitlines())
-        module.fail_json(
-            msg=f"nginx refuses the new configuration, so the old one stays in place:\n{words}{hint * clashes}"
-        )
-
-
-def apply(root: Path, files: dict[str, str], removed: list[str]) -> None:
-    """Replace files, each in one step, and remove others."""
-    for name in removed:
-        (root / name).unlink()
-    for name, content in files.items():
-        write(root / name, content)
 
 
 def main() -> None:
@@ -107,35 +76,31 @@ def main() -> None:
         supports_check_mode=True,
     )
     root, files = Path(module.params["root"]), {name: str(text) for name, text in module.params["files"].items()}
-    # Left by a run that was cut off between writing and reloading.
-    unfinished = root / ".reload-pending"
+    pending = nginx.reload_pending(root)
     changed = {name: content for name, content in files.items() if read(root / name) != content}
-    is_running = module.run_command(["systemctl", "is-active", "--quiet", "nginx"])[0] == 0
     removed = surplus(root, module.params["only"], files)
-    reload_needed = bool(changed or removed) or unfinished.exists()
+    is_running = nginx.is_running()
+    reload_needed = bool(changed or removed) or pending.exists()
     diff = [
         difference(root / name, read(root / name), after)
         for name, after in (*changed.items(), *((name, "") for name in removed))
     ]
     result = {"changed": reload_needed or not is_running, "reloaded": reload_needed and is_running, "diff": diff}
     # On a bare machine, check mode knows what would be written, but has no nginx to ask.
-    if module.check_mode and not Path(NGINX).exists():
+    if module.check_mode and not Path(nginx.NGINX).exists():
         module.exit_json(**result)
-    if not Path(NGINX).exists():
-        module.fail_json(msg="nginx is not installed. Run playbooks/provision.yml on this host first.")
-
-    if changed or removed:
-        test(module, root, changed, removed)
-    if module.check_mode:
-        module.exit_json(**result)
-    if changed or removed:
-        unfinished.touch()
-        apply(root, changed, removed)
-    if not is_running:
-        module.run_command(["systemctl", "enable", "--now", "nginx"], check_rc=True)
-    elif reload_needed:
-        module.run_command(["systemctl", "reload", "nginx"], check_rc=True)
-    unfinished.unlink(missing_ok=True)
+    try:
+        if changed or removed:
+            nginx.check(changed, removed, root)
+        if not module.check_mode:
+            if changed or removed:
+                pending.touch()
+                nginx.replace(root, changed, removed)
+            if reload_needed or not is_running:
+                nginx.reload(root)
+    except nginx.NginxError as error:
+        if not (module.check_mode and UNTOLD.search(str(error))):
+            module.fail_json(msg=f"{error}\nThe configuration before stays in place.")
     module.exit_json(**result)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Run a command in a release that is not live yet."""
+"""Run the release command of a release that is not live yet."""
 
 from __future__ import annotations
 
@@ -7,26 +7,21 @@ DOCUMENTATION = r"""
 module: release_command
 short_description: Run an app's release command
 description:
-  - Runs a command, such as a migration of the database, as the app's user, in the release's source, venv and
-    environment, before the release gets its first visitor.
-  - When it fails, the release is removed, the live one keeps serving, and the error carries what the command printed.
+  - Starts the unit C(NAME.release-command@RELEASE.service) of a release, such as a migration of the database, and waits
+    for its end. It runs as the web does - the same user, environment, sandbox and limits - in the release's own source
+    and venv, before the release gets its first request.
+  - When it fails or takes too long, the error has what it printed.
+  - When one of a former run is still at work, this one waits for its end first, so that two never run at once.
 options:
-  name:
-    description: Name of the app.
-    type: str
-    required: true
-  root:
-    description: Folder of the app.
-    type: path
-    required: true
   release:
     description: Id of the release.
     type: str
     required: true
-  command:
-    description: Command line; split into words as a shell would, but not run by one.
-    type: str
-    required: true
+  timeout:
+    description: Seconds that it may take. systemd then ends it.
+    type: int
+    default: 600
+extends_documentation_fragment: [release]
 attributes:
   check_mode:
     support: full
@@ -39,8 +34,8 @@ EXAMPLES = r"""
   release_command:
     name: blueoctopus
     root: /srv/blueoctopus
+    token: "{{ app_lock.token }}"
     release: 20260102T030405Z-1f0c2d3e4b
-    command: flask --app main db upgrade
 """
 
 RETURN = r"""
@@ -50,61 +45,49 @@ output:
   type: str
 """
 
-import shlex
+import time
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import Releases
+from ansible.module_utils.instances import COMMAND, Instance, journal, systemctl, uninstall
+from ansible.module_utils.release_module import release_module, work
+
+PAUSE = 0.2  # seconds
+GOING_ON = ("active", "activating", "deactivating", "reloading")
 
 
-def words_of(command: str) -> list[str]:
-    """The words of a command line, so that systemd expands nothing in them."""
-    return [word.replace("$", "$$") for word in shlex.split(command)]
+def wait_for_former(name: str, timeout: float) -> bool:
+    """Wait until no release command of the app is at work; whether there is none any more."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        shown = systemctl("list-units", "--plain", "--no-legend", "--all", f"{name}.{COMMAND}@*.service")
+        if not any(line.split()[2] in GOING_ON for line in shown.splitlines()):
+            return True
+        time.sleep(PAUSE)
+    return False
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "root": {"type": "path", "required": True},
-            "release": {"type": "str", "required": True},
-            "command": {"type": "str", "required": True},
-        },
-        supports_check_mode=True,
-    )
+    module, store = release_module(release={"type": "str", "required": True}, timeout={"type": "int", "default": 600})
+    params, release = module.params, module.params["release"]
     if module.check_mode:
         module.exit_json(changed=True)
-    name, release = module.params["name"], module.params["release"]
-    store = Releases(name, module.params["root"])
-    home = store.path(release)
-    properties = {
-        "User": name,
-        "Group": name,
-        "WorkingDirectory": f"{home}/source",
-        "EnvironmentFile": f"{home}/environment",
-        "Environment": f"PATH={home}/venv/bin:/usr/local/bin:/usr/bin:/bin",
-        "UMask": "0027",
-        "ReadWritePaths": f"{store.root}/data",
-        "ProtectSystem": "strict",
-        "ProtectHome": "yes",
-        "PrivateTmp": "yes",
-        "NoNewPrivileges": "yes",
-    }
-    settings = [f"--property={key}={value}" for key, value in properties.items()]
-    run = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", *settings]
-    rc, out, err = module.run_command([*run, "/usr/bin/env", *words_of(module.params["command"])])
-    output = (out + err).strip()
-    if rc == 0:
+    with work(module):
+        if not wait_for_former(params["name"], params["timeout"] + 30):
+            module.fail_json(msg=f"{params['name']}: the release command of a former run does not end.")
+        instance = Instance(store, release)
+        instance.install()
+        systemctl("start", instance.command)
+        unit = "--property=Result,ExecMainStatus,InvocationID"
+        shown = dict(line.split("=", 1) for line in systemctl("show", unit, instance.command).splitlines())
+        output = journal(f"_SYSTEMD_INVOCATION_ID={shown['InvocationID']}").strip()
+        if instance.release != store.live:
+            uninstall([u for u in instance.units if u not in instance.web])
+    if shown["Result"] == "success":
         module.exit_json(changed=True, output=output)
-    words = "\n".join(f"  {line}" for line in output.splitlines()[-40:])
-    store.note("deploy", release, "failed", f"release command ended with {rc}")
-    if release not in store.good():
-        store.remove(release)
-    store.unlock()
-    keeps = f"{store.live} keeps serving" if store.live else "no release is live"
-    module.fail_json(
-        msg=f"{name}: the release command '{module.params['command']}' ended with {rc}, so {keeps}. "
-        f"It printed:\n{words}\nMend it and deploy again."
-    )
+    ended = f"did not end within {params['timeout']} s"
+    if shown["Result"] != "timeout":
+        ended = f"ended with {shown['ExecMainStatus']} ({shown['Result']})"
+    words = "\n".join(f"  {line}" for line in output.splitlines()[-40:]) or "  (nothing)"
+    module.fail_json(msg=f"{params['name']}: the release command {ended}. It printed:\n{words}")
 
 
 if __name__ == "__main__":

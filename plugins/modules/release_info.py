@@ -31,9 +31,9 @@ EXAMPLES = r"""
 RETURN = r"""
 apps:
   description: >-
-    For each app its name, live release, commit, state in systemd's words, number of workers, memory in MiB, age, last
-    event, kept releases, who holds the lock, the
-    certificate, whether it is closed for maintenance, and the history, the oldest first.
+    For each app its name, live release, commit, state in systemd's words, how often systemd has restarted it, why it
+    struggles, number of workers, memory in MiB, age, last event, kept releases, those that were rolled back from, who
+    has the lock, the certificate, whether it is closed for maintenance, and the history, the oldest first.
   returned: always
   type: list
   elements: dict
@@ -41,12 +41,15 @@ apps:
 
 import contextlib
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import Releases, systemctl
+from ansible.module_utils.instances import Instance, journal, own_words, systemctl
+from ansible.module_utils.release_lock import Lock
+from ansible.module_utils.releases import Releases
 
 
 def duration(seconds: float) -> str:
@@ -77,11 +80,22 @@ def certificate_of(name: str) -> dict[str, Any] | None:
     }
 
 
+def trouble_of(instance: Instance) -> str:
+    """Why a live release struggles, in a line with the last words of its log; empty when it does not."""
+    if not (dead := instance.deaths()):
+        return ""
+    log = journal(f"_SYSTEMD_UNIT={instance.service}", "--since=-10min", "--lines=100")
+    errors = [
+        line.strip() for line in own_words(log).splitlines() if re.search(r"error|exception", line, re.IGNORECASE)
+    ]
+    return f"{', '.join(dead)} died and started anew" + (f"; last error: {errors[-1]}" if errors else "")
+
+
 def describe(name: str) -> dict[str, Any]:
     """How one app is."""
     store = Releases(name, f"/srv/{name}")
     live, history = store.live, store.history()
-    properties = "ActiveState,MainPID,MemoryCurrent,ActiveEnterTimestampMonotonic"
+    properties = "ActiveState,SubState,NRestarts,MainPID,MemoryCurrent,ActiveEnterTimestampMonotonic"
     shown = systemctl("show", f"--property={properties}", f"{name}@{live}.service") if live else ""
     unit = dict(line.split("=", 1) for line in shown.splitlines())
     main = unit.get("MainPID", "0")
@@ -100,13 +114,17 @@ def describe(name: str) -> dict[str, Any]:
         "name": name,
         "live": live,
         "commit": store.about(live).get("commit", ""),
-        "state": unit.get("ActiveState", "absent"),
+        "state": "restarting" if unit.get("SubState") == "auto-restart" else unit.get("ActiveState", "absent"),
+        "restarts": int(unit.get("NRestarts") or 0),
+        "trouble": trouble_of(Instance(store, live)) if live else "",
         "workers": len(children),
         "memory_mib": memory // 1024,
         "up": duration(time.monotonic() - since) if since else "-",
-        "last": history[-1] if history else None,
+        "last": next((e for e in reversed(history) if e["result"] != "begun"), None),
         "kept": store.good(),
-        "locked_by": store.holder(),
+        "rolled_back": store.rolled_back,
+        "unfinished": bool(live) and live != store.confirmed,
+        "locked_by": None if (lock := Lock(name)).is_stale else lock.owner,
         "certificate": certificate_of(name),
         "in_maintenance": (store.root / "maintenance").exists(),
         "history": history,

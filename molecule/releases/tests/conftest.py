@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testing import Machine, Run
+import testinfra
+from testing import Fleet, Machine, Run, Web
 
 SCENARIO = Path(__file__).resolve().parent.parent
 LONGEST = 900  # seconds after which a load ends by itself
@@ -62,12 +63,42 @@ def shop(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def deploy(play: Callable[..., Run], changed_app: Callable[..., list[str]], shop: Path) -> Callable[..., Run]:
-    """Deploy the changed source as a version of its own, with changed keys."""
+def deploy(
+    machine: Machine, play: Callable[..., Run], changed_app: Callable[..., list[str]], shop: Path
+) -> Callable[..., Run]:
+    """Deploy the changed source as a version of its own, with changed keys; to this machine, or as `limit` says."""
 
-    def run(content: str, *options: str, environment: dict[str, str] | None = None, **keys: Any) -> Run:
+    def run(
+        content: str,
+        *options: str,
+        environment: dict[str, str] | None = None,
+        limit: str = machine.name,
+        **keys: Any,
+    ) -> Run:
         (shop / "version.txt").write_text(f"{content}\n")
         inventory = changed_app("shop", **{"source": str(shop)} | keys)
-        return play("deploy", *inventory, *options, environment=environment)
+        return play("deploy", *inventory, *options, environment=environment, limit=limit)
 
     return run
+
+
+@pytest.fixture
+def fleet(inventory: Path) -> Fleet:
+    """Both machines of the scenario."""
+    machines = []
+    for name in ("debian13", "debian12"):
+        host = testinfra.get_host(f"ansible://{name}", ansible_inventory=str(inventory))
+        variables = host.ansible.get_variables()
+        machines.append(Machine(name, host, variables, Web(variables["ansible_host"], 80)))
+    return Fleet(machines)
+
+
+@pytest.fixture
+def at_task() -> Callable[[str, str], dict[str, str]]:
+    """Have a run do something on the control node as soon as a task begins; what comes back is its environment."""
+
+    def environment(task: str, command: str) -> dict[str, str]:
+        callbacks = {"ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": "at_task"}
+        return callbacks | {"AT_TASK": task, "AT_TASK_RUN": command}
+
+    return environment

@@ -106,7 +106,7 @@ def nothing_happens(machine: Machine, load: Load) -> Iterator[None]:
     assert machine.live("shop") == live
     with machine.host.sudo():
         assert machine.host.check_output("ls -A /srv/shop/releases") == before
-        assert not machine.host.file("/srv/shop/deploy.lock").exists
+        assert not machine.host.file("/run/releases/shop/token").exists
     units = machine.host.check_output("ls /etc/systemd/system | grep '^shop[@.]'").split()
     assert units == [f"shop@{live}.service", f"shop@{live}.socket"]
 
@@ -169,7 +169,7 @@ def test_two_deploys_at_once(machine: Machine, deploy: Deploy) -> None:
     first.start()
     deadline = time.monotonic() + 20
     with machine.host.sudo():
-        while not machine.host.file("/srv/shop/deploy.lock").exists and time.monotonic() < deadline:
+        while not machine.host.file("/run/releases/shop/token").exists and time.monotonic() < deadline:
             time.sleep(0.2)
     second = deploy("the first")
     first.join()

@@ -1,0 +1,229 @@
+"""A deploy is one transaction over two hosts: both switch, or none does, whatever fails on one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testing import Fleet, Machine, Run, wait_for
+
+testinfra_hosts = ["ansible://debian13"]
+SCENARIO = Path(__file__).resolve().parent.parent
+BOTH = "webservers"
+Deploy = Callable[..., Run]
+Play = Callable[..., Run]
+AtTask = Callable[[str, str], dict[str, str]]
+SWITCH, WATCH = "Switch nginx to the release", "Watch the release"
+
+# Statements that break a release on one of the two hosts alone, and what the run then says of that host.
+ON_ONE_HOST = {
+    "an import error": ("raise RuntimeError('only here')", "did not become ready", "RuntimeError: only here"),
+    "a master that dies after the switch": (
+        "import threading; threading.Timer(3, lambda: os.kill(os.getppid(), 9)).start()",
+        "in the seconds after the switch",
+        "",
+    ),
+    "a worker that exits after the switch": (
+        "import threading; threading.Timer(3.5, lambda: os._exit(1)).start()",
+        "in the seconds after the switch",
+        "",
+    ),
+}
+
+
+def break_on(host: str, shop: Path, statement: str) -> None:
+    """Have the app fail on one host."""
+    text = (shop / "shop.py").read_text()
+    assert "app = Flask" in text
+    broken = f"import socket\nif {host!r} in socket.gethostname():\n    {statement}\napp = Flask"
+    (shop / "shop.py").write_text(text.replace("app = Flask", broken))
+
+
+@contextlib.contextmanager
+def cut_off(machine: Machine) -> Iterator[str]:
+    """A command that cuts the control node off from a machine, undone at the end."""
+    route = f"blackhole {machine.web.address}/32"
+    try:
+        yield f"ip route add {route}"
+    finally:
+        subprocess.run(["ip", "route", "delete", *route.split()], check=False, capture_output=True)
+
+
+def answers(machine: Machine, name: str) -> bool:
+    """Whether nginx has a site of that name; it closes the connection when it has none."""
+    try:
+        return machine.web.ask(host=name).status > 0
+    except ConnectionResetError:
+        return False
+
+
+@pytest.mark.parametrize("fault", ON_ONE_HOST)
+@pytest.mark.parametrize("broken", ["debian12", "debian13"])
+def test_what_fails_on_one_host_is_undone_on_both(
+    fleet: Fleet, deploy: Deploy, shop: Path, fault: str, broken: str
+) -> None:
+    assert deploy("before", limit=BOTH).code == 0
+    live = fleet.live()
+    assert live[0] == live[1]
+    statement, words, log = ON_ONE_HOST[fault]
+    break_on(broken, shop, statement)
+    run = deploy(f"broken on {broken}", limit=BOTH, domains=["site.example", "new.example"])
+    assert run.code != 0, run.output
+    assert f"{broken}: release " in run.output, run.output
+    assert words in run.output, run.output
+    assert log in run.output, run.output
+    assert fleet.versions() == ["before", "before"]
+    assert fleet.live() == live
+    assert fleet.left_overs() == []
+    for machine, history in zip(fleet.machines, fleet.history(), strict=True):
+        assert (history[-1]["result"], broken in history[-1]["reason"]) == ("failed", True)
+        # The site of the failed release is gone with it.
+        assert not answers(machine, "new.example")
+
+
+def test_a_new_domain_comes_with_the_release_and_goes_with_it(fleet: Fleet, deploy: Deploy, play: Play) -> None:
+    assert deploy("one domain", limit=BOTH).code == 0
+    assert deploy("two domains", limit=BOTH, domains=["site.example", "new.example"]).code == 0
+    for machine in fleet.machines:
+        assert machine.web.ask(host="new.example").status == 301
+    assert play("rollback", "-e", "app=shop", limit=BOTH).code == 0
+    for machine in fleet.machines:
+        assert not answers(machine, "new.example")
+
+
+@pytest.mark.parametrize("task", [SWITCH, WATCH])
+def test_a_host_that_vanishes_ends_on_the_release_of_the_other(
+    fleet: Fleet, deploy: Deploy, at_task: AtTask, task: str
+) -> None:
+    assert deploy("before a host vanishes", limit=BOTH).code == 0
+    live, vanishing = fleet.live(), fleet.machines[1]
+    with cut_off(vanishing) as command:
+        run = deploy("while a host vanishes", limit=BOTH, environment=at_task(task, command))
+        assert run.code != 0
+        assert "debian12 can't be reached; within two minutes" in run.output, run.output
+        assert fleet.machines[0].live("shop") == live[0]
+    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 120, "the vanished host goes back by itself")
+    assert fleet.versions() == ["before a host vanishes"] * 2
+    assert deploy("after a host vanished", limit=BOTH).code == 0
+    assert fleet.versions() == ["after a host vanished"] * 2
+
+
+@pytest.mark.parametrize("task", ["Build the release", WATCH, "Confirm the release, drain the one before, and prune"])
+def test_hosts_undo_a_run_whose_control_node_was_killed(
+    fleet: Fleet, deploy: Deploy, at_task: AtTask, task: str
+) -> None:
+    assert deploy("before the kill", limit=BOTH).code == 0
+    live = fleet.live()
+    died = deploy("killed", limit=BOTH, environment=at_task(task, "KILL"))
+    assert died.code == -9, died.output
+    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 60, "the hosts go back by themselves")
+    assert fleet.versions() == ["before the kill"] * 2
+
+
+def test_a_control_node_that_dies_after_any_task_can_run_again(fleet: Fleet, deploy: Deploy) -> None:
+    assert deploy("before the deaths", limit=BOTH).code == 0
+    killer = {"ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": "die_after"}
+    for results in itertools.count(1):
+        died = deploy(f"death {results}", environment=killer | {"DIE_AFTER": str(results)}, limit=BOTH)
+        if died.code == 0:
+            break
+        assert died.code == -9, died.output
+        again = deploy(f"death {results}", limit=BOTH)
+        assert again.code == 0, again.output
+        assert fleet.versions() == [f"death {results}"] * 2
+        assert fleet.live()[0] == fleet.live()[1]
+        assert fleet.left_overs() == []
+    print(f"{results - 1} deaths", os.linesep)
+    assert results > 10
+
+
+def test_of_two_control_nodes_at_once_one_at_most_wins_and_the_hosts_are_alike(fleet: Fleet, deploy: Deploy) -> None:
+    assert deploy("before two", limit=BOTH).code == 0
+    runs: list[Run] = []
+    others = [threading.Thread(target=lambda: runs.append(deploy("both at once", limit=BOTH))) for _ in range(2)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert any("is being deployed by" in run.output for run in runs), [run.output for run in runs]
+    won = any(run.code == 0 for run in runs)
+    assert fleet.versions() == ["both at once" if won else "before two"] * 2
+    assert fleet.left_overs() == []
+    assert deploy("both at once", limit=BOTH).code == 0
+
+
+def test_a_lock_that_is_taken_over_stops_its_former_owner(fleet: Fleet, deploy: Deploy, at_task: AtTask) -> None:
+    assert deploy("before the taking over", limit=BOTH).code == 0
+    slow: list[Run] = []
+    pause = at_task("Build the release", "sleep 15")
+    first = threading.Thread(target=lambda: slow.append(deploy("the one that waits", limit=BOTH, environment=pause)))
+    first.start()
+    with fleet.machines[0].host.sudo():
+        token = fleet.machines[0].host.file("/run/releases/shop/token")
+        wait_for(lambda: token.exists, 20, "the first has the lock")
+    second = deploy("the one that takes over", "-e", "take_over_lock=true", limit=BOTH)
+    first.join()
+    assert second.code == 0, second.output
+    assert slow[0].code != 0
+    assert "no longer has the lock" in slow[0].output, slow[0].output
+    assert len(set(fleet.live())) == 1
+    assert fleet.left_overs() == []
+
+
+def test_rolling_back_twice_goes_back_two_releases_on_both(fleet: Fleet, deploy: Deploy, play: Play) -> None:
+    for version in ("v1", "v2", "v3"):
+        assert deploy(version, limit=BOTH).code == 0
+    third = fleet.live()[0]
+    for expected in ("v2", "v1"):
+        run = play("rollback", "-e", "app=shop", limit=BOTH)
+        assert run.code == 0, run.output
+        assert fleet.versions() == [expected] * 2
+    shown = play("status", limit=BOTH)
+    assert f"{third}  (rolled back from)" in shown.output or third in shown.output.split("left ")[1].split("\n")[0]
+    assert play("rollback", "-e", "app=shop", "-e", f"release={third}", limit=BOTH).code == 0
+    assert fleet.versions() == ["v3"] * 2
+
+
+def test_a_rollback_needs_a_release_that_every_host_has(fleet: Fleet, deploy: Deploy, play: Play) -> None:
+    assert deploy("on both", limit=BOTH).code == 0
+    assert deploy("on one", limit="debian13").code == 0
+    lonely = fleet.live()[0]
+    run = play("rollback", "-e", "app=shop", "-e", f"release={lonely}", limit=BOTH)
+    assert run.code != 0
+    assert f"Release {lonely} was never live on debian12" in run.output, run.output
+    assert fleet.versions() == ["on one", "on both"]
+    # Without a certain one, the hosts meet at the last release that is good on both.
+    assert play("rollback", "-e", "app=shop", limit=BOTH).code == 0
+    assert fleet.versions() == ["on both"] * 2
+
+
+def test_a_rollback_needs_no_source_and_no_other_app(
+    fleet: Fleet, deploy: Deploy, play: Play, changed_app: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    for version in ("earlier", "later"):
+        assert deploy(version, limit=BOTH).code == 0
+    broken: dict[str, Any] = {"source": str(tmp_path / "gone"), "tls": "provided", "tls_certificate": "none"}
+    for playbook, options in {"rollback": ["-e", "app=shop"], "status": []}.items():
+        run = play(playbook, *changed_app("shop", **broken), *options, limit=BOTH)
+        assert run.code == 0, run.output
+    assert fleet.versions() == ["earlier"] * 2
+
+
+def test_a_release_command_runs_on_one_host(fleet: Fleet, deploy: Deploy) -> None:
+    command = 'python -c \'import os; open(os.path.expanduser("~/once"), "a").write("x")\''
+    for machine in fleet.machines:
+        with machine.host.sudo():
+            machine.host.run("rm -f /srv/shop/data/once")
+    assert deploy("a command on one host", limit=BOTH, release_command=command).code == 0
+    told = []
+    for machine in fleet.machines:
+        with machine.host.sudo():
+            told.append(machine.host.run("cat /srv/shop/data/once").stdout)
+    assert sorted(told) == ["", "x"]

@@ -1,0 +1,94 @@
+"""The control node's part of release_lock: say who takes the lock, and renew it while this run lives."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import importlib.util
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+RENEWED_EVERY = 5.0  # seconds
+LOOK_EVERY = 0.5  # seconds between two looks whether this run lives
+NOT_OURS = 9  # status of a command that found another run's lock, or none
+
+
+def lock_command(name: str, token: str, action: str) -> str:
+    """The command for the host, see plugins/module_utils/release_lock.py."""
+    path = Path(__file__).resolve().parents[1] / "module_utils/release_lock.py"
+    spec = importlib.util.spec_from_file_location("release_lock", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.shell_command(name, token, action))
+
+
+class ActionModule(ActionBase):
+    """Take the lock by the module and keep it; give it back by one short command."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        if args.get("state") == "free":
+            if not self._task.check_mode and args.get("token"):
+                self._low_level_execute_command(lock_command(args["name"], args["token"], "free"))
+            return result | {"changed": False}
+        args["by"] = f"{getpass.getuser()}@{socket.gethostname()}"
+        taken: dict[str, Any] = self._execute_module("release_lock", module_args=args, task_vars=task_vars)
+        if taken.get("token"):
+            self.keep(args["name"], taken["token"])
+        return taken | {"by": args["by"]}
+
+    def keep(self, name: str, token: str) -> None:
+        """Renew the lock from a process of its own, which outlives this task and not this run.
+
+        When the run ends without giving the lock back, that process says so to the host, which then goes back to its
+        confirmed release at once.
+        """
+        run, child = os.getppid(), os.fork()
+        if child:
+            os.waitpid(child, 0)
+            return
+        with contextlib.suppress(BaseException):
+            os.setsid()
+            if os.fork() == 0:
+                nothing = os.open(os.devnull, os.O_RDWR)
+                for descriptor in (0, 1, 2):
+                    os.dup2(nothing, descriptor)
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_DFL)
+                self.renew(lock_command(name, token, "renew"), lock_command(name, token, "abandon"), run)
+        os._exit(0)
+
+    def renew(self, renewal: str, end: str, run: int) -> None:
+        """Renew the lock until it is given back or the run, a process, has ended."""
+        due = time.monotonic() + RENEWED_EVERY
+        while is_alive(run):
+            time.sleep(LOOK_EVERY)
+            if time.monotonic() < due:
+                continue
+            due = time.monotonic() + RENEWED_EVERY
+            with contextlib.suppress(Exception):  # the host may be out of reach for a while
+                if self._low_level_execute_command(renewal)["rc"] == NOT_OURS:
+                    return
+        self._low_level_execute_command(end)
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this computer runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

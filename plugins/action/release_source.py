@@ -1,0 +1,265 @@
+"""Pack an app's source on the control node, once for all hosts."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+# Where clones of Git sources, and packed sources of the last day, are kept.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "blueoctopus"
+PACKED_FOR = 86400  # seconds
+# Never part of a release, whatever .gitignore says or doesn't.
+LEFT_OUT = {
+    ".git",
+    ".hg",
+    ".svn",
+    "__pycache__",
+    ".venv",
+    "venv",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".tox",
+}
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# What git asks, on standard output, for a user name and a password that must not show in arguments.
+HELPER = '!f() { echo "username=$RELEASE_GIT_USER"; echo "password=$RELEASE_GIT_PASSWORD"; }; f'
+
+
+# --- git --------------------------------------------------------------------------------------------------------------
+
+
+def is_git_url(source: str) -> bool:
+    """Whether a source names a Git repository rather than a folder."""
+    return bool(re.match(r"(https?|ssh|git|file)://|[\w.-]+@[\w.-]+:", source))
+
+
+def without_secrets(url: str) -> tuple[str, dict[str, str]]:
+    """A URL without the password or token in it, and the settings by which git gets them all the same."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.username:
+        return url, {}
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=host)), {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "credential.helper",
+        "GIT_CONFIG_VALUE_0": HELPER,
+        "RELEASE_GIT_USER": parts.username,
+        "RELEASE_GIT_PASSWORD": parts.password or "",
+    }
+
+
+def git(*argv: str | Path, failure: str, secrets: dict[str, str] | None = None) -> str:
+    """Run git and return what it printed; a failure is told in the given words and git's own."""
+    command = ["git", *map(str, argv)]
+    environment = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"} | (secrets or {})
+    try:
+        done = subprocess.run(command, capture_output=True, env=environment)
+    except FileNotFoundError:
+        raise AnsibleActionFail(f"{failure} git is not installed on this computer.") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        for secret in (secrets or {}).get("RELEASE_GIT_PASSWORD"), (secrets or {}).get("RELEASE_GIT_USER"):
+            said = said.replace(secret, "…") if secret else said
+        raise AnsibleActionFail(f"{failure} git says:\n{said}")
+    return os.fsdecode(done.stdout)
+
+
+def check_out(url: str, version: str | None, target: Path) -> str:
+    """Put one version of a Git repository into a folder; the repository itself is kept on the control node.
+
+    Args:
+        url: where the repository is.
+        version: branch, tag or commit; None for the default branch.
+        target: an empty folder.
+
+    Returns:
+        The commit.
+    """
+    shown, secrets = without_secrets(url)
+    kept = CACHE / hashlib.sha256(shown.encode()).hexdigest()[:16]
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            git("init", "--quiet", "--bare", kept, failure=f"{kept} can't be made.")
+        what = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/default"]
+        failure = f"The repository {shown} can't be read."
+        git("-C", kept, "fetch", "--quiet", "--prune", shown, *what, failure=failure, secrets=secrets)
+        name = version or "refs/default"
+        failure = f"'{version}' is no branch, tag or commit of {shown}. Nothing was changed."
+        commit = git("-C", kept, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", failure=failure).strip()
+        tree = git("-C", kept, "ls-tree", "-r", "-z", commit, failure=f"{commit} can't be read.")
+        submodules = [entry.partition("\t")[2] for entry in tree.split("\0") if entry.startswith("160000 ")]
+        if submodules:
+            raise AnsibleActionFail(
+                f"{shown} has the submodule {submodules[0]}, which a deploy from a URL leaves out. Clone it with "
+                "git clone --recurse-submodules, and name that folder as the source."
+            )
+        archive = target.parent / "source.tar"
+        git("-C", kept, "archive", f"--output={archive}", commit, failure=f"{commit} can't be packed.")
+    subprocess.run(["tar", "--extract", "--file", archive, "--directory", target], check=True)
+    return commit
+
+
+def commit_of(source: Path) -> str:
+    """The commit that a folder is at, with a mark when it holds changes; empty outside of Git."""
+    if not is_checkout(source):
+        return ""
+    try:
+        head = git("-C", source, "rev-parse", "--verify", "--quiet", "HEAD", failure="").strip()
+    except AnsibleActionFail:
+        return ""  # a repository without a commit
+    failure = f"The state of {source} can't be read."
+    changed = git("-C", source, "status", "--porcelain", "--", ".", failure=failure).strip()
+    return head + ("+changes" if changed else "")
+
+
+def is_checkout(source: Path) -> bool:
+    """Whether a folder lies in a Git work tree, whether git is willing to read it or not."""
+    return any((folder / ".git").exists() for folder in (source.resolve(), *source.resolve().parents))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def list_files(source: Path) -> list[Path]:
+    """The files and links of a source folder that belong to a release, sorted, relative to it.
+
+    Raises:
+        AnsibleActionFail: when it lies in a Git work tree that git refuses to read, so that what .gitignore names is
+            not known; or when a submodule is not checked out.
+    """
+    if not is_checkout(source):
+        found = []
+        for folder, folders, names in os.walk(source):
+            folders[:] = [name for name in folders if name not in LEFT_OUT]
+            # a link to a folder is listed among the folders, but it is one entry of ours
+            names += [name for name in folders if (Path(folder) / name).is_symlink()]
+            found += [(Path(folder) / name).relative_to(source) for name in names]
+    else:
+        failure = f"{source} is a Git work tree, and git can't tell which of its files belong to it."
+        command = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        found = [Path(name) for name in git("-C", source, *command, failure=failure).split("\0") if name]
+        for path in [p for p in set(found) if (source / p).is_dir() and not (source / p).is_symlink()]:
+            if not (source / path / ".git").exists():
+                raise AnsibleActionFail(
+                    f"The submodule {path} of {source} is not checked out. Run: git submodule update --init --recursive"
+                )
+            found.remove(path)
+            found += [path / inner for inner in list_files(source / path)]
+    return sorted(
+        path for path in set(found) if not LEFT_OUT.intersection(path.parts) and os.path.lexists(source / path)
+    )
+
+
+def describe(source: Path, path: Path) -> str:
+    """One line of the manifest: kind, content and path of a file.
+
+    Raises:
+        AnsibleActionFail: for a link that leads out of the source, something that is neither file nor link, or a file
+            that Git LFS has not put there.
+    """
+    full = source / path
+    if full.is_symlink():
+        target = os.readlink(full)
+        if not full.resolve().is_relative_to(source.resolve()) or os.path.isabs(target):
+            raise AnsibleActionFail(f"{full} links to {target}, outside of the source. Put the file itself there.")
+        return f"link {target} {path}"
+    if not full.is_file():
+        raise AnsibleActionFail(f"{full} is neither a file nor a link. Remove it, or name it in .gitignore.")
+    content = full.read_bytes()
+    if content.startswith(LFS_POINTER):
+        raise AnsibleActionFail(
+            f"{path} is a pointer of Git LFS, not the file itself. In a checkout, run: git lfs pull. From a URL, Git "
+            "LFS is not supported: name a checkout as the source."
+        )
+    kind = "program" if os.access(full, os.X_OK) else "file"
+    return f"{kind} {hashlib.sha256(content).hexdigest()[:16]} {path}"
+
+
+def pack(source: Path, files: list[Path], target: Path) -> None:
+    """Write the files into a compressed archive, with nothing of this computer in it."""
+
+    def cleaned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = "root"
+        entry.mode = 0o755 if entry.mode & 0o100 else 0o644
+        return entry
+
+    beside = target.with_name(f".{os.getpid()}-{target.name}")
+    with tarfile.open(beside, "w:gz") as tar:
+        for path in files:
+            tar.add(source / path, arcname=str(path), recursive=False, filter=cleaned)
+    beside.replace(target)
+
+
+def remove_old_archives() -> None:
+    """Remove the packed sources of former days."""
+    for archive in CACHE.glob("*.tar.gz"):
+        if archive.stat().st_mtime < time.time() - PACKED_FOR:
+            archive.unlink(missing_ok=True)
+
+
+def digest_of(manifest: str, args: dict[str, Any]) -> str:
+    """Hex digits that stand for everything the release runs with on one host. Secrets go in through a slow function."""
+    content = {key: args.get(key) for key in ("requirements", "environment", "files", "python", "static", "about")}
+    secrets = json.dumps(args.get("secrets") or {}, sort_keys=True, default=str).encode()
+    slow = hashlib.scrypt(secrets, salt=str(args["name"]).encode(), n=2**14, r=8, p=1)
+    whole = json.dumps([manifest, content, slow.hex()], sort_keys=True, default=str)
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+class ActionModule(ActionBase):
+    """Pack the source; nothing is done on the host."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_old_archives()
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            if is_git_url(args["source"]):
+                source = Path(folder) / "source"
+                source.mkdir()
+                commit = check_out(args["source"], args.get("version"), source)
+            else:
+                source = Path(args["source"]).expanduser()
+                if not source.is_dir():
+                    raise AnsibleActionFail(f"{args['name']}: the source folder {source} is not there.")
+                commit = commit_of(source)
+            package = self.package(args, source)
+        package |= {"commit": commit, "version": args.get("version") or ""}
+        return result | {"changed": False, "digest": digest_of(package["manifest"], args), "package": package}
+
+    @staticmethod
+    def package(args: dict[str, Any], source: Path) -> dict[str, Any]:
+        """Pack a source folder: the `manifest`, a line for each file, and the path of the `archive`."""
+        files = list_files(source)
+        requirements = args.get("requirements", "requirements.txt")
+        if Path(requirements) not in files:
+            raise AnsibleActionFail(
+                f"{args['name']}: {without_secrets(args['source'])[0]} has no {requirements}. Write one that lists the "
+                "dependencies, with gunicorn among them, or name another file with the key 'requirements'."
+            )
+        manifest = "".join(f"{describe(source, path)}\n" for path in files)
+        archive = CACHE / f"{hashlib.sha256(manifest.encode()).hexdigest()[:32]}.tar.gz"
+        if not archive.exists():
+            pack(source, files, archive)
+        os.utime(archive)
+        return {"manifest": manifest, "archive": str(archive)}

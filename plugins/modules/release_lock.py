@@ -1,0 +1,170 @@
+#!/usr/bin/python
+"""Lock an app on a host, so that one run changes it at a time."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release_lock
+short_description: Lock an app for a deploy or rollback
+description:
+  - Takes the lock of an app on a host, or gives it back. The control node renews it every few seconds while the run
+    lives, so a lock that was not renewed for a minute belongs to a run that has died, and is taken over.
+  - While another run renews the lock, this one fails and says who has it.
+  - What a run that was cut off has left is undone first, so that the confirmed release serves.
+  - From then on the host watches the lock. When the run is cut off, the host goes back to its confirmed release and
+    gives the lock back by itself.
+  - In check mode, the lock is not taken; the host's releases are told all the same.
+options:
+  state:
+    description: V(locked) takes the lock, V(free) gives it back.
+    type: str
+    choices: [locked, free]
+    default: locked
+  by:
+    description: Who takes it. Set by the action part of this module.
+    type: str
+    default: ""
+  force:
+    description: Take the lock even while another run renews it. That run then fails at its next step.
+    type: bool
+    default: false
+  python:
+    description: Interpreter on the host for the releases' venvs.
+    type: path
+    default: /usr/bin/python3
+extends_documentation_fragment: [release]
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Lock the app
+  release_lock:
+    name: blueoctopus
+    root: /srv/blueoctopus
+  register: app_lock
+
+- name: Unlock the app
+  release_lock:
+    name: blueoctopus
+    root: /srv/blueoctopus
+    state: free
+    token: "{{ app_lock.token }}"
+"""
+
+RETURN = r"""
+token:
+  description: What the other modules show to prove that they belong to the run that has the lock.
+  returned: when the lock was taken
+  type: str
+live:
+  description: Id of the release that serves; empty when none does.
+  returned: when the lock was taken, or in check mode
+  type: str
+stack:
+  description: >-
+    Ids of the good releases in the order in which a rollback goes back through them; the live one is the last.
+  returned: when the lock was taken, or in check mode
+  type: list
+  elements: str
+rolled_back:
+  description: Ids of the good releases that were rolled back from.
+  returned: when the lock was taken, or in check mode
+  type: list
+  elements: str
+releases:
+  description: Ids of all releases of which the host has all files.
+  returned: when the lock was taken, or in check mode
+  type: list
+  elements: str
+unfit:
+  description: Those of RV(releases) whose venv was made for another version of Python.
+  returned: when the lock was taken, or in check mode
+  type: list
+  elements: str
+settled:
+  description: Whether all units of the live release run, and nothing else does.
+  returned: when the lock was taken, or in check mode
+  type: bool
+"""
+
+import os
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.release_lock import STALE_AFTER, Lock, new_token
+from ansible.module_utils.release_module import release_module, work
+from ansible.module_utils.release_undo import CUT_OFF, bring_back, is_settled, start_guard
+from ansible.module_utils.releases import AccountError, Releases
+
+PAUSE = 0.5  # seconds between two tries
+
+
+def snapshot(store: Releases, python: str) -> dict[str, Any]:
+    """What the plan of a deploy or rollback needs to know of the host."""
+    version = os.path.basename(os.path.realpath(python))
+    complete = store.complete()
+    return {
+        "live": store.live,
+        "stack": store.stack,
+        "rolled_back": store.rolled_back,
+        "releases": complete,
+        "unfit": [r for r in complete if not (store.path(r) / "venv/lib" / version).is_dir()],
+        "settled": is_settled(store),
+    }
+
+
+def take(module: AnsibleModule, lock: Lock) -> str:
+    """Take the lock; the token comes back. Fail when the run that has it lives."""
+    token, params = new_token(), module.params
+    owner = {"by": params["by"], "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
+    seen, deadline = lock.renewed, time.monotonic() + STALE_AFTER + 30
+    while not lock.take(token, owner, force=params["force"]):
+        other = lock.owner
+        if other and (lock.renewed > seen or time.monotonic() > deadline):
+            module.fail_json(
+                msg=f"{params['name']} is being deployed by {other['by']} since {other['since']}. Nothing was changed. "
+                "Wait for it to end. To stop that run at its next step and go on with this one, add "
+                "-e take_over_lock=true"
+            )
+        time.sleep(PAUSE)
+    return token
+
+
+def main() -> None:
+    module, store = release_module(
+        state={"type": "str", "choices": ["locked", "free"], "default": "locked"},
+        by={"type": "str", "default": ""},
+        force={"type": "bool", "default": False},
+        python={"type": "path", "default": "/usr/bin/python3"},
+    )
+    params, lock = module.params, Lock(module.params["name"])
+    if params["state"] == "free":
+        if not module.check_mode:
+            lock.free(params["token"])
+        module.exit_json(changed=False)
+    try:
+        store.check_account()
+    except AccountError as error:
+        module.fail_json(msg=f"{params['name']}: {error}. Nothing was changed. Give the app another name.")
+    if module.check_mode:
+        module.exit_json(changed=False, **snapshot(store, params["python"]))
+    params["token"] = take(module, lock)
+    try:
+        with work(module):
+            if not (settled := is_settled(store)):
+                bring_back(store, store.confirmed, CUT_OFF)
+            start_guard(params["name"], params["root"], params["token"])
+            told = snapshot(store, params["python"])
+    except BaseException:
+        lock.free(params["token"])
+        raise
+    module.exit_json(changed=not settled and bool(told["releases"]), token=params["token"], **told)
+
+
+if __name__ == "__main__":
+    main()

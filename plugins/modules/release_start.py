@@ -1,0 +1,87 @@
+#!/usr/bin/python
+"""Start a release beside the live one, and probe it on its own socket."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release_start
+short_description: Start a release and probe it
+description:
+  - Installs the systemd units of a release, starts its web service on a socket of its own, and waits until it answers
+    its health check there. nginx does not know of it yet.
+  - Fails when the release stops or does not answer in time; the error has the last lines of the app's own log.
+options:
+  release:
+    description: Id of the release.
+    type: str
+    required: true
+extends_documentation_fragment: [release]
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Start and probe the release
+  release_start:
+    name: blueoctopus
+    root: /srv/blueoctopus
+    token: "{{ app_lock.token }}"
+    release: 20260102T030405Z-1f0c2d3e4b
+"""
+
+RETURN = r"""
+release:
+  description: Id of the release, which is ready to be live.
+  returned: success
+  type: str
+"""
+
+import subprocess
+import time
+
+from ansible.module_utils.instances import Instance, NotReady
+from ansible.module_utils.release_module import release_module, work
+
+
+def check_calendars(new: Instance) -> None:
+    """Make sure that systemd understands when the timers are due.
+
+    Raises:
+        NotReady: naming the one that it does not.
+    """
+    for unit in new.timers:
+        text = (new.store.path(new.release) / "units" / unit.replace(f"@{new.release}.", "@.")).read_text()
+        calendar = next(line.split("=", 1)[1] for line in text.splitlines() if line.startswith("OnCalendar="))
+        done = subprocess.run(["systemd-analyze", "calendar", calendar], capture_output=True, text=True)
+        if done.returncode:
+            timer = unit.split("@")[0].split(".", 1)[1]
+            raise NotReady(f"The timer {timer} can't be started. Is its on_calendar right? {done.stderr.strip()}")
+
+
+def main() -> None:
+    module, store = release_module(
+        release={"type": "str", "required": True},
+    )
+    params, release = module.params, module.params["release"]
+    if module.check_mode:
+        module.exit_json(changed=True, release=release)
+    started = time.time()
+    with work(module):
+        new = Instance(store, release)
+        try:
+            check_calendars(new)
+            new.start_web()
+            new.wait_until_healthy()
+        except NotReady as error:
+            module.fail_json(
+                msg=f"{params['name']}: release {release} did not become ready. {error}\n"
+                f"The last lines of its log:\n{new.log(started)}"
+            )
+    module.exit_json(changed=True, release=release)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+#!/usr/bin/python
+"""Watch a release that has just become live."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release_watch
+short_description: Watch a release that has just become live
+description:
+  - Asks nginx for the app's health until some seconds have passed since the switch, and looks whether anything dies.
+  - An answer counts only when this very release gave it. nginx tells the host itself which one did.
+  - Fails when an answer is bad, or when a worker, the web service or a process has died since it was started, whether
+    by an exit, a signal or for want of memory. The error has the last lines of the app's own log.
+options:
+  release:
+    description: Id of the release.
+    type: str
+    required: true
+  seconds:
+    description: How long to watch, counted from O(since).
+    type: float
+    default: 3
+  since:
+    description: When the switch was made, in seconds of the host's uptime; now when left out.
+    type: float
+extends_documentation_fragment: [release]
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Watch the release
+  release_watch:
+    name: blueoctopus
+    root: /srv/blueoctopus
+    token: "{{ app_lock.token }}"
+    release: 20260102T030405Z-1f0c2d3e4b
+    seconds: 3
+"""
+
+RETURN = r"""
+release:
+  description: Id of the release, which has proved itself.
+  returned: success
+  type: str
+"""
+
+import time
+
+from ansible.module_utils.instances import Instance, NotReady
+from ansible.module_utils.release_module import release_module, work
+
+PAUSE = 0.5  # seconds between two probes
+
+
+def main() -> None:
+    module, store = release_module(
+        release={"type": "str", "required": True},
+        seconds={"type": "float", "default": 3},
+        since={"type": "float"},
+    )
+    params, release = module.params, module.params["release"]
+    if module.check_mode:
+        module.exit_json(changed=False, release=release)
+    began = time.clock_gettime(time.CLOCK_BOOTTIME)
+    since = began if params["since"] is None else params["since"]
+    started = time.time() - (began - since) - 60
+    with work(module):
+        new = Instance(store, release)
+        try:
+            while True:
+                is_last = time.clock_gettime(time.CLOCK_BOOTTIME) >= since + params["seconds"]
+                if problem := new.problem_through_nginx():
+                    raise NotReady(problem)
+                if dead := new.deaths():
+                    raise NotReady(f"{', '.join(dead)} died.")
+                if is_last:
+                    break
+                time.sleep(PAUSE)
+        except NotReady as error:
+            module.fail_json(
+                msg=f"{params['name']}: release {release} failed in the seconds after the switch. {error}\n"
+                f"The last lines of its log:\n{new.log(started)}"
+            )
+    module.exit_json(changed=False, release=release)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""What a deploy or rollback decides for all its hosts at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from filter.releases import FilterModule, failures, former_release, release_id, rollback_target, short_commit
+
+TIME = "20260107T000000Z"
+V1, V2, V3, V4 = (f"2026010{n}T000000Z-{n:010x}" for n in range(1, 5))
+
+
+def state(*stack: str, live: str | None = None, rolled_back: tuple[str, ...] = (), **keys: Any) -> dict[str, Any]:
+    """What a host with these good releases says; the last one is live unless another is named."""
+    return {
+        "live": (stack or ("",))[-1] if live is None else live,
+        "stack": list(stack),
+        "rolled_back": list(rolled_back),
+        "releases": [*stack, *rolled_back],
+        "unfit": [],
+        "settled": True,
+    } | keys
+
+
+EMPTY = state()
+
+
+def test_ansible_knows_the_filters() -> None:
+    names = {"release_id", "former_release", "rollback_target", "release_failures", "short_commit"}
+    assert set(FilterModule().filters()) == names
+
+
+# --- release_id -----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_content_gets_a_new_id_with_the_time_of_the_deploy() -> None:
+    release = release_id([EMPTY], ["digest"], TIME)
+    assert release.startswith(f"{TIME}-")
+    assert len(release) == len(V1)
+
+
+def test_a_host_that_lacks_a_release_takes_over_the_id_that_another_has() -> None:
+    there = release_id([EMPTY], ["digest"], "20260101T000000Z")
+    assert release_id([state(there), EMPTY], ["digest", "digest"], TIME) == there
+    assert release_id([EMPTY, state(there)], ["digest", "digest"], TIME) == there
+
+
+def test_of_two_ids_of_one_content_the_newest_is_taken() -> None:
+    older, newer = (release_id([EMPTY], ["digest"], f"2026010{n}T000000Z") for n in (1, 2))
+    assert release_id([state(newer), state(older)], ["digest", "digest"], TIME) == newer
+
+
+def test_a_release_that_does_not_fit_the_python_of_one_host_is_built_anew_on_all() -> None:
+    there = release_id([EMPTY], ["digest"], "20260101T000000Z")
+    states = [state(there), state(there, unfit=[there])]
+    assert release_id(states, ["digest", "digest"], TIME) == f"{TIME}-{there.partition('-')[2]}"
+
+
+def test_another_content_gets_another_id() -> None:
+    there = release_id([EMPTY], ["digest"], "20260101T000000Z")
+    release = release_id([state(there)], ["other"], TIME)
+    assert release.startswith(f"{TIME}-")
+    assert release.partition("-")[2] != there.partition("-")[2]
+
+
+def test_the_content_is_that_of_all_hosts_together_in_any_order() -> None:
+    of_both = release_id([EMPTY, EMPTY], ["one", "two"], TIME)
+    assert of_both == release_id([EMPTY, EMPTY], ["two", "one"], TIME)
+    assert of_both not in (release_id([EMPTY], [digest], TIME) for digest in ("one", "two"))
+    # A host that has changed by itself changes the release of all.
+    assert release_id([EMPTY, EMPTY], ["one", "three"], TIME) != of_both
+
+
+def test_one_content_has_one_id_on_any_number_of_hosts() -> None:
+    assert release_id([EMPTY], ["one"], TIME) == release_id([EMPTY, EMPTY], ["one", "one"], TIME)
+
+
+# --- former_release -------------------------------------------------------------------------------------------------
+
+
+def test_the_former_release_is_the_live_one() -> None:
+    assert former_release([state(V1, V2), state(V1, V2)], V3) == V2
+
+
+def test_hosts_without_any_release_are_not_asked_for_the_former_one() -> None:
+    assert former_release([EMPTY, state(V1, V2)], V3) == V2
+    assert former_release([EMPTY, EMPTY], V1) == ""
+
+
+def test_where_live_releases_differ_the_former_one_is_the_last_that_all_have() -> None:
+    assert former_release([state(V1, V2, V3), state(V1, V2)], V4) == V2
+    assert former_release([state(V1), state(V2)], V3) == ""
+
+
+def test_the_target_never_is_its_own_former_release() -> None:
+    assert former_release([state(V1, V2), state(V1, V2)], V2) == V1
+    assert former_release([state(V1)], V1) == ""
+
+
+# --- rollback_target ------------------------------------------------------------------------------------------------
+
+
+def target(states: dict[str, dict[str, Any]], release: str = "") -> str:
+    """The release that is chosen; there must be no problem."""
+    found = rollback_target(states, release)
+    assert found["problem"] == ""
+    return found["release"]
+
+
+def problem(states: dict[str, dict[str, Any]], release: str = "") -> str:
+    """The problem; there must be no release."""
+    found = rollback_target(states, release)
+    assert found["release"] == ""
+    return found["problem"]
+
+
+def test_a_rollback_goes_to_the_release_before_the_live_one() -> None:
+    assert target({"web1": state(V1, V2, V3), "web2": state(V1, V2, V3)}) == V2
+
+
+def test_a_rollback_after_a_rollback_goes_further_back() -> None:
+    assert target({"web1": state(V1, V2, rolled_back=(V3,))}) == V1
+
+
+def test_what_hosts_have_beside_does_not_matter() -> None:
+    assert target({"web1": state(V1, V3, V4), "web2": state(V2, V3, V4)}) == V3
+
+
+def test_hosts_with_different_live_releases_go_to_the_last_common_one() -> None:
+    assert target({"web1": state(V1, V2, V3), "web2": state(V1, V2)}) == V2
+    assert target({"web1": state(V1, V2), "web2": state(V1, V3)}) == V1
+
+
+@pytest.mark.parametrize("release", [V1, V2, V3])
+def test_a_certain_release_is_taken_when_every_host_has_it(release: str) -> None:
+    states = {"web1": state(V1, V2, rolled_back=(V3,)), "web2": state(V1, V2, V3)}
+    assert target(states, release) == release
+
+
+def test_a_certain_release_that_a_host_lacks_is_refused_with_the_name_of_that_host() -> None:
+    said = problem({"web1": state(V1, V2), "web2": state(V2), "web3": state(V2)}, V1)
+    assert said.startswith(f"Release {V1} was never live on web2, web3, or is gone.")
+
+
+def test_a_release_that_is_built_but_was_never_live_is_refused() -> None:
+    assert "was never live on web1" in problem({"web1": state(V1, releases=[V1, V2])}, V2)
+
+
+def test_hosts_without_a_common_release_are_listed_with_what_each_has() -> None:
+    said = problem({"web1": state(V1, V2), "web2": state(V3, rolled_back=(V4,)), "web3": EMPTY})
+    rows = [line.split(None, 2) for line in said.splitlines() if line.startswith("  ")]
+    assert rows == [
+        ["web1", V2, "(live)"],
+        ["web1", V1],
+        ["web2", V3, "(live)"],
+        ["web2", V4, "(rolled back from)"],
+        ["web3", "nothing"],
+    ]
+    assert "Nothing was changed." in said
+
+
+def test_hosts_whose_releases_before_the_live_one_differ_are_refused() -> None:
+    assert "good on every host" in problem({"web1": state(V1, V3), "web2": state(V2, V3)})
+
+
+@pytest.mark.parametrize("only", [state(V1), state(V2, rolled_back=(V3,)), EMPTY])
+def test_a_single_host_with_nothing_before_says_so(only: dict[str, Any]) -> None:
+    assert problem({"web1": only}).startswith("There is no good release before the live one.")
+
+
+# --- release_failures -----------------------------------------------------------------------------------------------
+
+
+def test_failures_name_each_host_that_failed_with_the_first_line_of_why() -> None:
+    hostvars = {
+        "web1": {"ansible_failed_result": {"msg": "shop: It stopped as soon as it was started.\nits log"}},
+        "web2": {},
+        "web3": {"ansible_failed_result": {"msg": "", "stderr": "no space left\n"}},
+        "web4": {"ansible_failed_result": {"rc": 1}},
+    }
+    assert failures(hostvars, list(hostvars), "shop").splitlines() == [
+        "web1: It stopped as soon as it was started.",
+        "web3: no space left",
+        "web4: failed",
+    ]
+
+
+def test_only_hosts_of_the_play_count_as_failed() -> None:
+    hostvars = {"web1": {"ansible_failed_result": {"msg": "a"}}, "web2": {"ansible_failed_result": {"msg": "b"}}}
+    assert failures(hostvars, ["web2"], "shop") == "web2: b"
+
+
+def test_without_a_failed_task_a_host_can_not_be_reached() -> None:
+    assert "can't be reached" in failures({"web1": {}}, ["web1"], "shop")
+
+
+# --- short_commit ---------------------------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_commit_is_shortened() -> None:
+    assert short_commit(COMMIT) == "0123456789"
+    assert short_commit("") == ""
+
+
+def test_uncommitted_changes_stay_visible() -> None:
+    assert short_commit(f"{COMMIT}+changes") == "0123456789+changes"
+    assert short_commit(f"{COMMIT}+changes") != short_commit(COMMIT)

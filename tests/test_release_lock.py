@@ -1,0 +1,359 @@
+"""The lock of an app on a host: one run at a time, whatever happens to the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.release_lock import ABANDONED, STALE_AFTER, Lock, LockLost, new_token, shell_command
+
+OWNER = {"by": "me@here", "since": "2026-01-01 00:00:00 UTC"}
+OTHER = {"by": "you@there", "since": "2026-01-01 00:01:00 UTC"}
+ROUNDS = 25  # of contenders who take the lock at once, each with a free one and with a stale one
+CONTENDERS = 6
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Lock:
+    """A lock that nobody has."""
+    return Lock("shop", tmp_path / "releases")
+
+
+def grow_old(lock: Lock, seconds: float) -> None:
+    """Have the last renewal be that long ago."""
+    (lock.folder / "renewed").write_text(str(lock.renewed - seconds))
+
+
+def shell(lock: Lock, token: str, action: str) -> int:
+    """Run the command for the host as Ansible does; its status."""
+    return subprocess.run(["sh", "-c", shell_command(lock.name, token, action, lock.folder.parent)]).returncode
+
+
+# --- taking and giving back -----------------------------------------------------------------------------------------
+
+
+def test_one_run_has_the_lock_at_a_time(lock: Lock) -> None:
+    assert lock.owner is None
+    assert lock.take("a", OWNER)
+    assert not lock.take("b", OTHER)
+    assert lock.token == "a"
+    assert lock.owner == OWNER
+
+
+def test_the_run_that_has_the_lock_may_take_it_again(lock: Lock) -> None:
+    assert lock.take("a", OWNER)
+    assert lock.take("a", OWNER)
+    assert lock.token == "a"
+
+
+def test_a_lock_that_was_given_back_is_free(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    lock.free("a")
+    assert (lock.token, lock.owner) == ("", None)
+    assert lock.take("b", OTHER)
+
+
+def test_nobody_gives_back_the_lock_of_another_run(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    lock.free("b")
+    assert lock.token == "a"
+    assert lock.owner == OWNER
+
+
+def test_the_locks_of_two_apps_are_two(lock: Lock) -> None:
+    assert lock.take("a", OWNER)
+    assert Lock("blog", lock.folder.parent).take("b", OTHER)
+
+
+def test_only_root_enters_the_folder(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    assert [path.stat().st_mode & 0o777 for path in (lock.folder.parent, lock.folder)] == [0o700, 0o700]
+
+
+def test_a_lock_without_a_readable_owner_still_is_a_lock(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    (lock.folder / "owner").write_text('{"by"')
+    assert lock.owner == {"by": "an unknown run", "since": ""}
+    assert not lock.take("b", OTHER)
+
+
+def test_no_two_tokens_are_equal() -> None:
+    assert len({new_token() for _ in range(100)}) == 100
+
+
+# --- locks of runs that are gone ------------------------------------------------------------------------------------
+
+
+def test_a_stale_lock_is_taken_over(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    grow_old(lock, STALE_AFTER + 1)
+    assert lock.is_stale
+    assert lock.take("b", OTHER)
+    assert (lock.token, lock.owner, lock.is_stale) == ("b", OTHER, False)
+
+
+def test_a_lock_that_was_renewed_a_moment_ago_is_not_stale(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    grow_old(lock, STALE_AFTER - 10)
+    assert not lock.is_stale
+    assert not lock.take("b", OTHER)
+
+
+def test_a_renewal_that_a_crash_cut_short_is_stale(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    (lock.folder / "renewed").write_text("")
+    assert lock.is_stale
+    assert lock.take("b", OTHER)
+
+
+@pytest.mark.parametrize("shift", [-1e9, -3600, 3600, 1e9])
+def test_a_change_of_the_clock_does_not_make_a_lock_stale(
+    lock: Lock, monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
+    lock.take("a", OWNER)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + shift)
+    assert not lock.is_stale
+    assert not lock.take("b", OTHER)
+    # Nor does it keep one from growing stale.
+    grow_old(lock, STALE_AFTER + 1)
+    assert lock.is_stale
+
+
+# --- taking over ----------------------------------------------------------------------------------------------------
+
+
+def test_force_takes_over_and_the_former_run_may_not_go_on(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    assert lock.take("b", OTHER, force=True)
+    with pytest.raises(LockLost, match="you@there has it now"):
+        lock.check("a")
+    reached = False
+    with pytest.raises(LockLost, match="no longer has the lock of shop"), lock.work("a"):
+        reached = True
+    assert not reached
+    with lock.work("b"):
+        lock.check("b")
+
+
+def test_a_run_without_the_lock_may_not_work(lock: Lock) -> None:
+    with pytest.raises(LockLost), lock.work("a"):
+        pass
+
+
+def test_no_token_is_not_the_token_of_a_free_lock_that_another_run_has(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    with pytest.raises(LockLost), lock.work(""):
+        pass
+
+
+# --- many at once ---------------------------------------------------------------------------------------------------
+
+
+def threads(contend: Callable[[int], bool]) -> list[bool]:
+    """Let all contend in threads of this process, and tell who won."""
+    won = [False] * CONTENDERS
+    start = threading.Barrier(CONTENDERS)
+
+    def run(number: int) -> None:
+        start.wait()
+        won[number] = contend(number)
+
+    running = [threading.Thread(target=run, args=(number,)) for number in range(CONTENDERS)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return won
+
+
+def processes(contend: Callable[[int], bool]) -> list[bool]:
+    """Let all contend in processes of their own, and tell who won."""
+    gate, opener = os.pipe()
+    children = []
+    for number in range(CONTENDERS):
+        child = os.fork()
+        if child == 0:
+            status = 2
+            try:
+                os.close(opener)
+                os.read(gate, 1)  # until the other end is closed
+                status = 0 if contend(number) else 1
+            finally:
+                os._exit(status)
+        children.append(child)
+    os.close(gate)
+    os.close(opener)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert set(statuses) <= {0, 1}
+    return [status == 0 for status in statuses]
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["free", "stale"])
+@pytest.mark.parametrize("contest", [threads, processes])
+def test_of_many_who_take_the_lock_at_once_exactly_one_wins(
+    tmp_path: Path, contest: Callable[[Callable[[int], bool]], list[bool]], stale: bool
+) -> None:
+    for number in range(ROUNDS):
+        lock = Lock(f"shop{number}", tmp_path / "releases")
+        if stale:
+            lock.take("gone", OWNER)
+            grow_old(lock, STALE_AFTER + 1)
+        won = contest(lambda n, lock=lock: lock.take(f"token{n}", {"by": f"run {n}", "since": ""}))  # type: ignore[misc]
+        assert won.count(True) == 1
+        winner = won.index(True)
+        assert lock.token == f"token{winner}"
+        assert lock.owner == {"by": f"run {winner}", "since": ""}
+
+
+# --- work -----------------------------------------------------------------------------------------------------------
+
+
+def worker(lock: Lock, token: str) -> int:
+    """A process that is at work, and does not end by itself; its id."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(told)
+            with lock.work(token):
+                os.write(tell, b"!")
+                time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(tell)
+    assert os.read(told, 1) == b"!"
+    os.close(told)
+    return child
+
+
+def end(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def test_a_process_at_work_makes_others_wait_and_then_fail(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    former = worker(lock, "a")
+    try:
+        lock.take("b", OTHER, force=True)
+        begun = time.monotonic()
+        with pytest.raises(LockLost, match="still at work"), lock.work("b", patience=0.3):
+            pass
+        assert time.monotonic() - begun >= 0.3
+    finally:
+        end(former)
+
+
+def test_a_process_that_was_killed_at_work_holds_up_nobody(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    end(worker(lock, "a"))
+    assert lock.token == "a"  # the lock itself is not given back by that
+    with lock.work("a", patience=0):
+        pass
+
+
+def test_who_waits_for_a_process_at_work_goes_on_when_it_ends(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    former = worker(lock, "a")
+    killer = threading.Timer(0.3, end, [former])
+    killer.start()
+    with lock.work("a", patience=30):
+        assert killer.finished.is_set()
+    killer.join()
+
+
+def test_an_error_at_work_ends_the_work(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    with pytest.raises(ZeroDivisionError), lock.work("a"):
+        raise ZeroDivisionError
+    with lock.work("a", patience=0):
+        pass
+
+
+def test_a_lock_that_was_lost_while_waiting_is_seen_before_the_work(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    former = worker(lock, "a")
+
+    def take_over() -> None:
+        lock.take("b", OTHER, force=True)
+        end(former)
+
+    timer = threading.Timer(0.2, take_over)
+    timer.start()
+    with pytest.raises(LockLost, match="you@there has it now"), lock.work("a", patience=30):
+        pass
+    timer.join()
+
+
+# --- the commands for the host --------------------------------------------------------------------------------------
+
+
+def test_the_command_renew_renews(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    taken = lock.renewed
+    grow_old(lock, STALE_AFTER + 1)
+    assert shell(lock, "a", "renew") == 0
+    assert not lock.is_stale
+    assert abs(lock.renewed - taken) < 30
+    assert lock.token == "a"
+
+
+def test_the_command_abandon_lets_the_next_run_take_over(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    assert shell(lock, "a", "abandon") == 0
+    assert lock.renewed == ABANDONED
+    assert lock.token == "a"
+    assert lock.take("b", OTHER)
+
+
+def test_the_command_free_gives_the_lock_back(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    assert shell(lock, "a", "free") == 0
+    assert (lock.token, lock.owner) == ("", None)
+
+
+@pytest.mark.parametrize("action", ["renew", "abandon", "free"])
+def test_a_command_of_a_run_that_lost_the_lock_changes_nothing_and_says_so(lock: Lock, action: str) -> None:
+    lock.take("b", OTHER)
+    before = {path.name: path.read_bytes() for path in lock.folder.iterdir()}
+    assert shell(lock, "a", action) == 9
+    assert {path.name: path.read_bytes() for path in lock.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("action", ["renew", "abandon", "free"])
+def test_a_command_for_a_lock_that_nobody_has_says_so(lock: Lock, action: str) -> None:
+    lock.take("a", OWNER)
+    lock.free("a")
+    assert shell(lock, "a", action) == 9
+    assert lock.token == ""
+
+
+def test_a_command_after_a_reboot_says_that_the_lock_is_gone(lock: Lock) -> None:
+    assert shell(lock, "a", "renew") == 9
+
+
+def test_a_command_for_a_folder_with_a_space_reaches_it(tmp_path: Path) -> None:
+    lock = Lock("shop", tmp_path / "a 'b' $c")
+    lock.take("a", OWNER)
+    assert shell(lock, "a", "free") == 0
+    assert lock.token == ""
+
+
+def test_a_command_waits_for_who_takes_the_lock_at_that_moment(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    command = shell_command("shop", "a", "free", lock.folder.parent)
+    with lock._held("mutex", 0):
+        running: subprocess.Popen[Any] = subprocess.Popen(["sh", "-c", command])
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(0.3)
+        assert lock.token == "a"
+    assert running.wait(10) == 0
+    assert lock.token == ""
