@@ -97,6 +97,21 @@ def test_a_new_certificate_takes_the_place_of_the_old_in_one_step(program: Modul
     assert program.CHANGED.exists()
 
 
+def test_pruning_never_removes_the_current_certificate_when_the_clock_was_set_back(
+    program: ModuleType, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([5000, 6000, 7000, 1000, 2000, 500])
+    monkeypatch.setattr(program.time, "time_ns", lambda: next(times))
+    for expected in ("5000", "6000", "7000", "1000", "2000", "500"):
+        certificate = make()
+        certificate.take_over(*program.self_signed(["shop.example"], 30))
+        assert os.readlink(certificate.current) == expected
+        assert (certificate.current / "fullchain.pem").exists()
+        assert (certificate.current / "privkey.pem").exists()
+        kept = [path.name for path in certificate.folder.iterdir() if path.name.isdigit()]
+        assert len(kept) <= program.KEPT
+
+
 def test_a_failure_is_remembered_and_leaves_the_certificate(program: ModuleType, make: Make) -> None:
     make().obtain()
     before = os.readlink(make().current)
@@ -146,3 +161,99 @@ def test_one_failure_of_any_kind_holds_up_no_other(
     monkeypatch.setattr(program, "self_signed", lambda *_: 1 / 0)
     assert program.keep(certificate, "renew") is False
     assert make().state["error"] == "division by zero"
+
+
+# --- revocation -----------------------------------------------------------------------------------------------------
+
+
+class FakeCa:
+    """A CA that fails as long as it is told to, and notes what it has issued and revoked."""
+
+    def __init__(self, program: ModuleType) -> None:
+        self.program = program
+        self.issues = self.revokes = True
+        self.issued: list[str] = []
+        self.revoked: list[str] = []
+
+    def __call__(self, settings: dict[str, Any]) -> FakeCa:
+        self.settings = settings
+        return self
+
+    def issue(self) -> tuple[str, str]:
+        if not self.issues:
+            raise self.program.CertificateError("the CA is down")
+        chain, key = self.program.self_signed(self.settings["domains"], 30)
+        self.issued.append(chain)
+        return str(chain), str(key)
+
+    def revoke(self, chain: str) -> None:
+        if not self.revokes:
+            raise self.program.CertificateError("the CA is down")
+        self.revoked.append(chain)
+
+
+@pytest.fixture
+def ca(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> FakeCa:
+    fake = FakeCa(program)
+    monkeypatch.setattr(program, "Authority", fake)
+    return fake
+
+
+@pytest.fixture
+def revoke(program: ModuleType, make: Make, ca: FakeCa) -> Callable[[], bool]:
+    """Revoke the certificate of a site that has one from the CA; whether that went well."""
+
+    def site() -> Any:
+        return make(method="acme", challenge="dns", check_names=False)
+
+    assert program.keep(site(), "renew")
+    assert len(ca.issued) == 1
+    return lambda: bool(program.keep(site(), "revoke"))
+
+
+def served(program: ModuleType) -> str:
+    return str((program.STATE / "shop/current/fullchain.pem").read_text())
+
+
+def test_revoking_replaces_the_certificate_and_revokes_the_former(
+    program: ModuleType, ca: FakeCa, revoke: Callable[[], bool]
+) -> None:
+    assert revoke()
+    first, second = ca.issued
+    assert ca.revoked == [first]
+    assert served(program) == second
+
+
+def test_what_is_served_is_not_revoked_while_no_new_one_can_be_had(
+    program: ModuleType, ca: FakeCa, revoke: Callable[[], bool]
+) -> None:
+    ca.issues = False
+    for _ in range(3):
+        assert not revoke()
+        assert ca.revoked == []
+        assert served(program) == ca.issued[0]
+    ca.issues = True
+    assert revoke()
+    first, second = ca.issued
+    assert ca.revoked == [first]
+    assert served(program) == second
+
+
+def test_a_revocation_that_failed_is_made_up_for_without_another_certificate(
+    program: ModuleType, ca: FakeCa, revoke: Callable[[], bool]
+) -> None:
+    ca.revokes = False
+    assert not revoke()
+    first, second = ca.issued
+    assert (ca.revoked, served(program)) == ([], second)
+    ca.revokes = True
+    assert revoke()
+    assert ca.revoked == [first]
+    assert ca.issued == [first, second]
+
+
+def test_after_a_revocation_the_next_one_revokes_the_next_certificate(ca: FakeCa, revoke: Callable[[], bool]) -> None:
+    assert revoke()
+    assert revoke()
+    assert ca.revoked == ca.issued[:2]
+    assert len(ca.issued) == 3

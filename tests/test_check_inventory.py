@@ -305,6 +305,56 @@ def test_hosts_with_one_problem_are_named_together() -> None:
     assert "hosts web1, web2, web3, web4, web5 and 2 more, app shop, key worker" in text
 
 
+# --- what a rollback uses ------------------------------------------------------------------------------------------
+
+USED = ["name", "keep_releases"]
+
+
+def host_problems(apps: Any, chosen: str | None, keys: list[str] | None) -> tuple[list[Problem], set[str]]:
+    """The problems of a host, and the apps that are known."""
+    known: set[str] = set()
+    return list(check_inventory.ActionModule.check_host({"apps": apps}, known, chosen, keys)), known
+
+
+def test_of_the_chosen_app_only_the_named_keys_are_checked() -> None:
+    app = GOOD | {"source": "no/such/folder", "wsgi": "main", "workers": 0, "unknown": 1}
+    assert len(host_problems([app], "shop", None)[0]) == 4
+    assert host_problems([app], "shop", USED) == ([], {"shop"})
+
+
+def test_of_the_chosen_app_a_named_key_that_is_wrong_is_a_problem() -> None:
+    (problem,), _known = host_problems([GOOD | {"keep_releases": 0}], "shop", USED)
+    assert problem.where == "app shop, key keep_releases"
+    assert problem.found == "0"
+
+
+def test_a_key_that_is_left_out_gets_its_default_and_is_no_problem() -> None:
+    assert "keep_releases" not in GOOD
+    assert host_problems([{"name": "shop"}], "shop", USED)[0] == []
+
+
+@pytest.mark.parametrize(
+    "other", [{"name": "blog", "keep_releases": 0}, {"name": "Blog;"}, {"name": "blog"}, "blog", None]
+)
+def test_another_app_that_is_wrong_is_no_problem_for_the_chosen_one(other: Any) -> None:
+    assert host_problems([other, GOOD], "shop", None)[0]
+    found, known = host_problems([other, GOOD], "shop", USED)
+    assert found == []
+    assert "shop" in known
+
+
+def test_without_a_chosen_app_the_named_keys_of_all_are_checked() -> None:
+    found, known = host_problems([GOOD | {"keep_releases": 0}, {"name": "blog", "keep_releases": 0}], None, USED)
+    assert [problem.where for problem in found] == ["app shop, key keep_releases", "app blog, key keep_releases"]
+    assert known == {"shop", "blog"}
+
+
+def test_machine_settings_that_are_wrong_are_no_problem_where_only_keys_of_an_app_are_checked() -> None:
+    hostvars = {"apps": [GOOD], "ssh_port": 70000, "admin_keys": []}
+    assert list(check_inventory.ActionModule.check_host(hostvars, set(), "shop", None))
+    assert list(check_inventory.ActionModule.check_host(hostvars, set(), "shop", USED)) == []
+
+
 # --- as a person meets it -------------------------------------------------------------------------------------------
 
 Play = Callable[..., subprocess.CompletedProcess[str]]
@@ -312,10 +362,10 @@ Play = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def play(tmp_path: Path) -> Play:
-    """Run site.yml with an inventory of one host that nobody could reach."""
+    """Run a playbook, site.yml if no other is named, with an inventory of one host that nobody could reach."""
 
     def run(
-        variables: dict[str, Any], *options: str, ansible: str = "ansible-playbook"
+        variables: dict[str, Any], *options: str, ansible: str = "ansible-playbook", playbook: str = "site"
     ) -> subprocess.CompletedProcess[str]:
         host = {"ansible_host": "127.0.0.1", "ansible_port": 9} | variables
         inventory = tmp_path / "hosts.yml"
@@ -323,7 +373,7 @@ def play(tmp_path: Path) -> Play:
         program = Path(sys.executable).parent / ansible
         environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
         return subprocess.run(
-            [str(program), str(PROJECT / "playbooks/site.yml"), "-i", str(inventory), *options],
+            [str(program), str(PROJECT / f"playbooks/{playbook}.yml"), "-i", str(inventory), *options],
             cwd=PROJECT,
             env=environment | {"LC_ALL": "C.UTF-8"},
             stdout=subprocess.PIPE,
@@ -411,6 +461,19 @@ def test_a_good_inventory_lets_the_hosts_be_asked(play: Play) -> None:
     run = play({"apps": [GOOD]}, "-e", "patience=0")
     assert "web1 (127.0.0.1) can't be reached" in run.stdout
     assert "The inventory has" not in run.stdout
+
+
+def test_a_rollback_goes_on_although_the_rest_of_the_inventory_is_wrong(play: Play) -> None:
+    apps = [GOOD | {"source": "no/such/folder"}, GOOD | {"name": "blog", "wsgi": "main"}]
+    run = play({"apps": apps}, "-e", "app=shop", playbook="rollback")
+    assert "web1 (127.0.0.1) can't be reached" in run.stdout, run.stdout
+    assert "The inventory has" not in run.stdout
+
+
+def test_a_rollback_of_an_app_that_is_not_there_is_refused(play: Play) -> None:
+    run = play({"apps": [GOOD]}, "-e", "app=blog", playbook="rollback")
+    assert run.returncode != 0
+    assert "the name of an app in the inventory: shop" in run.stdout
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="the old Ansible does not run on this Python")

@@ -27,7 +27,7 @@ EMPTY = state()
 
 
 def test_ansible_knows_the_filters() -> None:
-    names = {"release_id", "former_release", "rollback_target", "release_failures", "short_commit"}
+    names = {"release_id", "former_release", "rollback_target", "release_failures", "short_commit", "hosts_without"}
     assert set(FilterModule().filters()) == names
 
 
@@ -173,7 +173,7 @@ def test_a_single_host_with_nothing_before_says_so(only: dict[str, Any]) -> None
 
 
 def test_failures_name_each_host_that_failed_with_the_first_line_of_why() -> None:
-    hostvars = {
+    hostvars: dict[str, dict[str, Any]] = {
         "web1": {"ansible_failed_result": {"msg": "shop: It stopped as soon as it was started.\nits log"}},
         "web2": {},
         "web3": {"ansible_failed_result": {"msg": "", "stderr": "no space left\n"}},
@@ -208,3 +208,8 @@ def test_a_commit_is_shortened() -> None:
 def test_uncommitted_changes_stay_visible() -> None:
     assert short_commit(f"{COMMIT}+changes") == "0123456789+changes"
     assert short_commit(f"{COMMIT}+changes") != short_commit(COMMIT)
+
+
+def test_hosts_that_registered_nothing_are_the_lost_ones() -> None:
+    hostvars = {"web1": {"done": {}}, "web2": {}}
+    assert FilterModule().filters()["hosts_without"](hostvars, "done", ["web1", "web2"]) == ["web2"]

@@ -264,9 +264,10 @@ def test_who_waits_for_a_process_at_work_goes_on_when_it_ends(lock: Lock) -> Non
     lock.take("a", OWNER)
     former = worker(lock, "a")
     killer = threading.Timer(0.3, end, [former])
+    begun = time.monotonic()
     killer.start()
     with lock.work("a", patience=30):
-        assert killer.finished.is_set()
+        assert 0.3 <= time.monotonic() - begun < 30
     killer.join()
 
 

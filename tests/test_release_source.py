@@ -308,19 +308,18 @@ def test_a_token_in_a_url_reaches_the_server(tmp_path: Path, guarded: tuple[int,
 # --- commits --------------------------------------------------------------------------------------------------------
 
 
-def test_a_commit_is_marked_when_there_are_changes(source: Path) -> None:
+def test_a_folder_outside_of_git_and_one_without_a_commit_have_no_commit(source: Path) -> None:
     assert packing.commit_of(source) == ""
     git(source, "init", "--quiet")
     assert packing.commit_of(source) == ""
-    made = commit(source)
-    assert packing.commit_of(source) == f"{made}+changes"  # __pycache__ is not ignored there
-    (source / ".gitignore").write_text("__pycache__\n")
-    made = commit(source)
-    git(source, "rm", "--quiet", "-r", "--cached", "__pycache__")
+
+
+def test_a_commit_is_marked_when_there_are_changes(source: Path) -> None:
     made = commit(source)
     assert packing.commit_of(source) == made
-    (source / "main.py").write_text("app = 2\n")
+    (source / "new.py").write_text("x")
     assert packing.commit_of(source) == f"{made}+changes"
+    assert packing.commit_of(source / "templates") == made  # nothing of that folder has changed
 
 
 # --- digests and archives -------------------------------------------------------------------------------------------

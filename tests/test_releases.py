@@ -450,3 +450,12 @@ def test_a_group_of_that_name_without_the_user_is_refused(store: Releases, monke
 )
 def test_a_command_reaches_systemd_as_it_is(command: str, written: str) -> None:
     assert systemd_command(command) == written
+
+
+def test_what_is_undone_keeps_the_releases_of_before(store: Releases) -> None:
+    for release in IDS[:3]:
+        store.path(release).mkdir(parents=True, exist_ok=True)
+        store.note("deploy", release, "ok")
+    store.note("deploy", IDS[0], "ok")  # an older one again, on this host only
+    store.note("undo", IDS[2], "ok")
+    assert store.good() == IDS[:3]

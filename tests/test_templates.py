@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +57,16 @@ def render() -> Render:
     return rendered
 
 
+@pytest.fixture(autouse=True)
+def told_to_systemd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What gunicorn, which is not installed here, tells systemd."""
+    told: list[str] = []
+    gunicorn = ModuleType("gunicorn")
+    gunicorn.systemd = SimpleNamespace(sd_notify=lambda state, _log: told.append(state))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gunicorn", gunicorn)
+    return told
+
+
 def settings(render: Render, tmp_path: Path, **values: Any) -> dict[str, Any]:
     """Run gunicorn's configuration as gunicorn does."""
     path = tmp_path / "gunicorn.conf.py"
@@ -74,6 +87,25 @@ def test_gunicorn_finds_the_app_and_lets_it_finish(render: Render, tmp_path: Pat
     found = settings(render, tmp_path, app_wsgi="shop.web:create_app()", app_drain_timeout=12)
     assert found["wsgi_app"] == "shop.web:create_app()"
     assert found["graceful_timeout"] == 12
+
+
+def test_gunicorn_tells_systemd_how_many_workers_have_died(
+    render: Render, tmp_path: Path, told_to_systemd: list[str]
+) -> None:
+    found = settings(render, tmp_path)
+    for process in (7, 8):
+        found["child_exit"](SimpleNamespace(log=None), SimpleNamespace(pid=process))
+    # As plugins/module_utils/instances.py reads it.
+    counts = [re.match(r"STATUS=(\d+) workers? died", state) for state in told_to_systemd]
+    assert [count[1] for count in counts if count] == ["1", "2"]
+
+
+def test_every_answer_names_its_release(render: Render, tmp_path: Path) -> None:
+    sent: list[Any] = []
+    worker = SimpleNamespace(wsgi=lambda _environ, start: start("200 OK", [("X-Own", "a")]))
+    settings(render, tmp_path)["post_worker_init"](worker)
+    worker.wsgi({}, lambda status, headers, _exc_info: sent.append((status, headers)))
+    assert sent == [("200 OK", [("X-Own", "a"), ("X-Release", tmp_path.name)])]
 
 
 def test_systemd_waits_longer_for_the_end_than_gunicorn(render: Render) -> None:

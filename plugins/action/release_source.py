@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -36,7 +36,7 @@ LEFT_OUT = {
 }
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # What git asks, on standard output, for a user name and a password that must not show in arguments.
-HELPER = '!f() { echo "username=$RELEASE_GIT_USER"; echo "password=$RELEASE_GIT_PASSWORD"; }; f'
+HELPER = r"""!f() { printf 'username=%s\npassword=%s\n' "$RELEASE_GIT_USER" "$RELEASE_GIT_PASSWORD"; }; f"""
 
 
 # --- git --------------------------------------------------------------------------------------------------------------
@@ -57,8 +57,8 @@ def without_secrets(url: str) -> tuple[str, dict[str, str]]:
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "credential.helper",
         "GIT_CONFIG_VALUE_0": HELPER,
-        "RELEASE_GIT_USER": parts.username,
-        "RELEASE_GIT_PASSWORD": parts.password or "",
+        "RELEASE_GIT_USER": unquote(parts.username),
+        "RELEASE_GIT_PASSWORD": unquote(parts.password or ""),
     }
 
 

@@ -99,8 +99,13 @@ def failures(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], ap
         failed = hostvars[host].get("ansible_failed_result")
         if failed:
             message = str(failed.get("msg") or failed.get("stderr") or "failed").strip().removeprefix(f"{app}: ")
-            lines.append(f"{host}: {message.splitlines()[0]}")
+            lines.append(f"{host}: {(message.splitlines() or ['failed'])[0]}")
     return "\n".join(lines) or "A host can't be reached any more."
+
+
+def hosts_without(hostvars: Mapping[str, Mapping[str, Any]], name: str, hosts: Iterable[str]) -> list[str]:
+    """The hosts that lack a variable: those that can't be reached have not registered the result of a task."""
+    return [host for host in hosts if name not in hostvars[host]]
 
 
 def short_commit(commit: str) -> str:
@@ -118,5 +123,6 @@ class FilterModule:
             "former_release": former_release,
             "rollback_target": rollback_target,
             "release_failures": failures,
+            "hosts_without": hosts_without,
             "short_commit": short_commit,
         }

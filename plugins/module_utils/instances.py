@@ -156,23 +156,22 @@ class Instance:
             for folder in UNITS.glob("*.wants"):
                 sync_folder(folder)
 
-    def deaths(self) -> list[str]:
-        """What has died since it was started: workers, the web service, processes."""
+    def deaths(self, beside: bool = True) -> list[str]:
+        """What has died since it was started: workers, the web service and, if they count, the processes beside it."""
+        processes = self.processes if beside else []
         found = []
         properties = "--property=Id,ActiveState,SubState,NRestarts,StatusText"
-        for block in systemctl("show", properties, self.service, *self.processes).split("\n\n"):
+        for block in systemctl("show", properties, self.service, *processes).split("\n\n"):
             shown = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
             if int(shown["NRestarts"] or 0) or shown["SubState"] in ("auto-restart", "auto-restart-queued", "failed"):
                 found.append(shown["Id"])
             elif workers := re.match(r"(\d+) workers? died", shown["StatusText"]):
                 found.append(f"{workers[1]} worker{'s' * (workers[1] != '1')} of {shown['Id']}")
-        stopped = systemctl("is-active", *self.processes).split() if self.processes else []
-        found += [
-            u for u, state in zip(self.processes, stopped, strict=False) if state == "inactive" and u not in found
-        ]
-        return found
+        states = systemctl("is-active", *processes).split() if processes else []
+        found += [unit for unit, state in zip(processes, states, strict=False) if state == "inactive"]
+        return list(dict.fromkeys(found))
 
-    def answer_of(self, probe: Callable[[], str]) -> str:
+    def answer_of(self, probe: Callable[[], str], beside: bool) -> str:
         """What a probe finds. It is given up as soon as something dies: a request would wait for the next start.
 
         Raises:
@@ -181,7 +180,7 @@ class Instance:
         found = queue.SimpleQueue[str]()
         threading.Thread(target=lambda: found.put(probe()), daemon=True).start()
         while True:
-            if dead := self.deaths():
+            if dead := self.deaths(beside):
                 raise NotReady(f"{', '.join(dead)} died.")
             with contextlib.suppress(queue.Empty):
                 return found.get(timeout=PROBE_PAUSE)
@@ -189,9 +188,8 @@ class Instance:
     def problem_on_its_socket(self, timeout: float) -> str:
         """What is wrong with its answer on its own socket, or nothing; `timeout` in seconds."""
         path = os.path.realpath(self.store.path(self.release) / "socket")
-        return self.answer_of(
-            lambda: problem_of(UnixConnection(path, timeout), self.health_path, self.host, self.release)
-        )
+        connection = UnixConnection(path, timeout)
+        return self.answer_of(lambda: problem_of(connection, self.health_path, self.host, self.release), beside=False)
 
     def problem_through_nginx(self) -> str:
         """What is wrong with the answer that clients get, or nothing: by HTTPS when its site has that, else by HTTP."""
@@ -199,7 +197,7 @@ class Instance:
             connection: http.client.HTTPConnection = TlsConnection(self.host, self.https_port, PROBE_TIMEOUT)
         else:
             connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=PROBE_TIMEOUT)
-        problem = self.answer_of(lambda: problem_of(connection, self.health_path, self.host, self.release))
+        problem = self.answer_of(lambda: problem_of(connection, self.health_path, self.host, self.release), beside=True)
         return f"GET {self.health_path} through nginx did not answer well: {problem}." if problem else ""
 
     def wait_until_healthy(self) -> None:
@@ -211,7 +209,7 @@ class Instance:
         deadline = time.monotonic() + self.health_timeout
         seen = "no answer yet"
         while time.monotonic() < deadline:
-            if self.deaths():
+            if self.deaths(beside=False):
                 raise NotReady("It stopped as soon as it was started.")
             if systemctl("is-active", self.service) == "active":
                 seen = self.problem_on_its_socket(min(PROBE_TIMEOUT, max(1, deadline - time.monotonic())))

@@ -152,21 +152,22 @@ def install_venv(building: Path, final: Path, app: str, requirements: Path, pyth
     argv: list[str | Path] = ["/bin/sh", "-euc", INSTALL, "sh", uv, python, final / "venv"]
     argv += [final / requirements.relative_to(building), *enforced]
 
-    def attempt(properties: dict[str, str], settings: dict[str, str]) -> tuple[int, str]:
+    def attempt(properties: dict[str, str], cache: Path, *options: str) -> tuple[int, str]:
         shutil.rmtree(workplace, ignore_errors=True)
         workplace.mkdir()
         (workplace / "source").mkdir()
         workplace.chmod(0o777)
-        return in_sandbox(
-            app, argv, binds, {"RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6"} | properties, settings
-        )
+        network = {"RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6"}
+        settings = SETTINGS | {"UV_CACHE_DIR": str(cache)}
+        return in_sandbox(app, [*argv, *options], binds, network | properties, settings)
 
     # First without builds: none of the packages' code runs then, so the cache may be shared.
     shared = {"User": FETCHER, "Group": FETCHER, "ReadWritePaths": str(CACHE)}
-    status, said = attempt(shared, SETTINGS | {"UV_CACHE_DIR": str(CACHE), "UV_NO_BUILD": "1"})
+    status, said = attempt(shared, CACHE, "--no-build")
     if status and re.search(r"no usable wheels|[Bb]uilding .* is disabled|no-build", said):
-        own = {"DynamicUser": "yes", "CacheDirectory": f"release-build-{app}", "CacheDirectoryMode": "0700"}
-        status, said = attempt(own, SETTINGS | {"UV_CACHE_DIR": f"/var/cache/release-build-{app}"})
+        name = f"release-build-{app}"
+        own = {"DynamicUser": "yes", "CacheDirectory": name, "CacheDirectoryMode": "0700"}
+        status, said = attempt(own, Path("/var/cache") / name)
     if status:
         raise BuildError(f"uv pip failed:\n{shortened(said) or f'  it ended with status {status}'}")
     take_over(workplace / "venv")

@@ -22,6 +22,11 @@ WORK_PATIENCE = 120.0  # seconds to wait for the module of a former run that is 
 ABANDONED = -1000000.0  # a time of renewal that is always too old
 
 
+def uptime() -> float:
+    """Seconds since the host was started, which no change of the clock moves."""
+    return float(Path("/proc/uptime").read_text().split()[0])
+
+
 class LockLost(Exception):
     """The lock is not this run's, or not any more; nothing may be changed."""
 
@@ -95,7 +100,7 @@ class Lock:
     @property
     def is_stale(self) -> bool:
         """Whether the run that has the lock has not renewed it for too long."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.renewed > STALE_AFTER
+        return uptime() - self.renewed > STALE_AFTER
 
     def take(self, token: str, owner: dict[str, Any], force: bool = False) -> bool:
         """Take the lock when it is free, stale, or already this run's.
@@ -112,7 +117,7 @@ class Lock:
             if self.token not in ("", token) and not self.is_stale and not force:
                 return False
             self._write("owner", json.dumps(owner))
-            self._write("renewed", str(time.clock_gettime(time.CLOCK_BOOTTIME)))
+            self._write("renewed", str(uptime()))
             self._write("token", token)
             return True
 

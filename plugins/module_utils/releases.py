@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import json
 import os
@@ -164,11 +165,12 @@ class Releases:
             "reason": reason,
         }
         cut_short = self._history.exists() and not self._history.read_bytes().endswith(b"\n")
-        with self._history.open("a") as history:
+        line = ("\n" * cut_short + json.dumps(event) + "\n").encode()
+        with self._history.open("ab", buffering=0) as history:
             size = history.tell()
             try:
-                history.write("\n" * cut_short + json.dumps(event) + "\n")
-                history.flush()
+                if history.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._history))
                 os.fsync(history.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
@@ -182,17 +184,20 @@ class Releases:
         there = set(self.complete())
         stack: list[str] = []
         left: list[str] = []
+        past: list[tuple[list[str], list[str]]] = []
         for event in self.history():
             release = event["release"]
             if event["result"] != "ok" or release not in there:
                 continue
-            if event["action"] == "deploy" or release not in stack:
+            before = next((p for p in reversed(past) if p[0][-1:] == [release]), None)
+            past.append((stack, left))
+            if event["action"] == "undo" and before:
+                stack, left = before  # what undo takes back never was good
+            elif event["action"] == "deploy" or release not in stack:
                 stack = [*(r for r in stack if r != release), release]
             else:
                 at = stack.index(release) + 1
-                # What undo takes back never was good.
-                left += stack[at:] if event["action"] == "rollback" else []
-                stack = stack[:at]
+                stack, left = stack[:at], [*left, *stack[at:]]
             left = [r for r in left if r != release]
         return stack, left
 

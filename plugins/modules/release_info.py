@@ -85,9 +85,8 @@ def trouble_of(instance: Instance) -> str:
     if not (dead := instance.deaths()):
         return ""
     log = journal(f"_SYSTEMD_UNIT={instance.service}", "--since=-10min", "--lines=100")
-    errors = [
-        line.strip() for line in own_words(log).splitlines() if re.search(r"error|exception", line, re.IGNORECASE)
-    ]
+    # The last line of a traceback names the exception.
+    errors = re.findall(r"^  ([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)$", own_words(log), re.MULTILINE)
     return f"{', '.join(dead)} died and started anew" + (f"; last error: {errors[-1]}" if errors else "")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 import re
 import shutil
 import threading
@@ -67,6 +65,22 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {"health_timeout": 3},
         "GET /healthz did not answer well within 3 s: the last try ended with timed out",
     ),
+    "a dependency without a hash among those with one": (
+        lambda shop: (shop / "requirements.txt").write_text(
+            (SCENARIO.parent.parent / "app/requirements.txt").read_text() + "tomli==2.0.1\n"
+        ),
+        {},
+        "uv pip failed",
+    ),
+    "an answer that is bad through nginx alone": (
+        lambda shop: edit(
+            shop / "shop.py",
+            'return "ok\\n"',
+            'from flask import request\n    return ("ok\\n", 500 if "X-Forwarded-For" in request.headers else 200)',
+        ),
+        {},
+        "GET /healthz through nginx did not answer well: the last answer had status 500",
+    ),
     "death after the switch": (die_later, {}, "the sky falls"),
     "a failing release command": (
         lambda _shop: None,
@@ -92,8 +106,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
 
 
 @contextlib.contextmanager
-def nothing_happens(machine: Machine, load: Load) -> Iterator[None]:
-    """Check, under load, that what is done meanwhile leaves the live release alone and nothing behind."""
+def nothing_happens(machine: Machine, load: Load, may_lose: int = 0) -> Iterator[None]:
+    """Check, under load, that what is done meanwhile leaves the live release alone and nothing behind.
+
+    Args:
+        machine: the machine.
+        load: asks it meanwhile.
+        may_lose: how many requests may fail.
+    """
     live = machine.live("shop")
     with machine.host.sudo():
         before = machine.host.check_output("ls -A /srv/shop/releases")
@@ -101,7 +121,7 @@ def nothing_happens(machine: Machine, load: Load) -> Iterator[None]:
         time.sleep(0.5)
         yield
     print(seen)
-    assert seen.failed == 0, seen
+    assert seen.failed <= may_lose, seen
     assert seen.answered > 100, seen
     assert machine.live("shop") == live
     with machine.host.sudo():
@@ -120,7 +140,8 @@ def test_a_fault_is_named_and_the_old_release_keeps_serving(
     break_it(shop)
     if keys.get("source") == "GIT":
         keys = keys | {"source": f"file://{shop}"}
-    with nothing_happens(machine, load):
+    # POSTs in the hands of a process that dies are lost, one for each of the load's four connections at most.
+    with nothing_happens(machine, load, may_lose=4 if break_it is die_later else 0):
         run = deploy(f"with {fault}", **keys)
         assert run.code != 0, run.output
         assert words in run.output, run.output
@@ -178,27 +199,3 @@ def test_two_deploys_at_once(machine: Machine, deploy: Deploy) -> None:
     assert "-e take_over_lock=true" in second.output
     assert slow[0].code == 0, slow[0].output
     assert machine.web.ask().json["version"] == "the first"
-
-
-def test_a_control_node_that_dies_after_any_task_can_run_again(machine: Machine, deploy: Deploy, load: Load) -> None:
-    assert deploy("before the deaths").code == 0
-    killer = {
-        "ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callbacks"),
-        "ANSIBLE_CALLBACKS_ENABLED": "die_after",
-    }
-    with load() as seen:
-        for tasks in itertools.count(1):
-            before = machine.web.ask().json["version"]
-            died = deploy(f"death {tasks}", environment=killer | {"DIE_AFTER": str(tasks)})
-            if died.code == 0:
-                break
-            assert died.code == -9, died.output
-            assert machine.web.ask().json["version"] in (before, f"death {tasks}")
-            again = deploy(f"death {tasks}")
-            assert again.code == 0, again.output
-            assert machine.web.ask().json["version"] == f"death {tasks}"
-    print(seen, f"{tasks - 1} deaths", os.linesep)
-    assert tasks > 4
-    assert seen.failed == 0, seen
-    with machine.host.sudo():
-        assert "building" not in machine.host.check_output("ls -A /srv/shop/releases")

@@ -1,0 +1,203 @@
+"""Random faults at random moments, on two hosts under requests. After each round one rerun, then the invariants.
+
+    script/chaos [SEED] [ROUNDS]
+
+debian13 keeps the app on a small disk that can be filled; debian12 can be restarted. What can't be shown on these
+machines: a clock that moves, as they share the clock of this computer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from testing import PROJECT, Fleet, Machine, Run, wait_for
+
+testinfra_hosts = ["ansible://debian13"]
+SEED = int(os.environ.get("CHAOS_SEED") or time.time())
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 0)
+BOTH = "webservers"
+LONGEST = 12.0  # seconds within which a fault comes: a deploy takes about nine
+
+
+class Requests:
+    """Asks both hosts without a pause, and remembers which versions have answered."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.versions: set[str] = set()
+        self.fleet, self.ended = fleet, threading.Event()
+        self.threads = [threading.Thread(target=self.ask, args=(machine,)) for machine in fleet.machines]
+
+    def ask(self, machine: Machine) -> None:
+        while not self.ended.is_set():
+            with contextlib.suppress(Exception):
+                answer = machine.web.ask()
+                if answer.status == 200:
+                    self.versions.add(str(answer.json["version"]))
+            time.sleep(0.02)
+
+    def __enter__(self) -> Requests:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        for thread in self.threads:
+            thread.join()
+
+
+class Chaos:
+    """One round: an action, and a fault at a random moment of it."""
+
+    def __init__(self, fleet: Fleet, inventory: Path, shop: Path, options: list[str], chance: random.Random) -> None:
+        self.fleet, self.inventory, self.shop, self.options, self.chance = fleet, inventory, shop, options, chance
+
+    def start(self, playbook: str, *options: str) -> subprocess.Popen[str]:
+        """Start a playbook as a person would."""
+        command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(self.inventory), *self.options, *options]
+        own = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PY_COLORS"))}
+        environment = own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        return subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, playbook: str, *options: str) -> Run:
+        running = self.start(playbook, *options)
+        output = running.communicate()[0]
+        return Run(running.returncode, output)
+
+    def on(self, machine: Machine, command: str) -> None:
+        with contextlib.suppress(Exception), machine.host.sudo():
+            machine.host.run(command)
+
+    # --- faults: each is undone when its context ends ---
+
+    @contextlib.contextmanager
+    def nothing(self, running: subprocess.Popen[str]) -> Iterator[None]:
+        del running
+        yield
+
+    @contextlib.contextmanager
+    def control_node_killed(self, running: subprocess.Popen[str]) -> Iterator[None]:
+        running.kill()
+        yield
+
+    @contextlib.contextmanager
+    def module_killed(self, running: subprocess.Popen[str]) -> Iterator[None]:
+        del running
+        self.on(self.chance.choice(self.fleet.machines), "pkill -9 -f '^/usr/bin/python3$'")
+        yield
+
+    @contextlib.contextmanager
+    def ssh_cut(self, running: subprocess.Popen[str]) -> Iterator[None]:
+        del running
+        route = f"blackhole {self.chance.choice(self.fleet.machines).web.address}/32".split()
+        subprocess.run(["ip", "route", "add", *route], check=True)
+        try:
+            time.sleep(self.chance.uniform(1, 50))
+            yield
+        finally:
+            subprocess.run(["ip", "route", "delete", *route], check=True)
+
+    @contextlib.contextmanager
+    def restarted(self, running: subprocess.Popen[str]) -> Iterator[None]:
+        """As by a power cut: nothing is stopped first."""
+        del running
+        self.on(self.fleet.machines[1], "systemd-run --on-active=0.1 systemctl reboot --force --force")
+        yield
+
+    @contextlib.contextmanager
+    def disk_filled(self, running: subprocess.Popen[str]) -> Iterator[None]:
+        del running
+        self.on(self.fleet.machines[0], "dd if=/dev/zero of=/srv/shop/filler bs=64k")
+        try:
+            yield
+        finally:
+            self.on(self.fleet.machines[0], "rm -f /srv/shop/filler")
+
+    @contextlib.contextmanager
+    def second_control_node(self, running: subprocess.Popen[str]) -> Iterator[None]:
+        del running
+        other = self.start("deploy")
+        yield
+        other.communicate()
+
+    FAULTS = (
+        nothing,
+        control_node_killed,
+        control_node_killed,
+        module_killed,
+        ssh_cut,
+        restarted,
+        disk_filled,
+        second_control_node,
+    )
+
+    def round(self, number: int) -> str:
+        """One round; what was done comes back."""
+        version, bad = f"round-{number}", self.chance.random() < 0.3
+        (self.shop / "version.txt").write_text(f"bad-{version}\n" if bad else f"{version}\n")
+        (self.shop / "healthy.txt").write_text("no" if bad else "yes")
+        action = self.chance.choice(["deploy", "deploy", "deploy", "rollback"])
+        fault = self.chance.choice(self.FAULTS)
+        moment = self.chance.uniform(0, LONGEST)
+        running = self.start(action, *(["-e", "app=shop"] if action == "rollback" else []))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(moment)
+        with fault(self, running):
+            output = running.communicate()[0]
+        what = f"{action}{' of a bad release' * bad}, {fault.__name__} after {moment:.1f} s"
+        return f"round {number}: {what}\n{output}"
+
+    @staticmethod
+    def is_up(machine: Machine) -> bool:
+        return bool(machine.host.run("systemctl is-system-running --wait").stdout.strip() in ("running", "degraded"))
+
+    def check(self, number: int) -> None:
+        """One rerun, then what must be true."""
+        for machine in self.fleet.machines:
+            wait_for(partial(self.is_up, machine), 60, f"{machine.name} can be reached")
+        (self.shop / "version.txt").write_text(f"after-{number}\n")
+        (self.shop / "healthy.txt").write_text("yes")
+        rerun = self.run("deploy")
+        assert rerun.code == 0, rerun.output
+        assert self.fleet.versions() == [f"after-{number}"] * 2
+        assert len(set(self.fleet.live())) == 1
+        assert self.fleet.left_overs() == []
+        for history in self.fleet.history():
+            assert history[-1]["result"] == "ok", history[-3:]
+            begun = [i for i, event in enumerate(history) if event["result"] == "begun"]
+            for i in begun:  # each that has begun has an end
+                assert history[i + 1]["result"] != "begun", history[i : i + 2]
+
+
+@pytest.mark.skipif(not ROUNDS, reason="runs by script/chaos and script/test --load")
+def test_random_faults(fleet: Fleet, inventory: Path, shop: Path, changed_app: Callable[..., list[str]]) -> None:
+    text = (shop / "shop.py").read_text()
+    healthy = (
+        'return ("ok\\n", 200) if (Path(__file__).parent / "healthy.txt").read_text() == "yes" else ("no\\n", 500)'
+    )
+    (shop / "shop.py").write_text(text.replace('return "ok\\n"', healthy))
+    options = changed_app("shop", source=str(shop), health_timeout=3)
+    for number in range(ROUNDS):
+        chaos = Chaos(fleet, inventory, shop, options, random.Random(f"{SEED}-{number}"))
+        began = time.monotonic()
+        with Requests(fleet) as requests:
+            told = chaos.round(number)
+            try:
+                chaos.check(number)
+            except BaseException:
+                print(f"seed {SEED}\n{told}")
+                raise
+        unproven = {version for version in requests.versions if version.startswith("bad-")}
+        assert not unproven, f"seed {SEED}: {unproven} answered though it never was healthy.\n{told}"
+        print(f"seed {SEED}, {told.splitlines()[0]}: {time.monotonic() - began:.0f} s", flush=True)

@@ -1,0 +1,233 @@
+"""What a release may not do, whatever came with it; and what a live one survives."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testing import Machine, Run, wait_for
+
+testinfra_hosts = ["ansible://debian13"]
+Deploy = Callable[..., Run]
+Play = Callable[..., Run]
+Load = Callable[..., Any]
+FORBIDDEN = ("/root/owned", "/etc/owned", "/srv/owned", "/usr/local/lib/owned", "/var/cache/uv/owned")
+# Writes what it should not be able to; fails when it is root, or sees what is not its own.
+ATTACK = f"""
+import glob, os
+for place in {FORBIDDEN}:
+    try:
+        open(place, "w").write(str(os.getuid()))
+    except OSError:
+        pass
+seen = glob.glob("/srv/*/data") + glob.glob("/srv/*/history.jsonl") + glob.glob("/run/releases/*")
+if seen or os.getuid() == 0:
+    raise SystemExit(f"seen: {{seen}} by {{os.getuid()}}")
+"""
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def put(machine: Machine, files: dict[str, bytes]) -> None:
+    """Write files on the machine, for all to read."""
+    for name, content in files.items():
+        quoted = "".join(f"\\{byte:03o}" for byte in content)
+        with machine.host.sudo():
+            machine.host.run_expect([0], f"mkdir -p /opt/packages && printf '{quoted}' > /opt/packages/{name}")
+
+
+def owned(machine: Machine) -> list[str]:
+    with machine.host.sudo():
+        return machine.host.run(f"ls -d {' '.join(FORBIDDEN)}").stdout.split()
+
+
+def test_the_build_of_a_source_distribution_is_not_roots(
+    machine: Machine, deploy: Deploy, shop: Path, tmp_path: Path
+) -> None:
+    setup = f"from setuptools import setup\n{ATTACK}\nsetup(name='evil', version='1.0', py_modules=['evil'])\n"
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("evil-1.0/setup.py", setup)
+        archive.writestr("evil-1.0/evil.py", "BUILT = True\n")
+    put(machine, {"evil-1.0.zip": (tmp_path / "evil.zip").read_bytes()})
+    with (shop / "requirements.txt").open("a") as requirements:
+        requirements.write("evil @ file:///opt/packages/evil-1.0.zip\n")
+    edit(shop / "shop.py", "import os\n", "import os\nimport evil\nassert evil.BUILT\n")
+    run = deploy("with a build")
+    assert run.code == 0, run.output
+    assert machine.web.ask().json["version"] == "with a build"
+    assert owned(machine) == []
+    assert deploy("without it").code == 0
+
+
+def test_the_pth_file_of_a_wheel_runs_as_the_app_alone(
+    machine: Machine, deploy: Deploy, shop: Path, tmp_path: Path
+) -> None:
+    # A .pth file runs with each start of the venv's Python. Each of them says who it was.
+    attempt = "import os; exec(\"try: open(%s).write(f'{os.getuid()} ')\\nexcept Exception: pass\")\n"
+    lines = [attempt % place for place in ("os.environ['HOME'] + '/pth', 'a'", "'/root/owned', 'w'")]
+    wheel = tmp_path / "evil-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("evil.pth", "".join(lines))
+        archive.writestr("evil-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+        archive.writestr("evil-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("evil-1.0.dist-info/RECORD", "")
+    put(machine, {wheel.name: wheel.read_bytes()})
+    with (shop / "requirements.txt").open("a") as requirements:
+        requirements.write(f"evil @ file:///opt/packages/{wheel.name}\n")
+    with machine.host.sudo():
+        machine.host.run("rm -f /srv/shop/data/pth /root/pth /tmp/pth")
+    assert deploy("with a .pth file").code == 0
+    assert owned(machine) == []
+    with machine.host.sudo():
+        users = set(machine.host.check_output("cat /srv/shop/data/pth").split())
+        assert users == {machine.host.check_output("id -u shop")}
+        assert not machine.host.file("/root/pth").exists
+    assert deploy("without it").code == 0
+
+
+def test_files_of_a_release_are_roots_and_no_others(machine: Machine, deploy: Deploy) -> None:
+    assert deploy("whose files").code == 0
+    with machine.host.sudo():
+        release = f"/srv/shop/releases/{machine.live('shop')}"
+        assert machine.host.check_output(f"find {release}/ ! -user root") == ""
+        assert machine.host.check_output(f"find {release}/ -perm /7022 ! -type l") == ""
+        assert machine.host.check_output(f"find {release}/source -name '*.pyc'") != ""
+
+
+def test_workers_that_die_are_seen_though_nginx_hides_them(
+    machine: Machine, deploy: Deploy, shop: Path, load: Load
+) -> None:
+    assert deploy("before the deaths of workers").code == 0
+    edit(shop / "shop.py", "    time.sleep(0.02)\n", "    os._exit(1)\n")
+    with load() as seen:
+        run = deploy("whose workers die")
+    assert run.code != 0
+    assert "worker" in run.output, run.output
+    assert " died." in run.output, run.output
+    assert machine.web.ask().json["version"] == "before the deaths of workers"
+    print(seen)
+
+
+def test_a_post_is_never_sent_twice_and_a_get_is_answered_by_the_release_before(
+    machine: Machine, deploy: Deploy, shop: Path, at_task: Callable[[str, str], dict[str, str]], tmp_path: Path
+) -> None:
+    assert deploy("before the post").code == 0
+    edit(
+        shop / "shop.py",
+        "    time.sleep(0.02)\n",
+        "    with open(os.environ['HOME'] + '/posts', 'a') as file:\n        file.write(request.method + ' ')\n"
+        "    os._exit(1)\n",
+    )
+    edit(shop / "shop.py", "from flask import Flask,", "from flask import Flask, request,")
+    with machine.host.sudo():
+        machine.host.run("rm -f /srv/shop/data/posts")
+    curl = f"curl -s -w '%{{http_code}}' -H 'Host: site.example' http://{machine.web.address}/"
+    commands = "; ".join(f"{curl} -X {m} -o {tmp_path}/{m} > {tmp_path}/{m}.status" for m in ("POST", "GET"))
+    run = deploy("that dies of requests", environment=at_task("Watch the release", commands))
+    assert run.code != 0, run.output
+    assert (tmp_path / "POST.status").read_text() == "502"
+    assert (tmp_path / "GET.status").read_text() == "200"
+    assert "before the post" in (tmp_path / "GET").read_text()
+    with machine.host.sudo():
+        assert machine.host.check_output("cat /srv/shop/data/posts") == "POST GET "
+
+
+def test_a_first_release_that_fails_leaves_nothing_live(
+    machine: Machine, play: Play, changed_app: Callable[..., list[str]], shop: Path
+) -> None:
+    edit(
+        shop / "shop.py",
+        "app = Flask",
+        "import threading\nthreading.Timer(2, lambda: os._exit(1)).start()\napp = Flask",
+    )
+    options = changed_app("shop", source=str(shop), domains=["novel.example"])
+    edit(Path(options[1].removeprefix("@")), "name: shop", "name: novel")
+    run = play("deploy", *options, "-e", "app=novel")
+    assert run.code != 0
+    assert "No release is live, as before." in run.output, run.output
+    with machine.host.sudo():
+        assert machine.host.check_output("ls -A /srv/novel/releases") == ""
+        assert machine.host.run("ls /srv/novel/live /etc/nginx/sites/novel.conf").stdout == ""
+        assert machine.host.run("ls /etc/systemd/system | grep novel").stdout == ""
+
+
+def test_the_upload_limit_of_an_app_holds(machine: Machine, deploy: Deploy) -> None:
+    assert deploy("with a small upload limit", upload_limit="1k").code == 0
+    assert machine.web.ask(method="POST", body=b"x" * 2000).status == 413
+    assert machine.web.ask(method="POST", body=b"x" * 500).status == 200
+    assert deploy("without it").code == 0
+
+
+@pytest.mark.parametrize("command", ["true", "false"])
+def test_a_process_that_ends_at_once_fails_the_deploy(machine: Machine, deploy: Deploy, command: str) -> None:
+    live = machine.live("shop")
+    run = deploy(f"with a process that is {command}", processes=[{"name": "mail", "command": command}])
+    assert run.code != 0
+    assert "shop.mail.1@" in run.output, run.output
+    assert machine.live("shop") == live
+
+
+def test_a_release_command_that_hangs_is_ended(machine: Machine, deploy: Deploy) -> None:
+    live = machine.live("shop")
+    run = deploy("with a command that hangs", release_command="sleep 1000", release_timeout=3)
+    assert run.code != 0
+    assert "the release command did not end within 3 s" in run.output, run.output
+    assert machine.live("shop") == live
+
+
+def test_somebody_elses_account_is_refused(
+    machine: Machine, play: Play, changed_app: Callable[..., list[str]], shop: Path
+) -> None:
+    options = changed_app("shop", source=str(shop))
+    edit(Path(options[1].removeprefix("@")), "name: shop", "name: somebody")
+    with machine.host.sudo():
+        machine.host.run_expect([0], "useradd --create-home somebody")
+        try:
+            run = play("deploy", *options, "-e", "app=somebody")
+            assert run.code != 0
+            assert "the user somebody is on this host already, with the home /home/somebody" in run.output, run.output
+            assert not machine.host.file("/srv/somebody").exists
+        finally:
+            machine.host.run_expect([0], "userdel --remove somebody")
+
+
+def test_no_local_user_can_hold_the_lock(machine: Machine, deploy: Deploy) -> None:
+    with machine.host.sudo():
+        assert machine.host.check_output("stat -c '%U %a' /run/releases /run/releases/shop") == "root 700\nroot 700"
+        assert machine.host.check_output("find /srv/shop -maxdepth 1 -writable -user shop") == "/srv/shop/data"
+    assert deploy("with nobody in the way").code == 0
+
+
+def test_a_live_release_never_gives_up(machine: Machine, deploy: Deploy, play: Play, shop: Path) -> None:
+    needed = "/srv/shop/data/database"
+    edit(shop / "shop.py", "app = Flask", f"open({needed!r})\napp = Flask")
+    with machine.host.sudo():
+        machine.host.run_expect([0], f"touch {needed} && chown shop {needed}")
+        assert deploy("that needs a database").code == 0
+        unit = f"shop@{machine.live('shop')}.service"
+        machine.host.run_expect([0], f"rm {needed} && systemctl kill --kill-whom=main --signal=KILL {unit}")
+        # More crashes than the five in a minute that once were the end of it.
+        wait_for(
+            lambda: int(machine.host.check_output(f"systemctl show --property=NRestarts --value {unit}")) > 5,
+            90,
+            "it is started again and again",
+        )
+        assert machine.host.run(f"systemctl is-failed {unit}").stdout.strip() != "failed"
+        shown = play("status")
+        assert "trouble" in shown.output, shown.output
+        assert "No such file or directory: '/srv/shop/data/database'" in shown.output, shown.output
+        machine.host.run_expect([0], f"touch {needed} && chown shop {needed}")
+    wait_for(lambda: machine.web.ask().status == 200, 60, "it serves again once its database is back")
+    assert deploy("that needs none").code == 0
+
+
+def test_it_starts_after_a_database_on_the_same_host(machine: Machine) -> None:
+    after = machine.host.check_output(f"systemctl show --property=After --value shop@{machine.live('shop')}.service")
+    assert {"postgresql.service", "mariadb.service", "redis-server.service"} <= set(after.split())

@@ -1,0 +1,217 @@
+"""How a host builds a release: whose files it is made of, what nginx may see of it, what can be used again."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ansible.module_utils.release_build import shortened, take_over
+from modules import release_build
+
+NOBODY = 65534
+IS_ROOT = os.geteuid() == 0
+TEXT = "a text that is long enough to be worth compressing " * 50
+
+
+@pytest.fixture(autouse=True)
+def owners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tests that are not run by root leave the owners of files out."""
+    if not IS_ROOT:
+        for name in ("chown", "lchown"):
+            monkeypatch.setattr(os, name, lambda *_: None)
+    monkeypatch.setattr("grp.getgrnam", lambda _name: SimpleNamespace(gr_gid=NOBODY))
+
+
+def give_away(path: Path) -> None:
+    if IS_ROOT:
+        os.lchown(path, NOBODY, NOBODY)
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+# --- what a sandbox has written -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree that somebody else has written, with all that could do harm in it."""
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o700)
+    (outside / "file").write_text("secret")
+    (outside / "file").chmod(0o600)
+    root = tmp_path / "venv"
+    for folder in (root, root / "bin", root / "lib"):
+        folder.mkdir()
+        folder.chmod(0o777)
+    (root / "lib/sticky").mkdir()
+    (root / "lib/sticky").chmod(0o3777)
+    for name, mode in {"bin/run": 0o700, "bin/setuid": 0o6755, "lib/writable": 0o666, "lib/secret": 0o600}.items():
+        (root / name).write_text("x")
+        (root / name).chmod(mode)
+    os.mkfifo(root / "lib/fifo")
+    (root / "lib/file-link").symlink_to(outside / "file")
+    (root / "lib/folder-link").symlink_to(outside)
+    (root / "lib/dangling").symlink_to("nowhere")
+    for path in (outside, outside / "file", root, *root.rglob("*")):
+        give_away(path)
+    for name, mode in {"bin/setuid": 0o6755, "lib/sticky": 0o3777}.items():  # a change of the owner drops these
+        (root / name).chmod(mode)
+    assert mode_of(root / "bin/setuid") & stat.S_ISUID
+    return root
+
+
+def test_files_get_plain_modes(tree: Path) -> None:
+    take_over(tree)
+    modes = {str(path.relative_to(tree)): mode_of(path) for path in tree.rglob("*") if not path.is_symlink()}
+    assert modes == {
+        "bin": 0o755,
+        "lib": 0o755,
+        "lib/sticky": 0o755,
+        "bin/run": 0o755,
+        "bin/setuid": 0o755,
+        "lib/writable": 0o644,
+        "lib/secret": 0o644,
+    }
+    assert mode_of(tree) == 0o755
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user")
+def test_all_of_it_belongs_to_root(tree: Path) -> None:
+    take_over(tree)
+    owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in (tree, *tree.rglob("*"))}
+    assert owners == {(0, 0)}
+
+
+def test_what_is_neither_a_file_nor_a_folder_nor_a_link_is_removed(tree: Path) -> None:
+    take_over(tree)
+    assert not os.path.lexists(tree / "lib/fifo")
+    assert os.path.lexists(tree / "lib/writable")
+
+
+def test_a_link_is_not_followed(tree: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    before = [(path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in (outside, outside / "file")]
+    take_over(tree)
+    after = [(path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in (outside, outside / "file")]
+    assert after == before
+    assert all((tree / "lib" / name).is_symlink() for name in ("file-link", "folder-link", "dangling"))
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_error_keeps_its_first_and_its_last_lines() -> None:
+    told = shortened("\n".join(f"line {n}" for n in range(100))).splitlines()
+    assert (told[0], told[-1]) == ("  line 0", "  line 99")
+    assert len(told) < 35
+    assert any("70 lines more" in line for line in told)
+
+
+def test_a_short_error_is_told_as_it_is() -> None:
+    assert shortened("one\ntwo\n\n") == "  one\n  two"
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "with space", 'a "quote"', "back\\slash", "$HOME `id`", "two\nlines", "é", ""]
+)
+def test_an_environment_value_arrives_as_it_is(value: str) -> None:
+    line = release_build.environment_file({"KEY": value})
+    # systemd reads such a file the way a shell reads a double-quoted word
+    shell = subprocess.run(["sh", "-c", f'{line}printf %s. "$KEY"'], capture_output=True, text=True, check=True)
+    assert shell.stdout == f"{value}."
+
+
+# --- dependencies ---------------------------------------------------------------------------------------------------
+
+HASHED = "flask==3.1.3 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n    # via -r requirements.in\n"
+
+
+@pytest.mark.parametrize(
+    ("requirements", "locked"),
+    [
+        (HASHED, True),
+        ("# made by uv\n\n" + HASHED + HASHED.replace("flask", "gunicorn[setproctitle]"), True),
+        (HASHED.replace("==3.1.3", '==3.1.3 ; python_version >= "3.11"'), True),
+        ("flask==3.1.3\n", False),
+        (HASHED + "-r other.txt\n", False),
+        (HASHED + "./wheels/own.whl \\\n    --hash=sha256:00\n", False),
+    ],
+)
+def test_only_what_can_not_change_is_locked(requirements: str, locked: bool) -> None:
+    assert release_build.is_locked(requirements) is locked
+
+
+def test_a_venv_suits_the_python_it_was_made_for(tmp_path: Path) -> None:
+    (tmp_path / "venv/lib/python3.11").mkdir(parents=True)
+    for version in ("3.11", "3.13"):
+        (tmp_path / f"python{version}").touch()
+    (tmp_path / "python3").symlink_to("python3.11")
+    assert release_build.suits(tmp_path / "venv", str(tmp_path / "python3"))
+    (tmp_path / "python3").unlink()
+    (tmp_path / "python3").symlink_to("python3.13")
+    assert not release_build.suits(tmp_path / "venv", str(tmp_path / "python3"))
+
+
+# --- what nginx serves ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def building(tmp_path: Path) -> Path:
+    """A release that is being built, with its source in it."""
+    folder = tmp_path / "building"
+    (folder / "source/static/css").mkdir(parents=True)
+    (folder / "source/main.py").write_text("app = None\n")
+    (folder / "source/static/css/style.css").write_text(TEXT)
+    (folder / "source/static/small.css").write_text("a")
+    (folder / "source/static/photo.jpg").write_text(TEXT)
+    return folder
+
+
+def published(building: Path) -> list[str]:
+    public = building / "public"
+    return sorted(
+        str(path.relative_to(public)) for path in public.rglob("*") if path.is_file() and path.suffix != ".br"
+    )
+
+
+@pytest.mark.parametrize(("url", "place"), [("/static/", "static"), ("/a/b/", "a/b")])
+def test_static_files_lie_where_their_addresses_are(building: Path, url: str, place: str) -> None:
+    release_build.publish(building, {"url": url, "path": "static"})
+    files = ["css/style.css", "css/style.css.gz", "photo.jpg", "small.css"]
+    assert published(building) == [f"{place}/{file}" for file in files]
+
+
+def test_a_compressed_file_has_the_content_of_its_original(building: Path) -> None:
+    release_build.publish(building, {"url": "/static/", "path": "static"})
+    packed = building / "public/static/css/style.css.gz"
+    assert gzip.decompress(packed.read_bytes()).decode() == TEXT
+    assert len(packed.read_bytes()) < len(TEXT)
+
+
+def test_a_compressed_file_that_the_app_brings_stays_its_own(building: Path) -> None:
+    (building / "source/static/css/style.css.gz").write_text("own")
+    release_build.publish(building, {"url": "/static/", "path": "static"})
+    assert (building / "public/static/css/style.css.gz").read_text() == "own"
+
+
+@pytest.mark.parametrize("static", [{"url": "", "path": "static"}, {"url": "/s/", "path": "none"}, {}])
+def test_an_app_without_static_files_publishes_nothing(building: Path, static: dict[str, str]) -> None:
+    release_build.publish(building, static)
+    assert published(building) == []
+
+
+def test_nobody_but_nginx_enters_what_is_published(building: Path) -> None:
+    release_build.publish(building, {"url": "/static/", "path": "static"})
+    assert mode_of(building / "public") == 0o750
+    if IS_ROOT:
+        assert ((building / "public").stat().st_uid, (building / "public").stat().st_gid) == (0, NOBODY)
