@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 from ansible.module_utils import nginx
 from module_utils import files
 from modules import admin_account, config_files, nginx_config, ufw_policy
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 # --- ufw_policy -----------------------------------------------------------------------------------------------------
 
@@ -72,6 +77,17 @@ def test_a_set_of_files_is_written_with_their_modes(tmp_path: Path) -> None:
     files.write(path, "one\n", 0o640)
     assert config_files.as_it_is(path) == ("one\n", 0o640)
     assert os.listdir(path.parent) == ["settings.conf"]
+
+
+def test_a_file_whose_mode_is_wrong_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "settings.conf"
+    files.write(path, "one\n", 0o666)
+    command = ["ansible", "localhost", "--connection=local", "--module-name=config_files", "--args"]
+    arguments = json.dumps({"files": {str(path): "one\n"}, "mode": "0640"})
+    settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
+    done = subprocess.run([*command, arguments], cwd=PROJECT, env=os.environ | settings, capture_output=True, text=True)
+    assert "CHANGED" in done.stdout, done.stdout + done.stderr
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_line_replaces_the_last_of_its_kind_or_comes_to_the_end() -> None:

@@ -187,7 +187,10 @@ def test_failures_name_each_host_that_failed_with_the_first_line_of_why() -> Non
 
 
 def test_only_hosts_of_the_play_count_as_failed() -> None:
-    hostvars = {"web1": {"ansible_failed_result": {"msg": "a"}}, "web2": {"ansible_failed_result": {"msg": "b"}}}
+    hostvars: dict[str, dict[str, object]] = {
+        "web1": {"ansible_failed_result": {"msg": "a"}},
+        "web2": {"ansible_failed_result": {"msg": "b"}},
+    }
     assert failures(hostvars, ["web2"], "shop") == "web2: b"
 
 
@@ -211,5 +214,5 @@ def test_uncommitted_changes_stay_visible() -> None:
 
 
 def test_hosts_that_registered_nothing_are_the_lost_ones() -> None:
-    hostvars = {"web1": {"done": {}}, "web2": {}}
+    hostvars: dict[str, dict[str, object]] = {"web1": {"done": {}}, "web2": {}}
     assert FilterModule().filters()["hosts_without"](hostvars, "done", ["web1", "web2"]) == ["web2"]

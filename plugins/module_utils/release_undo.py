@@ -53,7 +53,8 @@ def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | N
             if to != store.live:
                 instance.wait_until_healthy()
         instance.enable(*instance.web, *instance.beside)
-        nginx.reload_pending().touch()
+        if store.site_differs(to):
+            nginx.reload_pending().touch()
         store.make_live(to)
         instance.start_beside()
     if Path(nginx.NGINX).exists() and nginx.reload_pending().exists():

@@ -84,6 +84,12 @@ class Releases:
         """Whether nginx's site is the live release's own."""
         return self.site.is_symlink() and os.readlink(self.site) == str(self.root / "live/site.conf")
 
+    def site_differs(self, release: str) -> bool:
+        """Whether nginx has to reload for a release: its site is not what the live one's is."""
+        sites = [self.path(r) / "site.conf" for r in (self.live or "none", release)]
+        texts = [site.read_text() if site.exists() else "" for site in sites]
+        return texts[0] != texts[1] or not self.has_site
+
     def make_live(self, release: str) -> None:
         """Point `live` at a release; `before` leads to the one that nginx turns to while the new one is on trial."""
         if self.live not in ("", release):

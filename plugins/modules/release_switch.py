@@ -83,14 +83,18 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(**result)
     with work(module):
-        new, site = Instance(store, release), store.path(release) / "site.conf"
-        nginx.check({f"sites/{store.name}.conf": site})
+        new = Instance(store, release)
+        # A reload drops no request, but clients may lose a connection that they keep. So only for another site.
+        if differs := store.site_differs(release) or not nginx.is_running():
+            nginx.check({f"sites/{store.name}.conf": store.path(release) / "site.conf"})
         store.note(params["action"], release, "begun", by=params["by"])
         # First: a reboot from here on finds the live release among those that start.
         new.enable(*new.web)
-        nginx.reload_pending().touch()
+        if differs:
+            nginx.reload_pending().touch()
         store.make_live(release)
-        nginx.reload()
+        if nginx.reload_pending().exists():
+            nginx.reload()
         uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
         if former and former != release:
             Instance(store, former).stop_beside()

@@ -18,6 +18,7 @@ FORGED = {
     "X-Forwarded-Proto": "https",
     "X-Forwarded-Ssl": "on",
     "X-Forwarded-User": "root",
+    "Remote-User": "root",
     "X-Real-IP": "198.51.100.7",
     "X-Request-Id": "forged",
     "Forwarded": "for=198.51.100.7;proto=https",
