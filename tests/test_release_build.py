@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils.release_build import shortened, take_over
+from ansible.module_utils.release_build import BuildError, shortened, take_over
 from modules import release_build
 
 NOBODY = 65534
@@ -215,3 +215,12 @@ def test_nobody_but_nginx_enters_what_is_published(building: Path) -> None:
     assert mode_of(building / "public") == 0o750
     if IS_ROOT:
         assert ((building / "public").stat().st_uid, (building / "public").stat().st_gid) == (0, NOBODY)
+
+
+def test_a_tree_that_was_replaced_by_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/shadow").touch(mode=0o600)
+    (tmp_path / "venv").symlink_to(tmp_path / "outside")
+    with pytest.raises(BuildError, match="not a folder any more"):
+        take_over(tmp_path / "venv")
+    assert (tmp_path / "outside/shadow").stat().st_mode & 0o777 == 0o600

@@ -28,6 +28,7 @@ EMPTY = state()
 
 def test_ansible_knows_the_filters() -> None:
     names = {"release_id", "former_release", "rollback_target", "release_failures", "short_commit", "hosts_without"}
+    names |= {"hosts_of"}
     assert set(FilterModule().filters()) == names
 
 
@@ -93,9 +94,17 @@ def test_where_live_releases_differ_the_former_one_is_the_last_that_all_have() -
     assert former_release([state(V1), state(V2)], V3) == ""
 
 
-def test_the_target_never_is_its_own_former_release() -> None:
-    assert former_release([state(V1, V2), state(V1, V2)], V2) == V1
-    assert former_release([state(V1)], V1) == ""
+def test_a_host_that_joins_and_fails_takes_no_other_host_back() -> None:
+    assert former_release([state(V1, V2), state()], V2) == V2
+
+
+def test_where_live_releases_differ_the_target_is_not_its_own_former_release() -> None:
+    assert former_release([state(V1, V2), state(V1)], V2) == V1
+
+
+def test_hosts_without_the_app_have_no_say() -> None:
+    hostvars = {"web1": {"__app_lock": {"app": "shop"}}, "web2": {"__app_lock": {"app": "blog"}}, "web3": {}}
+    assert FilterModule().filters()["hosts_of"](hostvars, ["web1", "web2", "web3"], "shop") == ["web1"]
 
 
 # --- rollback_target ------------------------------------------------------------------------------------------------

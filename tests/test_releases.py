@@ -459,3 +459,14 @@ def test_what_is_undone_keeps_the_releases_of_before(store: Releases) -> None:
     store.note("deploy", IDS[0], "ok")  # an older one again, on this host only
     store.note("undo", IDS[2], "ok")
     assert store.good() == IDS[:3]
+
+
+def test_an_undo_is_read_the_same_when_the_failed_release_is_gone(store: Releases) -> None:
+    failed = "20260109T000000Z-000000000f"
+    for release in (IDS[0], IDS[1], IDS[0], failed):
+        store.path(release).mkdir(parents=True, exist_ok=True)
+        store.note("deploy", release, "ok")
+    store.note("undo", IDS[0], "ok")
+    before = store.stack
+    store.remove(failed)
+    assert store.stack == before == [IDS[1], IDS[0]]

@@ -46,7 +46,7 @@ class ActionModule(ActionBase):
         taken: dict[str, Any] = self._execute_module("release_lock", module_args=args, task_vars=task_vars)
         if taken.get("token"):
             self.keep(args["name"], taken["token"])
-        return taken | {"by": args["by"]}
+        return taken | {"by": args["by"], "app": args["name"]}
 
     def keep(self, name: str, token: str) -> None:
         """Renew the lock from a process of its own, which outlives this task and not this run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -209,8 +210,9 @@ def pack(source: Path, files: list[Path], target: Path) -> None:
 def remove_old_archives() -> None:
     """Remove the packed sources of former days."""
     for archive in CACHE.glob("*.tar.gz"):
-        if archive.stat().st_mtime < time.time() - PACKED_FOR:
-            archive.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the worker of another host was faster
+            if archive.stat().st_mtime < time.time() - PACKED_FOR:
+                archive.unlink()
 
 
 def digest_of(manifest: str, args: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ def former_release(states: Iterable[State], target: str) -> str:
     """
     stacks = [[release for release in state["stack"] if release != target] for state in states if state["stack"]]
     lives = {state["live"] for state in states if state["stack"]}
-    if len(lives) == 1 and target not in lives:
+    if len(lives) == 1:  # the target itself, where a host that never had it is to get it, too
         return str(lives.pop())
     return common(stacks)
 
@@ -103,6 +103,11 @@ def failures(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], ap
     return "\n".join(lines) or "A host can't be reached any more."
 
 
+def hosts_of(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], app: str) -> list[str]:
+    """The hosts on which this run has locked an app: others do not have it in their inventory."""
+    return [host for host in hosts if hostvars[host].get("__app_lock", {}).get("app") == app]
+
+
 def hosts_without(hostvars: Mapping[str, Mapping[str, Any]], name: str, hosts: Iterable[str]) -> list[str]:
     """The hosts that lack a variable: those that can't be reached have not registered the result of a task."""
     return [host for host in hosts if name not in hostvars[host]]
@@ -123,6 +128,7 @@ class FilterModule:
             "former_release": former_release,
             "rollback_target": rollback_target,
             "release_failures": failures,
+            "hosts_of": hosts_of,
             "hosts_without": hosts_without,
             "short_commit": short_commit,
         }

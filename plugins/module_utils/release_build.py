@@ -93,7 +93,9 @@ def in_sandbox(
     places = " ".join(f"{host}:{inside}" for host, inside in binds.items())
     passed = {key: value for key, value in os.environ.items() if PASSED_ON.fullmatch(key)}
     environment = passed | {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"} | settings  # noqa: S108
-    command = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit=release-build-{app}"]
+    unit = f"release-build-{app}.service"
+    subprocess.run(["systemctl", "stop", unit], capture_output=True)  # of a module that was killed
+    command = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}"]
     command += [f"--property={key}={value}" for key, value in all_properties.items()]
     command += [f"--property=BindPaths={places}", *(f"--setenv={key}" for key in environment)]
     done = subprocess.run(
@@ -109,7 +111,13 @@ def in_sandbox(
 
 
 def take_over(tree: Path) -> None:
-    """Give a tree that a sandbox has written to root: plain files, folders and links, and no special modes."""
+    """Give a tree that a sandbox has written to root: plain files, folders and links, and no special modes.
+
+    Raises:
+        BuildError: when the tree itself is not a folder any more; os.walk would follow a link.
+    """
+    if not stat.S_ISDIR(tree.lstat().st_mode):
+        raise BuildError(f"{tree.name} is not a folder any more: a package has replaced it.")
     for folder, folders, names in os.walk(tree):
         for path in (Path(folder), *(Path(folder) / name for name in (*folders, *names))):
             mode = path.lstat().st_mode

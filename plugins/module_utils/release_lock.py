@@ -128,6 +128,12 @@ class Lock:
                 for file in ("token", "owner", "renewed"):
                     (self.folder / file).unlink(missing_ok=True)
 
+    def abandon(self, token: str) -> None:
+        """Let the lock be stale at once, if it is this run's: the host's guard then acts on it."""
+        with self._held("mutex", 5):
+            if self.token == token:
+                self._write("renewed", str(ABANDONED))
+
     def check(self, token: str) -> None:
         """Make sure that the lock is this run's.
 

@@ -42,7 +42,9 @@ def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | N
     """
     failed = failed or store.unfinished()
     commit = store.about(failed["release"]).get("commit", "") if failed else ""
+    differs = False
     if not to:
+        differs = store.site.is_symlink()
         store.no_live()
     elif to != store.live or not is_settled(store):
         instance = Instance(store, to)
@@ -53,13 +55,17 @@ def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | N
             if to != store.live:
                 instance.wait_until_healthy()
         instance.enable(*instance.web, *instance.beside)
-        if store.site_differs(to):
+        if differs := store.site_differs(to):
             nginx.reload_pending().touch()
         store.make_live(to)
         instance.start_beside()
-    if Path(nginx.NGINX).exists() and nginx.reload_pending().exists():
+    # Not by the mark alone: the run of another app may have taken that away.
+    if Path(nginx.NGINX).exists() and (differs or nginx.reload_pending().exists()):
         nginx.reload()
     stop_others(store, to)
+    if not to:  # also one that this host had confirmed already; it would count as good
+        for release in store.complete():
+            store.remove(release)
     store.sweep()
     # Last: on a full disk, there is room again by now.
     if failed:
@@ -105,3 +111,6 @@ def guard() -> None:
                     lock.free(token)
         except LockLost:
             return
+        except Exception as error:  # tried again until it works, or another run has the lock
+            print(error, file=sys.stderr, flush=True)
+            time.sleep(10 * PAUSE)

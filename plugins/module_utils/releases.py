@@ -195,7 +195,8 @@ class Releases:
             release = event["release"]
             if event["result"] != "ok" or release not in there:
                 continue
-            before = next((p for p in reversed(past) if p[0][-1:] == [release]), None)
+            states = [*past, (stack, left)]  # the present one, when what was undone is gone from the disk
+            before = next((s for s in reversed(states) if s[0][-1:] == [release]), None)
             past.append((stack, left))
             if event["action"] == "undo" and before:
                 stack, left = before  # what undo takes back never was good

@@ -154,14 +154,15 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, **snapshot(store, params["python"]))
     params["token"] = take(module, lock)
+    start_guard(params["name"], params["root"], params["token"])
     try:
         with work(module):
             if not (settled := is_settled(store)):
                 bring_back(store, store.confirmed, CUT_OFF)
-            start_guard(params["name"], params["root"], params["token"])
             told = snapshot(store, params["python"])
     except BaseException:
-        lock.free(params["token"])
+        # The guard waits for a former run's module that is still at work, and then brings the host back.
+        lock.abandon(params["token"])
         raise
     module.exit_json(changed=not settled and bool(told["releases"]), token=params["token"], **told)
 

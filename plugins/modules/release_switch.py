@@ -93,7 +93,8 @@ def main() -> None:
         if differs:
             nginx.reload_pending().touch()
         store.make_live(release)
-        if nginx.reload_pending().exists():
+        # Not by the mark alone: the run of another app may have taken that away.
+        if differs or nginx.reload_pending().exists():
             nginx.reload()
         uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
         if former and former != release:

@@ -13,8 +13,11 @@ description:
 options:
   former:
     description: >-
-      Id of the release to go back to. When the host does not have it, its own confirmed release; when there is none, no
-      release is live.
+      Id of the release to go back to. When the host does not have it, O(own); when there is none, no release is live.
+    type: str
+    default: ""
+  own:
+    description: Id of the release that was live on this host before the run.
     type: str
     default: ""
   release:
@@ -67,6 +70,7 @@ from ansible.module_utils.release_undo import bring_back, is_settled
 def main() -> None:
     module, store = release_module(
         former={"type": "str", "default": ""},
+        own={"type": "str", "default": ""},
         release={"type": "str", "default": ""},
         action={"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
         reason={"type": "str", "default": ""},
@@ -76,7 +80,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, live=store.live)
     with work(module):
-        former = params["former"] if params["former"] in store.good() else store.confirmed
+        former = next((r for r in (params["former"], params["own"]) if r in store.good()), "")
         changed = not is_settled(store) or former != store.live
         failed = {key: params[key] for key in ("action", "release", "by")} if params["release"] else None
         bring_back(store, former, params["reason"], failed)
