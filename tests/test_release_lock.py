@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from action import release_lock as action
 from ansible.module_utils.release_lock import ABANDONED, STALE_AFTER, Lock, LockLost, new_token, shell_command
 
 OWNER = {"by": "me@here", "since": "2026-01-01 00:00:00 UTC"}
@@ -358,3 +359,13 @@ def test_a_command_waits_for_who_takes_the_lock_at_that_moment(lock: Lock) -> No
         assert lock.token == "a"
     assert running.wait(10) == 0
     assert lock.token == ""
+
+
+def test_a_run_that_has_ended_is_known_to_have_ended_though_nobody_waited_for_it() -> None:
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays in the table of processes
+    assert action.identity(ended.pid) == ""
+    ended.wait()
+    assert action.identity(ended.pid) == ""
+    assert action.identity(1) == ""  # who is the parent of a process whose own one has ended
+    assert action.identity(os.getpid()) == action.identity(os.getpid()) != ""

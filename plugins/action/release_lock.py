@@ -36,6 +36,9 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        # Asked first: when the run dies while the module works, the parent of this process is another one.
+        self.ansible = os.getppid()
+        self.begun = identity(self.ansible)
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
         if args.get("state") == "free":
@@ -54,7 +57,7 @@ class ActionModule(ActionBase):
         When the run ends without giving the lock back, that process says so to the host, which then goes back to its
         confirmed release at once.
         """
-        run, child = os.getppid(), os.fork()
+        child = os.fork()
         if child:
             os.waitpid(child, 0)
             return
@@ -66,13 +69,13 @@ class ActionModule(ActionBase):
                     os.dup2(nothing, descriptor)
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     signal.signal(number, signal.SIG_DFL)
-                self.renew(lock_command(name, token, "renew"), lock_command(name, token, "abandon"), run)
+                self.renew(lock_command(name, token, "renew"), lock_command(name, token, "abandon"))
         os._exit(0)
 
-    def renew(self, renewal: str, end: str, run: int) -> None:
-        """Renew the lock until it is given back or the run, a process, has ended."""
+    def renew(self, renewal: str, end: str) -> None:
+        """Renew the lock until it is given back or the run has ended."""
         due = time.monotonic() + RENEWED_EVERY
-        while is_alive(run):
+        while identity(self.ansible) == self.begun != "":
             time.sleep(LOOK_EVERY)
             if time.monotonic() < due:
                 continue
@@ -83,12 +86,20 @@ class ActionModule(ActionBase):
         self._low_level_execute_command(end)
 
 
-def is_alive(process: int) -> bool:
-    """Whether a process of this computer runs."""
+def identity(process: int) -> str:
+    """What tells a process from a later one of the same number; empty when it has ended, or is init."""
+    if process == 1:
+        return ""
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        return "" if fields[0] in "ZX" else fields[19]  # a process that has ended and nobody has waited for; its start
     try:
         os.kill(process, 0)
     except ProcessLookupError:
-        return False
+        return ""
     except PermissionError:
         pass
-    return True
+    return "alive"
