@@ -21,6 +21,7 @@ DEPLOYS = int(os.environ.get("DEPLOYS", "8"))  # in a row, and a fourth as many 
 def test_deploys_and_rollbacks_in_a_row_drop_no_request(
     machine: Machine, deploy: Deploy, play: Play, load: Load
 ) -> None:
+    assert deploy("before the load").code == 0
     with load(connections=16) as seen:
         for number in range(DEPLOYS):
             run = deploy(f"load-{number}")
