@@ -109,7 +109,7 @@ def hosts_of(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], ap
 
 
 def hosts_without(hostvars: Mapping[str, Mapping[str, Any]], name: str, hosts: Iterable[str]) -> list[str]:
-    """The hosts that lack a variable: those that can't be reached have not registered the result of a task."""
+    """The hosts that lack a variable: a host that was lost before a task has not registered its result."""
     return [host for host in hosts if name not in hostvars[host]]
 
 
