@@ -17,8 +17,7 @@ def state(*stack: str, live: str | None = None, rolled_back: tuple[str, ...] = (
         "live": (stack or ("",))[-1] if live is None else live,
         "stack": list(stack),
         "rolled_back": list(rolled_back),
-        "releases": [*stack, *rolled_back],
-        "unfit": [],
+        "releases": dict.fromkeys([*stack, *rolled_back], "digest"),
         "settled": True,
     } | keys
 
@@ -35,46 +34,56 @@ def test_ansible_knows_the_filters() -> None:
 # --- release_id -----------------------------------------------------------------------------------------------------
 
 
+def package(digest: str, time: str = TIME) -> dict[str, str]:
+    return {"digest": digest, "time": time}
+
+
+def having(**releases: str) -> dict[str, Any]:
+    """A host with releases of certain contents, by the last part of their names."""
+    return state(releases={f"2026010{n}T000000Z-{n:010x}": digest for n, digest in enumerate(releases.values(), 1)})
+
+
 def test_a_new_content_gets_a_new_id_with_the_time_of_the_deploy() -> None:
-    release = release_id([EMPTY], ["digest"], TIME)
+    release = release_id([having(v1="old")], [package("new")])
     assert release.startswith(f"{TIME}-")
     assert len(release) == len(V1)
 
 
+def test_the_time_is_the_latest_of_the_hosts() -> None:
+    packages = [package("new", "20260107T000001Z"), package("new", TIME)]
+    assert release_id([EMPTY, EMPTY], packages).startswith("20260107T000001Z-")
+
+
 def test_a_host_that_lacks_a_release_takes_over_the_id_that_another_has() -> None:
-    there = release_id([EMPTY], ["digest"], "20260101T000000Z")
-    assert release_id([state(there), EMPTY], ["digest", "digest"], TIME) == there
-    assert release_id([EMPTY, state(there)], ["digest", "digest"], TIME) == there
+    assert release_id([having(v1="one"), EMPTY], [package("one"), package("one")]) == V1
+    assert release_id([EMPTY, having(v1="one")], [package("one"), package("one")]) == V1
 
 
 def test_of_two_ids_of_one_content_the_newest_is_taken() -> None:
-    older, newer = (release_id([EMPTY], ["digest"], f"2026010{n}T000000Z") for n in (1, 2))
-    assert release_id([state(newer), state(older)], ["digest", "digest"], TIME) == newer
+    assert release_id([having(v1="one", v2="one"), having(v1="one")], [package("one"), package("one")]) == V2
 
 
 def test_a_release_that_does_not_fit_the_python_of_one_host_is_built_anew_on_all() -> None:
-    there = release_id([EMPTY], ["digest"], "20260101T000000Z")
-    states = [state(there), state(there, unfit=[there])]
-    assert release_id(states, ["digest", "digest"], TIME) == f"{TIME}-{there.partition('-')[2]}"
-
-
-def test_another_content_gets_another_id() -> None:
-    there = release_id([EMPTY], ["digest"], "20260101T000000Z")
-    release = release_id([state(there)], ["other"], TIME)
+    release = release_id([having(v1="one"), having(v1="")], [package("one"), package("one")])
     assert release.startswith(f"{TIME}-")
-    assert release.partition("-")[2] != there.partition("-")[2]
 
 
-def test_the_content_is_that_of_all_hosts_together_in_any_order() -> None:
-    of_both = release_id([EMPTY, EMPTY], ["one", "two"], TIME)
-    assert of_both == release_id([EMPTY, EMPTY], ["two", "one"], TIME)
-    assert of_both not in (release_id([EMPTY], [digest], TIME) for digest in ("one", "two"))
-    # A host that has changed by itself changes the release of all.
-    assert release_id([EMPTY, EMPTY], ["one", "three"], TIME) != of_both
+def test_contents_that_differ_between_hosts_are_one_release_on_both_or_on_one_of_them() -> None:
+    states = [having(v1="one"), having(v1="two")]
+    packages = [package("one"), package("two")]
+    assert release_id(states, packages) == V1
+    assert [release_id([state], [package]) for state, package in zip(states, packages, strict=True)] == [V1, V1]
 
 
-def test_one_content_has_one_id_on_any_number_of_hosts() -> None:
-    assert release_id([EMPTY], ["one"], TIME) == release_id([EMPTY, EMPTY], ["one", "one"], TIME)
+def test_a_host_whose_content_has_changed_changes_the_release_of_all() -> None:
+    states = [having(v1="one"), having(v1="two")]
+    assert release_id(states, [package("one"), package("three")]).startswith(f"{TIME}-")
+
+
+def test_the_digest_of_a_new_id_does_not_depend_on_the_order_of_the_hosts() -> None:
+    both = [package("one"), package("two")]
+    assert release_id([EMPTY, EMPTY], both) == release_id([EMPTY, EMPTY], both[::-1])
+    assert release_id([EMPTY, EMPTY], both) != release_id([EMPTY], both[:1])
 
 
 # --- former_release -------------------------------------------------------------------------------------------------
@@ -153,7 +162,7 @@ def test_a_certain_release_that_a_host_lacks_is_refused_with_the_name_of_that_ho
 
 
 def test_a_release_that_is_built_but_was_never_live_is_refused() -> None:
-    assert "was never live on web1" in problem({"web1": state(V1, releases=[V1, V2])}, V2)
+    assert "was never live on web1" in problem({"web1": state(V1, releases={V1: "digest", V2: "digest"})}, V2)
 
 
 def test_hosts_without_a_common_release_are_listed_with_what_each_has() -> None:

@@ -246,8 +246,13 @@ class ActionModule(ActionBase):
                     raise AnsibleActionFail(f"{args['name']}: the source folder {source} is not there.")
                 commit = commit_of(source)
             package = self.package(args, source)
-        package |= {"commit": commit, "version": args.get("version") or ""}
-        return result | {"changed": False, "digest": digest_of(package["manifest"], args), "package": package}
+        package |= {
+            "commit": commit,
+            "version": args.get("version") or "",
+            "digest": digest_of(package["manifest"], args),
+            "time": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+        }
+        return result | {"changed": False, "package": package}
 
     @staticmethod
     def package(args: dict[str, Any], source: Path) -> dict[str, Any]:

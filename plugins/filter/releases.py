@@ -9,22 +9,24 @@ from typing import Any
 State = Mapping[str, Any]  # what the module release_lock returned for one host
 
 
-def release_id(states: Iterable[State], digests: Iterable[str], time: str) -> str:
+def release_id(states: Iterable[State], packages: Iterable[Mapping[str, Any]]) -> str:
     """The id of the release to deploy, the same on every host.
 
     Args:
         states: the hosts' states.
-        digests: for each host, the digest of everything that the release runs with there.
-        time: time of the deploy, YYYYMMDDThhmmssZ.
+        packages: for each host, in the same order, what release_source packed for it: the `digest` of everything that
+            the release runs with there, which may differ between hosts, and the `time`, YYYYMMDDThhmmssZ.
 
     Returns:
-        The newest release of that content that a host has and none has to build anew, else a new id.
+        The newest release that a host has and that holds this content on every host that has it, else a new id.
     """
-    digest = hashlib.sha256(" ".join(sorted(set(digests))).encode()).hexdigest()[:10]
-    states = list(states)
-    known = {release for state in states for release in state["releases"] if release.endswith(f"-{digest}")}
-    unfit = {release for state in states for release in state["unfit"]}
-    return max(known - unfit, default=f"{time}-{digest}")
+    states, packages = list(states), list(packages)
+    known = {release for state in states for release in state["releases"]}
+    pairs = list(zip(states, [package["digest"] for package in packages], strict=True))
+    same = [r for r in known if all(state["releases"].get(r, digest) == digest for state, digest in pairs)]
+    digests = " ".join(sorted({digest for _, digest in pairs}))
+    digest = hashlib.sha256(digests.encode()).hexdigest()[:10]
+    return max(same, default=f"{max(package['time'] for package in packages)}-{digest}")
 
 
 def former_release(states: Iterable[State], target: str) -> str:

@@ -66,7 +66,7 @@ class Releases:
         return sorted(path.name for path in self.folder.glob("2*-*"))
 
     def about(self, release: str) -> dict[str, Any]:
-        """What was noted of a release when it was built: commit, version, health path, time limits."""
+        """What was noted of a release when it was built: commit, version, digest, health path, time limits."""
         with contextlib.suppress(OSError, ValueError):
             return dict(json.loads((self.path(release) / "release.json").read_text()))
         return {}

@@ -208,7 +208,7 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         for name, content in params["files"].items():
             write(building / name, content, 0o644)
         write(building / "manifest", params["source"]["manifest"], 0o600)
-        about = params["about"] | {key: params["source"][key] for key in ("commit", "version")}
+        about = params["about"] | {key: params["source"][key] for key in ("commit", "version", "digest")}
         write(building / "release.json", json.dumps(about), 0o600)
         (building / "socket").symlink_to(params["socket"].replace("%i", params["release"]))
         # nginx passes through to the socket and sees nothing else; the app's own user may read its code.

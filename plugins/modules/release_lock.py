@@ -76,15 +76,11 @@ rolled_back:
   type: list
   elements: str
 releases:
-  description: Ids of all releases of which the host has all files.
+  description: >-
+    Ids of the complete releases, each with the digest of its content; the digest is empty when the venv was made for
+    another version of Python, so that the content is built again.
   returned: when the lock was taken, or in check mode
-  type: list
-  elements: str
-unfit:
-  description: Those of RV(releases) whose venv was made for another version of Python.
-  returned: when the lock was taken, or in check mode
-  type: list
-  elements: str
+  type: dict
 settled:
   description: Whether all units of the live release run, and nothing else does.
   returned: when the lock was taken, or in check mode
@@ -107,13 +103,16 @@ PAUSE = 0.5  # seconds between two tries
 def snapshot(store: Releases, python: str) -> dict[str, Any]:
     """What the plan of a deploy or rollback needs to know of the host."""
     version = os.path.basename(os.path.realpath(python))
-    complete = store.complete()
     return {
         "live": store.live,
         "stack": store.stack,
         "rolled_back": store.rolled_back,
-        "releases": complete,
-        "unfit": [r for r in complete if not (store.path(r) / "venv/lib" / version).is_dir()],
+        "releases": {
+            release: str(store.about(release).get("digest", ""))
+            if (store.path(release) / "venv/lib" / version).is_dir()
+            else ""
+            for release in store.complete()
+        },
         "settled": is_settled(store),
     }
 

@@ -69,12 +69,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-digest:
-  description: Hex digits that stand for everything the release runs with on this host.
-  returned: success
-  type: str
 package:
-  description: The C(archive) on the control node, its C(manifest), and the C(commit) and C(version) it was made from.
+  description: >-
+    The C(archive) on the control node, its C(manifest), the C(commit) and C(version) it was made from, the C(time), and
+    the C(digest) of everything that the release runs with on this host.
   returned: success
   type: dict
 """
