@@ -16,13 +16,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 ROLES = Path(__file__).resolve().parent.parent / "roles"
-APP = {
-    "app_name": "shop",
-    "app_domains": ["shop.example"],
-    "app_source": "app",
-    "app_wsgi": "main:app",
-    "ansible_managed": "managed",
-}
+APP = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
 Render = Callable[..., str]
 
 
@@ -37,15 +31,15 @@ def trusted(value: Any) -> Any:
 
 @pytest.fixture
 def render() -> Render:
-    """Render a role's template with the role's defaults, and other values on top."""
+    """Render a role's template with the role's defaults, and other values on top; with keys of the app where given."""
 
-    def rendered(role: str, template: str, **values: Any) -> str:
+    def rendered(role: str, template: str, app: dict[str, Any] | None = None, **values: Any) -> str:
         variables: dict[str, Any] = {"ansible_managed": "managed"}
         for file in ("defaults/main.yml", "vars/main.yml"):
             if (ROLES / role / file).exists():
                 variables |= trusted(yaml.safe_load((ROLES / role / file).read_text()))
         facts = {"distribution_major_version": "13"}
-        templar = Templar(DataLoader(), variables | APP | {"ansible_facts": facts} | values)
+        templar = Templar(DataLoader(), variables | {"app_config": APP | (app or {}), "ansible_facts": facts} | values)
         text = (ROLES / role / "templates" / template).read_text()
         options = {"trim_blocks": True, "keep_trailing_newline": True}
         return str(
@@ -75,7 +69,7 @@ def settings(render: Render, tmp_path: Path, **values: Any) -> dict[str, Any]:
 
 
 def test_gunicorn_gets_the_workers_that_are_asked_for(render: Render, tmp_path: Path) -> None:
-    assert settings(render, tmp_path, app_workers=7)["workers"] == 7
+    assert settings(render, tmp_path, app={"workers": 7})["workers"] == 7
 
 
 def test_gunicorn_goes_by_the_cores_otherwise(render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +78,7 @@ def test_gunicorn_goes_by_the_cores_otherwise(render: Render, tmp_path: Path, mo
 
 
 def test_gunicorn_finds_the_app_and_lets_it_finish(render: Render, tmp_path: Path) -> None:
-    found = settings(render, tmp_path, app_wsgi="shop.web:create_app()", app_drain_timeout=12)
+    found = settings(render, tmp_path, app={"wsgi": "shop.web:create_app()", "drain_timeout": 12})
     assert found["wsgi_app"] == "shop.web:create_app()"
     assert found["graceful_timeout"] == 12
 
@@ -109,12 +103,12 @@ def test_every_answer_names_its_release(render: Render, tmp_path: Path) -> None:
 
 
 def test_systemd_waits_longer_for_the_end_than_gunicorn(render: Render) -> None:
-    unit = render("app", "web.service.j2", app_drain_timeout=12)
+    unit = render("app", "web.service.j2", app={"drain_timeout": 12})
     assert "TimeoutStopSec=17\n" in unit
 
 
 def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
-    site = render("app", "site.conf.j2", app_tls="none")
+    site = render("app", "site.conf.j2", app={"tls": "none"})
     assert site.count("server_name") == 1
     assert "return 301" not in site
 
@@ -122,7 +116,7 @@ def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
 @pytest.mark.parametrize(("port", "shown"), [(80, ""), (8080, ":8080")])
 def test_further_domains_lead_to_the_first(render: Render, port: int, shown: str) -> None:
     domains = ["shop.example", "www.shop.example", "old.example"]
-    site = render("app", "site.conf.j2", app_domains=domains, app_http_port=port, app_tls="none")
+    site = render("app", "site.conf.j2", app={"domains": domains, "tls": "none"}, app_http_port=port)
     assert "server_name shop.example;" in site
     assert "server_name www.shop.example old.example;" in site
     assert f"set $first http://shop.example{shown};" in site
@@ -132,17 +126,17 @@ def test_further_domains_lead_to_the_first(render: Render, port: int, shown: str
     ("value", "written"), [("default-src 'self'", "default-src 'self'"), ('a "b" \\', 'a \\"b\\" \\\\')]
 )
 def test_a_header_reaches_nginx_as_it_is(render: Render, value: str, written: str) -> None:
-    site = render("app", "site.conf.j2", app_headers={"X-Own": value})
+    site = render("app", "site.conf.j2", app={"headers": {"X-Own": value}})
     assert f'"" "{written}";' in site
 
 
 def test_a_default_header_can_be_taken_away(render: Render) -> None:
     assert "X-Frame-Options" in render("app", "site.conf.j2")
-    assert "X-Frame-Options" not in render("app", "site.conf.j2", app_headers={"X-Frame-Options": ""})
+    assert "X-Frame-Options" not in render("app", "site.conf.j2", app={"headers": {"X-Frame-Options": ""}})
 
 
 def test_plain_http_promises_no_https(render: Render) -> None:
-    site = render("app", "site.conf.j2", app_tls="none")
+    site = render("app", "site.conf.j2", app={"tls": "none"})
     assert "Strict-Transport-Security $" not in site
     assert "ssl" not in site
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 SUPPORTED = {"debian": ("12", "13")}
 
 
-def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any], check_mode: bool) -> str | None:
+def problem_of(
+    host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any], check_mode: bool, untested: bool = False
+) -> str | None:
     """What keeps a host from being managed, in one sentence with the way out; None when nothing does."""
     address = hostvars.get("ansible_host", host)
     if reached.get("unreachable"):
@@ -24,7 +27,7 @@ def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any
     if reached.get("failed"):
         return f"{host} ({address}) answers, but can't be looked at: {str(reached.get('msg', '')).strip()}"
     system = reached.get("system", {})
-    if system.get("VERSION_ID") not in SUPPORTED.get(system.get("ID", ""), ()) and not hostvars.get("untested_system"):
+    if system.get("VERSION_ID") not in SUPPORTED.get(system.get("ID", ""), ()) and not untested:
         return (
             f"{host} ({address}) runs {system.get('PRETTY_NAME')}, but Debian 12 or 13 is needed.\n"
             "  Use a machine with Debian 13. To try a relative of Debian all the same: -e untested_system=true"
@@ -35,18 +38,18 @@ def problem_of(host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any
 
 
 class ActionModule(ActionBase):
-    """Look at what the task before has learnt of every host of the play (registered as `reached`)."""
+    """Look at what reach_host has found on every host: `hosts`, by name; `untested_system` takes any system."""
 
     _requires_connection = False
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        variables = task_vars or {}
-        hosts = variables["ansible_play_hosts_all"]
-        hostvars, check_mode = variables["hostvars"], self._task.check_mode
-        found = (problem_of(h, hostvars[h], hostvars[h].get("reached", {}), check_mode) for h in hosts)
+        hostvars = (task_vars or {})["hostvars"]
+        check_mode, untested = self._task.check_mode, boolean(self._task.args.get("untested_system", False))
+        hosts = self._task.args["hosts"].items()
+        found = (problem_of(host, hostvars[host], reached, check_mode, untested) for host, reached in hosts)
         problems = [problem for problem in found if problem]
         if problems:
             raise AnsibleActionFail("\n\n".join(["Nothing was changed on any host.", *problems]))
-        return result | {"changed": False, "ansible_facts": {"hosts_checked": True}}
+        return result | {"changed": False}

@@ -1,4 +1,4 @@
-"""From an entry of `apps` to the arguments of the role that brings it out."""
+"""From an entry of `apps` to what the roles get."""
 
 from __future__ import annotations
 
@@ -6,21 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-ROLES = Path(__file__).resolve().parents[2] / "roles"
-
-
-def with_role_defaults(items: list[dict[str, Any]], role: str) -> list[dict[str, Any]]:
-    """Give each item the defaults of a role's arguments: ROLE_KEY in its defaults/main.yml stands for KEY.
-
-    Args:
-        items: entries of an inventory list, such as `apps`.
-        role: the role that each entry is handed to.
-    """
-    defaults = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
-    named = {key.removeprefix(f"{role}_"): value for key, value in defaults.items()}
-    return [named | dict(item) for item in items]
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import with_defaults
 
 
 def source_path(source: str, project: str) -> str:
@@ -34,4 +20,4 @@ class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
-        return {"with_role_defaults": with_role_defaults, "source_path": source_path}
+        return {"with_defaults": with_defaults, "source_path": source_path}

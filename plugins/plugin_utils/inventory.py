@@ -1,0 +1,301 @@
+"""Checks of the inventory as a whole, on the control node: apps, certificates, machine settings, administrators."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import BOOLEANS, boolean
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
+    app_keys,
+    example_of,
+    expected_of,
+    machine_settings,
+    plain,
+    with_defaults,
+)
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, problem_of
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
+# The address in the inventory that ships with the project.
+PLACEHOLDER = "203.0.113.10"
+
+
+# --- apps -----------------------------------------------------------------------------------------------------------
+
+
+def key_problem(where: str, name: str, found: str, expected: str = "", example: str = "") -> Problem:
+    """A problem with a key of an app; what is expected, and the example, are the key's own when left out."""
+    entry = app_keys()[name]
+    return Problem(f"{where}, key {name}", found, expected or expected_of(entry), example or example_of(name, entry))
+
+
+def check_used(apps: Any, chosen: str | None, keys: list[str]) -> Iterator[Problem]:
+    """Check only what a playbook uses: some keys of one app, or of all. For the worst night, the rest may be wrong."""
+    for number, app in enumerate(apps if isinstance(apps, list) else []):
+        if isinstance(app, dict) and chosen in (None, app.get("name")):
+            yield from check_keys_of(app, keys, f"app {app.get('name', f'number {number + 1}')}")
+
+
+def check_keys_of(app: Mapping[str, Any], keys: Iterable[str], where: str) -> Iterator[Problem]:
+    """Check the values of known keys of an app, each by itself."""
+    for key in keys:
+        if key in app and (problem := problem_of(key, plain(app[key]), app_keys()[key], f"{where}, key {key}")):
+            yield problem
+
+
+def check_apps(apps: Any) -> Iterator[Problem]:
+    """Check the list `apps` of one host."""
+    example = "apps: [{name: blueoctopus, domains: [example.org], source: app, wsgi: main:app}]"
+    if not isinstance(apps, list):
+        yield Problem("key apps", repr(plain(apps)), "a list of apps", example)
+        return
+    names: set[str] = set()
+    owners: dict[str, str] = {}
+    for number, app in enumerate(apps):
+        if not isinstance(app, dict):
+            yield Problem(f"key apps[{number}]", repr(plain(app)), "a set of keys and values", example)
+            continue
+        name = app.get("name")
+        where = f"app {name}" if isinstance(name, str) else f"app number {number + 1}"
+        yield from check_keys_of(app, app_keys(), where)
+        for key, entry in app_keys().items():
+            if entry.get("required") and key not in app:
+                yield key_problem(where, key, "nothing")
+        for key in map(str, app):
+            if key not in app_keys():
+                known = list(app_keys())
+                expected = f"one of {', '.join(known)}{did_you_mean(key, known)}"
+                yield Problem(f"{where}, key {key}", "an unknown key", expected, example)
+        yield from check_tls(app, where)
+        if name in names:
+            example_name = example_of("name", app_keys()["name"])
+            yield Problem(where, "two apps of this name", "a name of its own for each app", example_name)
+        if isinstance(name, str):
+            names.add(name)
+        for domain in app["domains"] if isinstance(app.get("domains"), list) else []:
+            owner = owners.setdefault(str(domain), where)
+            if owner != where:
+                expected = f"one app for each domain; {owner} has it already"
+                yield key_problem(where, "domains", repr(str(domain)), expected)
+
+
+def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Check that an app's domains can have the certificate that is asked for."""
+    if any(check_keys_of(app, ("tls", "tls_challenge", "domains"), where)) or not app.get("domains"):
+        return
+    complete = with_defaults(plain(app))
+    tls, domains = complete["tls"], complete["domains"]
+    for domain in domains if tls != "none" else []:
+        if domain.replace(".", "").isdigit():
+            expected = "a host name, or plain HTTP: TLS clients do not name an address that they connect to"
+            yield key_problem(where, "tls", f"{tls}, for {domain}", expected, "tls: none")
+        if domain.startswith("*.") and tls == "acme" and complete["tls_challenge"] == "http":
+            expected = "the challenge dns, with certificate_dns_hook: a CA certifies a wildcard in no other way"
+            yield key_problem(where, "tls_challenge", f"http, for {domain}", expected, "tls_challenge: dns")
+    if tls == "provided":
+        yield from check_provided(complete, where)
+
+
+def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Check a provided certificate: it can be read, is valid now and for all domains, and the key is its own."""
+    missing = [name for name in ("tls_certificate", "tls_key") if name not in app]
+    if missing or any(check_keys_of(app, ("tls_certificate", "tls_key"), where)):
+        yield from (key_problem(where, name, "nothing") for name in missing)
+        return
+    try:
+        certificate = x509.load_pem_x509_certificates(app["tls_certificate"].encode())[0]
+    except ValueError:
+        yield key_problem(where, "tls_certificate", "a text that is no certificate", "a certificate in PEM form")
+        return
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begin <= datetime.datetime.now(datetime.UTC) <= end:
+        found = f"valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+        yield key_problem(where, "tls_certificate", found, "a certificate that is valid now")
+    named = names_of(certificate)
+    lacking = [d for d in app["domains"] if d not in named and f"*.{d.partition('.')[2]}" not in named]
+    if lacking:
+        found = f"for {', '.join(named) or 'no name'}, not for {', '.join(lacking)}"
+        yield key_problem(where, "tls_certificate", found, "a certificate for all domains of the app")
+    try:
+        key = serialization.load_pem_private_key(app["tls_key"].encode(), None)
+        belongs = key.public_key() == certificate.public_key()
+    except (ValueError, TypeError):
+        belongs = False
+    if not belongs:
+        yield key_problem(where, "tls_key", "a key that does not belong to tls_certificate")
+
+
+def names_of(certificate: x509.Certificate) -> list[str]:
+    """The host names and addresses that a certificate is for."""
+    try:
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [
+        *alternatives.get_values_for_type(x509.DNSName),
+        *map(str, alternatives.get_values_for_type(x509.IPAddress)),
+    ]
+
+
+# --- machines -------------------------------------------------------------------------------------------------------
+
+
+def check_settings(variables: Mapping[str, Any], get: Callable[[str], Any]) -> Iterator[Problem]:
+    """Check the machine settings of one host; find misspelt ones."""
+    settings = machine_settings()
+    prefixes = tuple({f"{name.split('_')[0]}_" for name in settings})
+    for name in map(str, variables):
+        if name in settings:
+            value = converted(plain(get(name)), settings[name]["type"])
+            if problem := problem_of(name, value, settings[name], f"key {name}"):
+                yield problem
+        elif name.startswith(prefixes) and (hint := did_you_mean(name, list(settings))):
+            yield Problem(f"key {name}", "an unknown key", f"a setting of a role{hint}", "see roles/*/README.md")
+
+
+def converted(value: Any, kind: str | list[str]) -> Any:
+    """A number or a truth value that came as text, as from the option -e."""
+    if kind == "integer" and isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if kind == "boolean" and isinstance(value, str) and value.lower() in BOOLEANS:
+        return boolean(value)
+    return value
+
+
+def check_connection(get: Callable[[str], Any], variables: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check how a host is reached."""
+    address = str(get("ansible_host")) if "ansible_host" in variables else ""
+    if address == PLACEHOLDER:
+        yield Problem(
+            "key ansible_host",
+            f"{address}, which only holds the place",
+            "the address of your machine, in hosts.yml",
+            "ansible_host: 198.51.100.7",
+        )
+
+
+def check_hook(apps: Any, is_there: bool) -> Iterator[Problem]:
+    """Check that there is a program for the challenge by DNS where an app wants it."""
+    for app in apps if isinstance(apps, list) else []:
+        if isinstance(app, dict) and app.get("tls_challenge") == "dns" and not is_there:
+            expected = "certificate_dns_hook, a program that sets records; see docs/https.md"
+            example = "certificate_dns_hook: \"{{ lookup('ansible.builtin.file', 'dns-hook.py') }}\""
+            yield Problem(
+                f"app {app.get('name')}, key tls_challenge", "dns, but nothing that could do it", expected, example
+            )
+
+
+def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
+    """Check that no app takes the name of a user who logs in: it would take the account, too."""
+    for app in apps if isinstance(apps, list) else []:
+        for key, login in logins.items():
+            if isinstance(app, dict) and app.get("name") == login:
+                found, expected = f"'{login}', which is also {key}", "a name that no user of the machine has"
+                yield key_problem(f"app {login}", "name", found, expected)
+
+
+def check_keys(keys: Any) -> Iterator[Problem]:
+    """Check that each of admin_keys is a public key, and that there is one."""
+    example = "admin_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI… somebody@laptop]"
+    if keys == []:
+        expected = "the public keys of the administrators, or no such line: then whoever logs in now stays"
+        yield Problem("key admin_keys", "an empty list, so nobody could log in", expected, example)
+    for number, key in enumerate(keys if isinstance(keys, list) else [], start=1):
+        try:
+            serialization.load_ssh_public_key(str(key).strip().encode())
+        except (ValueError, UnsupportedAlgorithm):
+            found = "a private key" if "PRIVATE KEY" in str(key) else repr(f"{str(key)[:40]}…")
+            expected = "public keys, each as the one line of a file such as ~/.ssh/id_ed25519.pub"
+            yield Problem(f"key admin_keys, entry {number}", f"{found}, which is none", expected, example)
+
+
+def report(problems: dict[Problem, list[str]]) -> str:
+    """All problems as one text; hosts that share one are named together."""
+    count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"The inventory has {count}. No host was touched."]
+    for problem, hosts in problems.items():
+        shown = ", ".join(hosts[:5]) + (f" and {len(hosts) - 5} more" if len(hosts) > 5 else "")
+        lines += [
+            "",
+            f"{'host' if len(hosts) == 1 else 'hosts'} {shown}, {problem.where}",
+            f"  found:    {problem.found}",
+            f"  expected: {problem.expected}",
+            f"  example:  {problem.example}",
+        ]
+    return "\n".join(lines)
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------
+
+
+def check_hosts(
+    hosts: Mapping[str, Mapping[str, Any]],
+    app: str | None = None,
+    app_required: bool = False,
+    keys: list[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[Problem, list[str]]:
+    """Check the inventory of all hosts, and the options of the playbook.
+
+    Args:
+        hosts: the variables of each host, by its name.
+        app: the app that the option -e app names.
+        app_required: whether that option has to be there.
+        keys: the only keys of that app, or of all apps, that are checked; everything when None.
+        options: further options -e of the playbook, by name: the `given` value and the `choices`.
+
+    Returns:
+        Each problem, with the hosts that have it.
+    """
+    problems: dict[Problem, list[str]] = {}
+    known: set[str] = set()
+    for host, variables in hosts.items():
+        for problem in check_host(variables, known, app, keys):
+            problems.setdefault(problem, []).append(host)
+    if (app is not None or app_required) and app not in known and not problems:
+        expected = f"the name of an app in the inventory: {', '.join(sorted(known)) or 'there is none'}"
+        found = "nothing" if app is None else repr(str(app))
+        problems[Problem("option -e app", found, expected, "-e app=blueoctopus")] = ["all"]
+    for name, option in (options or {}).items():
+        given, choices = plain(option.get("given")), option["choices"]
+        if isinstance(given, bool):  # YAML takes on and off for truth values
+            given = "on" if given else "off"
+        if given not in choices:
+            found = "nothing" if given in (None, "") else repr(given)
+            example = f"-e {name}={choices[0]}"
+            problems[Problem(f"option -e {name}", found, f"one of {', '.join(choices)}", example)] = ["all"]
+    return problems
+
+
+def check_host(
+    hostvars: Mapping[str, Any], known: set[str], chosen: str | None = None, keys: list[str] | None = None
+) -> Iterator[Problem]:
+    """Check one host, or only these keys of the chosen app; note the names of its apps in `known`."""
+    unreadable: list[Problem] = []
+
+    def get(name: str) -> Any:
+        try:
+            return hostvars[name]
+        except AnsibleError as error:  # an undefined variable, a wrong vault password
+            found = f"a value that can't be worked out: {error}"
+            unreadable.append(Problem(f"key {name}", found, "a value, or variables that are defined", "-"))
+            return None
+
+    apps = get("apps") if "apps" in hostvars else []
+    if not unreadable:
+        yield from check_apps(apps) if keys is None else check_used(apps, chosen, keys)
+        known.update(str(app["name"]) for app in apps or [] if isinstance(app, dict) and "name" in app)
+    yield from check_connection(get, hostvars)
+    if keys is not None:
+        yield from unreadable
+        return
+    yield from check_settings(hostvars, get)
+    yield from check_names(apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars})
+    yield from check_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
+    yield from check_hook(apps, bool(get("certificate_dns_hook") if "certificate_dns_hook" in hostvars else ""))
+    yield from unreadable

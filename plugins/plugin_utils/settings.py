@@ -1,0 +1,106 @@
+"""What the inventory may hold: the keys of `apps` and the arguments of the roles, as roles/*/meta/settings.yml say."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+# What stands beside JSON Schema's own keywords in settings.yml.
+OWN_KEYWORDS = {"required", "example", "expected", "secret", "inventory"}
+TYPE_NAMES = {
+    "string": "text",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a set of keys and values",
+}
+
+Entry = Mapping[str, Any]  # how settings.yml describes a key or an argument
+
+
+# --- what settings.yml says -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def role_settings(role: str) -> dict[str, Any]:
+    """A role's settings.yml: `entry_points`, `arguments` and, for the role app, the `keys` of an entry in `apps`."""
+    return dict(yaml.safe_load((PROJECT / "roles" / role / "meta/settings.yml").read_text()))
+
+
+def roles() -> list[str]:
+    """The names of all roles."""
+    return sorted(path.name for path in (PROJECT / "roles").iterdir())
+
+
+def app_keys() -> dict[str, Entry]:
+    """The keys of an entry in `apps`."""
+    return dict(role_settings("app")["keys"])
+
+
+def machine_settings() -> dict[str, Entry]:
+    """The settings for machines: the arguments of every role but `app`."""
+    return {
+        name: entry for role in roles() if role != "app" for name, entry in role_settings(role)["arguments"].items()
+    }
+
+
+def with_defaults(app: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of `apps` with the defaults of the keys that it leaves out, also within a key."""
+    return filled(app, app_keys())
+
+
+def filled(value: Mapping[str, Any], properties: Mapping[str, Entry]) -> dict[str, Any]:
+    """A set of keys with the defaults of those that are not there."""
+    result = dict(value)
+    for name, entry in properties.items():
+        if name not in value and "default" not in entry:
+            continue
+        found = value.get(name, entry.get("default"))
+        result[name] = (
+            filled(found, entry["properties"]) if "properties" in entry and isinstance(found, Mapping) else found
+        )
+    return result
+
+
+def json_schema(entry: Entry) -> dict[str, Any]:
+    """A key or argument as JSON Schema."""
+    return {keyword: value for keyword, value in entry.items() if keyword not in OWN_KEYWORDS}
+
+
+def example_of(name: str, entry: Entry) -> str:
+    """A line of YAML that sets a key or argument."""
+    value = entry.get("example", entry.get("default", (entry.get("enum") or [""])[0]))
+    if isinstance(value, bool) and "example" not in entry:
+        value = not value
+    text = yaml.safe_dump({name: value}, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True)
+    return text.strip()[1:-1]
+
+
+def expected_of(entry: Entry) -> str:
+    """What a key or argument may hold, in words."""
+    if "expected" in entry:
+        return str(entry["expected"])
+    if "enum" in entry:
+        return f"one of {', '.join(map(str, entry['enum']))}"
+    words = TYPE_NAMES.get(str(entry["type"]), "a value")
+    if "maximum" in entry:
+        words += f" from {entry['minimum']} to {entry['maximum']}"
+    elif entry.get("minimum") is not None:
+        words += f", {entry['minimum']} or more"
+    return f"{words}: {entry['description'].rstrip('.')}"
+
+
+def plain(value: Any) -> Any:
+    """A value without Ansible's own types, so that it prints as the user wrote it."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, int) else float(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,151 @@
+"""The roles' settings: one description of each, from which everything else follows, and a use for each."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys, role_settings, with_defaults
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import problem_of
+
+PROJECT = Path(__file__).resolve().parent.parent
+ROLES = sorted((PROJECT / "roles").iterdir())
+APP = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
+
+
+def entries(role: Path) -> dict[str, Any]:
+    """Every argument of a role, and every key of `apps`, by its name."""
+    described = role_settings(role.name)
+    return {**described["arguments"], **described.get("keys", {})}
+
+
+def texts(folder: Path, *parts: str) -> Iterator[str]:
+    """The texts of the files in some parts of a role."""
+    for part in parts:
+        for path in (folder / part).glob("*"):
+            yield path.read_text()
+
+
+# --- what follows from the settings ---------------------------------------------------------------------------------
+
+
+def test_what_is_written_from_the_settings_is_up_to_date() -> None:
+    done = subprocess.run([PROJECT / "script/generate", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_setting_is_described_and_its_example_and_default_are_valid(role: Path) -> None:
+    for name, entry in entries(role).items():
+        assert entry["description"].endswith("."), name
+        for value in [entry[key] for key in ("example", "default") if key in entry]:
+            if "{{" not in str(value):
+                assert problem_of(name, value, entry, name) is None, name
+
+
+def test_what_an_app_leaves_out_gets_its_default() -> None:
+    app = with_defaults(APP | {"health_timeout": 7})
+    assert (app["name"], app["health_timeout"], app["drain_timeout"]) == ("shop", 7, 30)
+
+
+def test_a_key_that_is_given_in_part_keeps_the_other_defaults() -> None:
+    app = with_defaults(APP | {"limits": {"burst": 300}, "static": {"path": "assets"}})
+    assert app["limits"] == {"requests": 30, "burst": 300, "connections": 60}
+    assert app["static"] == {"url": "/static/", "path": "assets"}
+
+
+# --- uses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_argument_has_a_use_and_every_use_its_argument(role: Path) -> None:
+    used: set[str] = set()
+    for text in texts(role, "tasks", "templates", "handlers", "vars"):
+        used |= set(re.findall(rf"(?<![\w./]){role.name}_[a-z0-9_]+(?=[^\w(]|$)", text))
+    declared = set(role_settings(role.name)["arguments"])
+    written_by_playbooks = {"admin_addresses"}  # passed on to the firewall and fail2ban
+    assert declared - used <= written_by_playbooks, declared - used
+    assert used <= declared, used - declared
+
+
+def test_every_key_of_an_app_has_a_use_and_every_use_its_key() -> None:
+    role = PROJECT / "roles/app"
+    used = {key for text in texts(role, "tasks", "templates", "vars") for key in re.findall(r"__app\.([a-z_]+)", text)}
+    for text in [*texts(PROJECT / "playbooks", "tasks"), (PROJECT / "playbooks/deploy.yml").read_text()]:
+        used |= set(re.findall(r"entry\.([a-z_]+)", text))
+    assert used == set(app_keys())
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_a_role_uses_no_variable_of_another(role: Path) -> None:
+    others = {name for other in ROLES if other != role for name in role_settings(other.name)["arguments"]}
+    for text in texts(role, "tasks", "templates", "handlers", "vars"):
+        assert not others & set(re.findall(r"[a-z0-9_]+", text))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_arguments_carry_the_name_of_their_role_and_entry_points_have_tasks(role: Path) -> None:
+    assert all(name.startswith(f"{role.name}_") for name in role_settings(role.name)["arguments"])
+    for point in role_settings(role.name)["entry_points"]:
+        assert (role / f"tasks/{point}.yml").is_file(), point
+
+
+# --- the JSON Schema of the inventory -------------------------------------------------------------------------------
+
+
+def check(variables: Mapping[str, Any], folder: Path) -> str:
+    """What check-jsonschema says of variables of the inventory; empty when they are right."""
+    file = folder / "webservers.yml"
+    file.write_text(yaml.safe_dump(variables))
+    program = Path(sys.executable).parent / "check-jsonschema"
+    schema = PROJECT / "inventory/schema.json"
+    done = subprocess.run([program, "--schemafile", schema, file], capture_output=True, text=True)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+@pytest.mark.parametrize("path", sorted(PROJECT.glob("inventory/*/*_vars/*.yml")), ids=lambda path: str(path)[-30:])
+def test_the_inventory_that_ships_with_the_project_is_valid_and_names_its_schema(path: Path, tmp_path: Path) -> None:
+    schema = path.read_text().split("$schema=")[1].split()[0]
+    assert (path.parent / schema).resolve() == PROJECT / "inventory/schema.json"
+    assert check(yaml.safe_load(path.read_text()) or {}, tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"apps": [APP | {"workers": "{{ cores }}", "secrets": {"KEY": "{{ vault_key }}"}}], "own_variable": 1},
+        {"apps": [APP | {"limits": {"burst": 300}}], "ssh_port": 2222},
+    ],
+)
+def test_an_editor_takes_what_the_playbooks_take(variables: Any, tmp_path: Path) -> None:
+    assert check(variables, tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"apps": [APP | {"worker": 3}]}, "worker"),
+        ({"apps": [APP | {"workers": "three"}]}, "workers"),
+        ({"apps": [{key: value for key, value in APP.items() if key != "wsgi"}]}, "wsgi"),
+        ({"apps": [APP | {"limits": {"bursts": 300}}]}, "bursts"),
+        ({"nginx_http_prt": 80}, "nginx_http_prt"),
+        ({"ssh_port": 70000}, "ssh_port"),
+    ],
+)
+def test_an_editor_names_what_the_playbooks_refuse(variables: Any, named: str, tmp_path: Path) -> None:
+    assert named in check(variables, tmp_path)
+
+
+def test_the_schema_knows_every_key_and_every_setting() -> None:
+    schema = json.loads((PROJECT / "inventory/schema.json").read_text())
+    assert list(schema["properties"]["apps"]["items"]["properties"]) == list(app_keys())
+    wanted = {name for name, entry in settings.machine_settings().items() if entry.get("inventory", True)}
+    assert set(schema["properties"]) == wanted | {"apps"}
