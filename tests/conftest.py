@@ -1,9 +1,9 @@
-"""Lets the modules' shared code be imported the way Ansible offers it to them."""
+"""Lets the collection be imported by its full name, as Ansible does it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import ansible.module_utils
+from ansible.plugins.loader import init_plugin_loader
 
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "plugins/module_utils"))
+init_plugin_loader([str(Path(__file__).resolve().parent.parent / "collections")])

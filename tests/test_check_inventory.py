@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from action import check_hosts, check_inventory, reach_host
-from action.check_inventory import Problem, check_apps, report
+from ansible_collections.blueoctopus.site.plugins.action import check_hosts, check_inventory, reach_host
+from ansible_collections.blueoctopus.site.plugins.action.check_inventory import Problem, check_apps, report
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from action import release_lock as action
-from ansible.module_utils.release_lock import ABANDONED, STALE_AFTER, Lock, LockLost, new_token, shell_command
+from ansible_collections.blueoctopus.site.plugins.action import release_lock as action
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import (
+    ABANDONED,
+    STALE_AFTER,
+    Lock,
+    LockLost,
+    new_token,
+    shell_command,
+)
 
 OWNER = {"by": "me@here", "since": "2026-01-01 00:00:00 UTC"}
 OTHER = {"by": "you@there", "since": "2026-01-01 00:01:00 UTC"}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from action.check_inventory import KEYS
-from filter.apps import with_role_defaults
+from ansible_collections.blueoctopus.site.plugins.action.check_inventory import KEYS
+from ansible_collections.blueoctopus.site.plugins.filter.apps import with_role_defaults
 
 ROLES = sorted((Path(__file__).resolve().parent.parent / "roles").iterdir())
 

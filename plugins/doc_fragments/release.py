@@ -17,7 +17,9 @@ options:
     type: path
     required: true
   token:
-    description: The token of the lock, from M(release_lock). Without the lock, the module changes nothing and fails.
+    description: >-
+      The token of the lock, from M(blueoctopus.site.release_lock). Without the lock, the module changes nothing and
+      fails.
     type: str
     default: ""
 notes:

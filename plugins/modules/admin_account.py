@@ -10,7 +10,7 @@ description:
   - Makes a user who logs in by SSH keys alone and may do anything with sudo.
   - The keys are exactly the given ones. A file of keys that this module did not write is only replaced when all its
     keys are among them.
-  - A change undoes itself after a minute unless M(confirm_access) gets in.
+  - A change undoes itself after a minute unless M(blueoctopus.site.confirm_access) gets in.
 options:
   name:
     description: Name of the user.
@@ -36,7 +36,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Make the administrator
-  admin_account:
+  blueoctopus.site.admin_account:
     name: admin
     keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample somebody@laptop"]
 """
@@ -55,8 +55,8 @@ import re
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.files import difference, read, write
-from ansible.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
 
 SUDOERS = Path("/etc/sudoers.d/10-administrator")
 HEADER = "# Ansible managed\n"

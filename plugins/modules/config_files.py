@@ -33,12 +33,12 @@ attributes:
 
 EXAMPLES = r"""
 - name: Bound the journal
-  config_files:
+  blueoctopus.site.config_files:
     files:
       /etc/systemd/journald.conf.d/10-size.conf: "{{ lookup('ansible.builtin.template', 'journald.conf.j2') }}"
 
 - name: Let nothing be run from shared memory
-  config_files:
+  blueoctopus.site.config_files:
     lines:
       /etc/fstab:
         \s/dev/shm\s: tmpfs /dev/shm tmpfs rw,nosuid,nodev,noexec 0 0
@@ -57,7 +57,7 @@ import stat
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.files import difference, read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
 
 
 def as_it_is(path: Path) -> tuple[str, int]:

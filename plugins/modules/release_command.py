@@ -21,7 +21,7 @@ options:
     description: Seconds that it may take. systemd then ends it.
     type: int
     default: 600
-extends_documentation_fragment: [release]
+extends_documentation_fragment: [blueoctopus.site.release]
 attributes:
   check_mode:
     support: full
@@ -31,7 +31,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Migrate the database
-  release_command:
+  blueoctopus.site.release_command:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -47,8 +47,14 @@ output:
 
 import time
 
-from ansible.module_utils.instances import COMMAND, Instance, journal, systemctl, uninstall
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
+    COMMAND,
+    Instance,
+    journal,
+    systemctl,
+    uninstall,
+)
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 
 PAUSE = 0.2  # seconds
 GOING_ON = ("active", "activating", "deactivating", "reloading")

@@ -23,7 +23,7 @@ options:
     description: Whose run it is, for the history.
     type: str
     default: ""
-extends_documentation_fragment: [release]
+extends_documentation_fragment: [blueoctopus.site.release]
 attributes:
   check_mode:
     support: full
@@ -33,7 +33,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Confirm the release
-  release_confirm:
+  blueoctopus.site.release_confirm:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -47,8 +47,8 @@ release:
   type: str
 """
 
-from ansible.module_utils.instances import Instance
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ options:
     description: How many good releases to keep, the live one among them. The one before it is always kept.
     type: int
     default: 5
-extends_documentation_fragment: [release]
+extends_documentation_fragment: [blueoctopus.site.release]
 attributes:
   check_mode:
     support: full
@@ -32,7 +32,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Drain the release before
-  release_drain:
+  blueoctopus.site.release_drain:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -47,8 +47,8 @@ removed:
   elements: str
 """
 
-from ansible.module_utils.instances import stop_others
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import stop_others
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ options:
     description: Id of the release.
     type: str
     required: true
-extends_documentation_fragment: [release]
+extends_documentation_fragment: [blueoctopus.site.release]
 attributes:
   check_mode:
     support: full
@@ -25,7 +25,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Start and probe the release
-  release_start:
+  blueoctopus.site.release_start:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -42,8 +42,8 @@ release:
 import subprocess
 import time
 
-from ansible.module_utils.instances import Instance, NotReady
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 
 
 def check_calendars(new: Instance) -> None:

@@ -37,7 +37,7 @@ options:
     description: Whose run it is, for the history.
     type: str
     default: ""
-extends_documentation_fragment: [release]
+extends_documentation_fragment: [blueoctopus.site.release]
 attributes:
   check_mode:
     support: full
@@ -47,7 +47,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Go back to the release before
-  release_undo:
+  blueoctopus.site.release_undo:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -63,8 +63,8 @@ live:
   type: str
 """
 
-from ansible.module_utils.release_module import release_module, work
-from ansible.module_utils.release_undo import bring_back, is_settled
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import bring_back, is_settled
 
 
 def main() -> None:

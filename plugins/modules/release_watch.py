@@ -23,7 +23,7 @@ options:
   since:
     description: When the switch was made, in seconds of the host's uptime; now when left out.
     type: float
-extends_documentation_fragment: [release]
+extends_documentation_fragment: [blueoctopus.site.release]
 attributes:
   check_mode:
     support: full
@@ -33,7 +33,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Watch the release
-  release_watch:
+  blueoctopus.site.release_watch:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -50,8 +50,8 @@ release:
 
 import time
 
-from ansible.module_utils.instances import Instance, NotReady
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 
 PAUSE = 0.5  # seconds between two probes
 
