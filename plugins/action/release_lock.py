@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import multiprocessing
 import os
 import signal
 import socket
@@ -25,8 +26,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        # Asked first: when the run dies while the module works, the parent of this process is another one.
-        self.ansible = os.getppid()
+        self.ansible = process_of_run()
         self.begun = identity(self.ansible)
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
@@ -77,10 +77,14 @@ class ActionModule(ActionBase):
         self._low_level_execute_command(end)
 
 
+def process_of_run() -> int:
+    """The process of this run of Ansible, also when it has just ended: multiprocessing starts one for each task."""
+    parent = multiprocessing.parent_process()
+    return (parent.pid if parent else None) or os.getpid()
+
+
 def identity(process: int) -> str:
-    """What tells a process from a later one of the same number; empty when it has ended, or is init."""
-    if process == 1:
-        return ""
+    """What tells a process from a later one of the same number; empty when it has ended."""
     if Path("/proc/self/stat").exists():
         try:
             fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
