@@ -12,6 +12,13 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import Ngin
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
 
+# Options of several modules, documented in plugins/doc_fragments/release.py.
+ID: dict[str, dict[str, Any]] = {"release": {"type": "str", "required": True}}
+HISTORY: dict[str, dict[str, Any]] = {
+    "action": {"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
+    "by": {"type": "str", "default": ""},
+}
+
 
 def release_module(**options: dict[str, Any]) -> tuple[AnsibleModule, Releases]:
     """The module and the releases of its app.

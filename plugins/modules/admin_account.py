@@ -27,6 +27,8 @@ options:
     description: Remove keys that somebody else gave to this user.
     type: bool
     default: false
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -42,7 +44,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-keys:
+allowed_keys:
   description: The keys that may log in.
   returned: success
   type: list
@@ -124,7 +126,8 @@ def main() -> None:
     files = {path: (present, wanted), SUDOERS: (read(SUDOERS), sudoers)}
     changed = home is None or any(before != after for before, after in files.values())
     diff = [difference(file, before, after) for file, (before, after) in files.items() if before != after]
-    result = {"changed": changed, "keys": [f"{key} {comment}".strip() for key, comment in keys.items()], "diff": diff}
+    allowed = [f"{key} {comment}".strip() for key, comment in keys.items()]
+    result = {"changed": changed, "allowed_keys": allowed, "diff": diff}
     if module.check_mode:
         module.exit_json(**result)
     token = waiting()

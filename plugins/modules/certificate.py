@@ -60,6 +60,8 @@ options:
     type: str
     choices: [renew, force, revoke]
     default: renew
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full

@@ -24,6 +24,8 @@ options:
     description: Mode of all of them, in octal.
     type: str
     default: "0644"
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full

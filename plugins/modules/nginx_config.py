@@ -27,6 +27,8 @@ options:
     description: Folder of nginx's configuration.
     type: path
     default: /etc/nginx
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full

@@ -18,10 +18,6 @@ description:
   - It is built aside and renamed when it is complete, so a failure leaves nothing half done.
   - When the host has the release already, nothing changes.
 options:
-  release:
-    description: Id of the release.
-    type: str
-    required: true
   source:
     description: What M(blueoctopus.site.release_source) returned as RV(blueoctopus.site.release_source#module:package).
     type: dict
@@ -72,7 +68,10 @@ options:
   archive:
     description: Where the packed source is on the host. Set by the action part of this module.
     type: path
-extends_documentation_fragment: [blueoctopus.site.release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.id
 attributes:
   check_mode:
     support: full
@@ -122,7 +121,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_build imp
     compile_source,
     install_venv,
 )
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
 COMPRESSED = {".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".wasm", ".webmanifest", ".xml"}
@@ -237,7 +236,7 @@ def differences(store: Releases, params: dict[str, Any]) -> list[dict[str, str]]
 
 def main() -> None:
     module, store = release_module(
-        release={"type": "str", "required": True},
+        **ID,
         source={"type": "dict", "required": True},
         requirements={"type": "str", "default": "requirements.txt"},
         environment={"type": "dict", "default": {}},

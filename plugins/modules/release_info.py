@@ -14,6 +14,8 @@ options:
     type: list
     elements: str
     required: true
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full

@@ -32,7 +32,9 @@ options:
     description: Interpreter on the host for the releases' venvs.
     type: path
     default: /usr/bin/python3
-extends_documentation_fragment: [blueoctopus.site.release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
 attributes:
   check_mode:
     support: full

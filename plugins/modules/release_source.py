@@ -53,6 +53,8 @@ options:
     description: See M(blueoctopus.site.release_build).
     type: dict
     default: {}
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full

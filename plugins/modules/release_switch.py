@@ -12,21 +12,11 @@ description:
   - Then processes and timers of the release before are asked to stop, and those of this one start.
   - The release before keeps running, so that M(blueoctopus.site.release_undo) can go back to it at once.
   - Fails when nginx refuses the site, or is not answered by this release afterwards.
-options:
-  release:
-    description: Id of the release.
-    type: str
-    required: true
-  action:
-    description: What this is for, for the history.
-    type: str
-    choices: [deploy, rollback]
-    default: deploy
-  by:
-    description: Whose run it is, for the history.
-    type: str
-    default: ""
-extends_documentation_fragment: [blueoctopus.site.release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.id
+  - blueoctopus.site.release.history
 attributes:
   check_mode:
     support: full
@@ -58,17 +48,13 @@ import time
 
 from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, ID, release_module, work
 
 PATIENCE = 2.0  # seconds for nginx's workers to apply the new site
 
 
 def main() -> None:
-    module, store = release_module(
-        release={"type": "str", "required": True},
-        action={"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
-        by={"type": "str", "default": ""},
-    )
+    module, store = release_module(**ID, **HISTORY)
     params, release, former = module.params, module.params["release"], store.live
     result = {
         "changed": True,

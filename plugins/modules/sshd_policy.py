@@ -21,6 +21,8 @@ options:
     description: Port that the drop-in file has sshd listen on.
     type: int
     required: true
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full

@@ -18,6 +18,8 @@ options:
     description: MiB of memory below which a machine gets swap.
     type: int
     default: 2100
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full

@@ -40,6 +40,8 @@ options:
         description: Shown beside the rule by C(ufw status).
         type: str
         default: ""
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
