@@ -1,11 +1,9 @@
-"""Lets code of the project be imported the way Ansible offers it."""
+"""Lets the collection be imported by its full name, as Ansible does it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import ansible.module_utils
-import ansible_collections
+from ansible.plugins.loader import init_plugin_loader
 
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "plugins/module_utils"))
-ansible_collections.__path__.append(str(Path(__file__).resolve().parent.parent / "collections/ansible_collections"))
+init_plugin_loader([str(Path(__file__).resolve().parent.parent / "collections")])

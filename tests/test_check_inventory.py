@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from action import check_hosts, reach_host
+from ansible_collections.blueoctopus.site.plugins.action import check_hosts, reach_host
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import inventory
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps, report
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys

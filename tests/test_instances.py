@@ -12,9 +12,14 @@ from socketserver import UnixStreamServer
 from typing import Any
 
 import pytest
-from ansible.module_utils import instances
-from ansible.module_utils.instances import Instance, UnixConnection, own_words, problem_of
-from ansible.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils import instances
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
+    Instance,
+    UnixConnection,
+    own_words,
+    problem_of,
+)
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
 RELEASE = "20260101T000000Z-00000000aa"
 OTHER = "20260101T000000Z-00000000bb"

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import nginx
-from module_utils import files
-from modules import admin_account, config_files, nginx_config, ufw_policy
+from ansible_collections.blueoctopus.site.plugins.module_utils import files, nginx
+from ansible_collections.blueoctopus.site.plugins.modules import admin_account, config_files, nginx_config, ufw_policy
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -82,7 +81,7 @@ def test_a_set_of_files_is_written_with_their_modes(tmp_path: Path) -> None:
 def test_a_file_whose_mode_is_wrong_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "settings.conf"
     files.write(path, "one\n", 0o666)
-    command = ["ansible", "localhost", "--connection=local", "--module-name=config_files", "--args"]
+    command = ["ansible", "localhost", "--connection=local", "--module-name=blueoctopus.site.config_files", "--args"]
     arguments = json.dumps({"files": {str(path): "one\n"}, "mode": "0640"})
     settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
     done = subprocess.run([*command, arguments], cwd=PROJECT, env=os.environ | settings, capture_output=True, text=True)

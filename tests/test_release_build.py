@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils.release_build import BuildError, shortened, take_over
-from modules import release_build
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError, shortened, take_over
+from ansible_collections.blueoctopus.site.plugins.modules import release_build
 
 NOBODY = 65534
 IS_ROOT = os.geteuid() == 0

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from filter.releases import FilterModule, failures, former_release, release_id, rollback_target, short_commit
+from ansible_collections.blueoctopus.site.plugins.filter.releases import (
+    FilterModule,
+    failures,
+    former_release,
+    release_id,
+    rollback_target,
+    short_commit,
+)
 
 TIME = "20260107T000000Z"
 V1, V2, V3, V4 = (f"2026010{n}T000000Z-{n:010x}" for n in range(1, 5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from action import release_lock as action
-from ansible.module_utils.release_lock import ABANDONED, STALE_AFTER, Lock, LockLost, new_token, shell_command
+from ansible_collections.blueoctopus.site.plugins.action import release_lock as action
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import (
+    ABANDONED,
+    STALE_AFTER,
+    Lock,
+    LockLost,
+    new_token,
+    shell_command,
+)
 
 OWNER = {"by": "me@here", "since": "2026-01-01 00:00:00 UTC"}
 OTHER = {"by": "you@there", "since": "2026-01-01 00:01:00 UTC"}
@@ -367,5 +375,14 @@ def test_a_run_that_has_ended_is_known_to_have_ended_though_nobody_waited_for_it
     assert action.identity(ended.pid) == ""
     ended.wait()
     assert action.identity(ended.pid) == ""
-    assert action.identity(1) == ""  # who is the parent of a process whose own one has ended
     assert action.identity(os.getpid()) == action.identity(os.getpid()) != ""
+
+
+def test_a_task_knows_the_run_that_it_belongs_to() -> None:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    task = context.Process(target=lambda: sender.send(action.process_of_run()))
+    task.start()
+    assert receiver.poll(10)
+    assert receiver.recv() == os.getpid()
+    task.join(10)

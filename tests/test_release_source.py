@@ -13,8 +13,8 @@ from shutil import which
 from typing import Any
 
 import pytest
-from action import release_source as packing
 from ansible.errors import AnsibleActionFail
+from ansible_collections.blueoctopus.site.plugins.action import release_source as packing
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.releases import AccountError, Releases
-from filter.systemd import systemd_command
+from ansible_collections.blueoctopus.site.plugins.filter.systemd import systemd_command
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
 
 IDS = [f"2026010{n}T000000Z-{n:010x}" for n in range(1, 8)]
 V1, V2, V3, V4 = IDS[:4]

@@ -50,5 +50,6 @@ class ActionModule(ActionBase):
         if version < OLDEST_ANSIBLE:
             wanted = ".".join(map(str, OLDEST_ANSIBLE))
             raise AnsibleActionFail(
-                f"This is ansible-core {ansible_version}, but {wanted} or newer is needed. {SET_UP}. No host was touched."
+                f"This is ansible-core {ansible_version}, but {wanted} or newer is needed. {SET_UP}. "
+                "No host was touched."
             )

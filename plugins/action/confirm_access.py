@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.login import knock
 
 CONFIRM = "sudo -n /usr/local/sbin/undo-lockout confirm "
 
@@ -30,17 +31,8 @@ class ActionModule(ActionBase):
         Raises:
             AnsibleActionFail: when nobody did, or too late.
         """
-        host = self._shared_loader_obj.action_loader.get(
-            "reach_host",
-            task=self._task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
         try:
-            host.knock(user, port, CONFIRM + shlex.quote(token), fresh=True)
+            knock(self._connection, user, port, CONFIRM + shlex.quote(token), fresh=True)
         except AnsibleConnectionFailure as error:
             raise AnsibleActionFail(
                 f"After the changes to users, SSH or the firewall, {user} can't get in at port {port}: {error}\n"

@@ -11,6 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.login import execute, is_remote, knock
 
 PAUSE = 3  # seconds between two tries
 PAUSE_OF_REFUSED = 15  # so that nobody takes it for an attack
@@ -81,7 +82,7 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         name, patience = variables["inventory_hostname"], int(self._task.args.get("patience", 0))
         logins = self.logins(variables)
-        ways = logins.all() if self.is_remote() else [logins.first]
+        ways = logins.all() if is_remote(self._connection) else [logins.first]
         (user, port), told = self.get_in(name, ways, patience)
         if patience:
             self.wait_until_set_up(name)
@@ -94,16 +95,14 @@ class ActionModule(ActionBase):
         now, later = {"user": user, "port": port}, {"administrator": logins.administrator, "sshd_port": logins.port}
         return result | {"system": system, **there, **now, **later, "ansible_facts": facts}
 
-    def is_remote(self) -> bool:
-        """Whether one has to log in at all: a machine may also set itself up."""
-        return self._connection.transport == "ssh"
-
     def logins(self, variables: dict[str, Any]) -> Logins:
         """What the inventory, and the command line, say of the ways to get in."""
 
+        remote = is_remote(self._connection)
+
         def setting(key: str, option: str = "") -> str:
             said = self._templar.template(variables.get(key) or "")
-            return str(said or (option and self.is_remote() and self._connection.get_option(option)) or "")
+            return str(said or (option and remote and self._connection.get_option(option)) or "")
 
         first = setting("ansible_user", "remote_user") or getpass.getuser(), int(setting("ansible_port", "port") or 22)
         return Logins(first, setting("admin_user"), int(setting("ssh_port") or 0))
@@ -121,7 +120,7 @@ class ActionModule(ActionBase):
                 if any(p == port and any(w in reason for w in NOBODY_THERE) for (_, p), reason in reasons.items()):
                     continue
                 try:
-                    return (user, port), self.knock(user, port, LOOK)
+                    return (user, port), knock(self._connection, user, port, LOOK)
                 except AnsibleConnectionFailure as error:
                     reasons[user, port] = why(error)
             waited = time.monotonic() - began
@@ -135,32 +134,11 @@ class ActionModule(ActionBase):
                 tell(name, f"{seen}. Waiting for it, up to {patience - waited:.0f} s")
             time.sleep(PAUSE_OF_REFUSED if denied else PAUSE)
 
-    def knock(self, user: str, port: int, command: str, fresh: bool = False) -> str:
-        """Run a command by a certain login; over a connection of its own, if it has to be fresh.
-
-        Raises:
-            AnsibleConnectionFailure: when that login does not work, or the command fails.
-        """
-        if self.is_remote():
-            self._connection.set_option("remote_user", user)
-            self._connection.set_option("port", port)
-        if fresh and self.is_remote():
-            own = f"-o ControlPath=none -o ControlMaster=no {self._connection.get_option('ssh_args') or ''}"
-            self._connection.set_option("ssh_args", own)
-        code, out, err = self.execute(command)
-        if code and fresh:
-            raise AnsibleConnectionFailure(err.strip() or out.strip() or f"exit code {code}")
-        return out
-
-    def execute(self, command: str) -> tuple[int, str, str]:
-        """Run a command as the user who logged in."""
-        code, out, err = self._connection.exec_command(f"sh -c {shlex.quote(command)}", sudoable=False)
-        return code, out.decode(errors="replace"), err.decode(errors="replace")
-
     def wait_until_set_up(self, name: str) -> None:
         """Wait for a first boot's jobs; the role base does so again, should another one begin."""
         deadline, told = time.monotonic() + SETTING_UP, 0.0
-        while (busy := ", ".join(self.execute(BUSY)[1].split("\n")).strip(", ")) and time.monotonic() < deadline:
+        connection = self._connection
+        while (busy := ", ".join(execute(connection, BUSY)[1].split("\n")).strip(", ")) and time.monotonic() < deadline:
             if time.monotonic() - told > 10:
                 told = time.monotonic()
                 tell(name, f"{busy}. Waiting for it, up to {deadline - told:.0f} s")
@@ -171,7 +149,7 @@ class ActionModule(ActionBase):
         given = (variables.get("ansible_become_password"), variables.get("ansible_become_pass"))
         if any(given) or self._play_context.become_pass:
             return ""
-        code, _out, said = self.execute("sudo -n true")
+        code, _out, said = execute(self._connection, "sudo -n true")
         if not code:
             return ""
         return (

@@ -26,13 +26,15 @@ class ActionModule(ActionBase):
         # As one text: Ansible hides a secret wherever it shows up, and one that is "1" would show up everywhere.
         args["secrets"] = json.dumps(args["secrets"]) if args.get("secrets") else ""
         if self._task.check_mode or os.path.getsize(archive) > SENT_AT_ONCE:
-            result: dict[str, Any] = self._execute_module("release_build", module_args=args, task_vars=task_vars)
+            result: dict[str, Any] = self._execute_module(
+                "blueoctopus.site.release_build", module_args=args, task_vars=task_vars
+            )
             if self._task.check_mode or not result.get("archive_needed"):
                 return result
         remote = f"{self._make_tmp_path()}source.tar.gz"
         self._transfer_file(archive, remote)
         try:
             args["archive"] = remote
-            return dict(self._execute_module("release_build", module_args=args, task_vars=task_vars))
+            return dict(self._execute_module("blueoctopus.site.release_build", module_args=args, task_vars=task_vars))
         finally:
             self._remove_tmp_path(os.path.dirname(remote))

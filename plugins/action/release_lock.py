@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import importlib.util
+import multiprocessing
 import os
 import signal
 import socket
@@ -13,21 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import shell_command
 
 RENEWED_EVERY = 5.0  # seconds
 LOOK_EVERY = 0.5  # seconds between two looks whether this run lives
 NOT_OURS = 9  # status of a command that found another run's lock, or none
-
-
-def lock_command(name: str, token: str, action: str) -> str:
-    """The command for the host, see plugins/module_utils/release_lock.py."""
-    path = Path(__file__).resolve().parents[1] / "module_utils/release_lock.py"
-    spec = importlib.util.spec_from_file_location("release_lock", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return str(module.shell_command(name, token, action))
 
 
 class ActionModule(ActionBase):
@@ -36,17 +26,18 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        # Asked first: when the run dies while the module works, the parent of this process is another one.
-        self.ansible = os.getppid()
+        self.ansible = process_of_run()
         self.begun = identity(self.ansible)
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
         if args.get("state") == "free":
             if not self._task.check_mode and args.get("token"):
-                self._low_level_execute_command(lock_command(args["name"], args["token"], "free"))
+                self._low_level_execute_command(shell_command(args["name"], args["token"], "free"))
             return result | {"changed": False}
         args["by"] = f"{getpass.getuser()}@{socket.gethostname()}"
-        taken: dict[str, Any] = self._execute_module("release_lock", module_args=args, task_vars=task_vars)
+        taken: dict[str, Any] = self._execute_module(
+            "blueoctopus.site.release_lock", module_args=args, task_vars=task_vars
+        )
         if taken.get("token"):
             self.keep(args["name"], taken["token"])
         return taken | {"by": args["by"], "app": args["name"]}
@@ -69,7 +60,7 @@ class ActionModule(ActionBase):
                     os.dup2(nothing, descriptor)
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     signal.signal(number, signal.SIG_DFL)
-                self.renew(lock_command(name, token, "renew"), lock_command(name, token, "abandon"))
+                self.renew(shell_command(name, token, "renew"), shell_command(name, token, "abandon"))
         os._exit(0)
 
     def renew(self, renewal: str, end: str) -> None:
@@ -86,10 +77,14 @@ class ActionModule(ActionBase):
         self._low_level_execute_command(end)
 
 
+def process_of_run() -> int:
+    """The process of this run of Ansible, also when it has just ended: multiprocessing starts one for each task."""
+    parent = multiprocessing.parent_process()
+    return (parent.pid if parent else None) or os.getpid()
+
+
 def identity(process: int) -> str:
-    """What tells a process from a later one of the same number; empty when it has ended, or is init."""
-    if process == 1:
-        return ""
+    """What tells a process from a later one of the same number; empty when it has ended."""
     if Path("/proc/self/stat").exists():
         try:
             fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()

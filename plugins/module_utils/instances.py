@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ansible.module_utils.files import write
-from ansible.module_utils.releases import Releases, sync_folder
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, sync_folder
 
 UNITS = Path("/etc/systemd/system")
 STAMPS = Path("/var/lib/systemd/timers")  # when persistent timers ran last

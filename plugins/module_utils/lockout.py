@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from ansible.module_utils.files import read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import read, write
 
 PATIENCE = 60  # seconds from the last change to the way back
 _locks: list[int] = []  # held until the module ends

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ansible.module_utils.files import write
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 
 NGINX = "/usr/sbin/nginx"
 ROOT = Path("/etc/nginx")

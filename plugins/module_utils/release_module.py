@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.instances import NotReady
-from ansible.module_utils.nginx import NginxError
-from ansible.module_utils.release_lock import Lock, LockLost
-from ansible.module_utils.releases import AccountError, Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockLost
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
+
+# Options of several modules, documented in plugins/doc_fragments/release.py.
+ID: dict[str, dict[str, Any]] = {"release": {"type": "str", "required": True}}
+HISTORY: dict[str, dict[str, Any]] = {
+    "action": {"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
+    "by": {"type": "str", "default": ""},
+}
 
 
 def release_module(**options: dict[str, Any]) -> tuple[AnsibleModule, Releases]:

@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from ansible.module_utils import files, instances, nginx, release_lock, releases
-from ansible.module_utils.instances import Instance, installed, stop_others
-from ansible.module_utils.release_lock import FOLDER, Lock, LockLost
-from ansible.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils import files, instances, nginx, release_lock, releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, installed, stop_others
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import FOLDER, Lock, LockLost
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
 NAME = "release_undo"  # of this module
 PAUSE = 1.0  # seconds between two looks of the guard
@@ -83,13 +83,14 @@ def start_guard(name: str, root: str, token: str) -> None:
     The guard is this program, as it came with the module that calls this; it ends with the lock.
     """
     program = FOLDER / name / "guard"
-    package = program / "ansible/module_utils"
-    package.mkdir(mode=0o700, parents=True, exist_ok=True)
+    package = __name__.rpartition(".")[0]
+    path = Path(*package.split("."))
+    (program / path).mkdir(mode=0o700, parents=True, exist_ok=True)
     for module in (files, instances, nginx, release_lock, releases, sys.modules[__name__]):
-        (package / f"{module.__name__.rsplit('.', 1)[1]}.py").write_text(inspect.getsource(module))
-    for folder in (package, package.parent):
-        (folder / "__init__.py").touch()
-    code = f"import sys; sys.path.insert(0, {str(program)!r}); from ansible.module_utils import {NAME}; {NAME}.guard()"
+        (program / path / f"{module.__name__.rsplit('.', 1)[1]}.py").write_text(inspect.getsource(module))
+    for folder in (path, *path.parents[:-1]):
+        (program / folder / "__init__.py").touch()
+    code = f"import sys; sys.path.insert(0, {str(program)!r}); from {package} import {NAME}; {NAME}.guard()"
     command = ["systemd-run", "--quiet", "--collect", f"--unit=release-guard-{name}-{token[:8]}"]
     command += ["--property=KillMode=mixed", "/usr/bin/python3", "-I", "-c", code, name, root, token]
     subprocess.run(command, check=True, capture_output=True)

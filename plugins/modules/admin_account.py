@@ -10,7 +10,7 @@ description:
   - Makes a user who logs in by SSH keys alone and may do anything with sudo.
   - The keys are exactly the given ones. A file of keys that this module did not write is only replaced when all its
     keys are among them.
-  - A change undoes itself after a minute unless M(confirm_access) gets in.
+  - A change undoes itself after a minute unless M(blueoctopus.site.confirm_access) gets in.
 options:
   name:
     description: Name of the user.
@@ -27,6 +27,8 @@ options:
     description: Remove keys that somebody else gave to this user.
     type: bool
     default: false
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -36,13 +38,13 @@ attributes:
 
 EXAMPLES = r"""
 - name: Make the administrator
-  admin_account:
+  blueoctopus.site.admin_account:
     name: admin
     keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample somebody@laptop"]
 """
 
 RETURN = r"""
-keys:
+allowed_keys:
   description: The keys that may log in.
   returned: success
   type: list
@@ -55,8 +57,8 @@ import re
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.files import difference, read, write
-from ansible.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
 
 SUDOERS = Path("/etc/sudoers.d/10-administrator")
 HEADER = "# Ansible managed\n"
@@ -124,7 +126,8 @@ def main() -> None:
     files = {path: (present, wanted), SUDOERS: (read(SUDOERS), sudoers)}
     changed = home is None or any(before != after for before, after in files.values())
     diff = [difference(file, before, after) for file, (before, after) in files.items() if before != after]
-    result = {"changed": changed, "keys": [f"{key} {comment}".strip() for key, comment in keys.items()], "diff": diff}
+    allowed = [f"{key} {comment}".strip() for key, comment in keys.items()]
+    result = {"changed": changed, "allowed_keys": allowed, "diff": diff}
     if module.check_mode:
         module.exit_json(**result)
     token = waiting()

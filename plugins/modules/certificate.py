@@ -60,6 +60,8 @@ options:
     type: str
     choices: [renew, force, revoke]
     default: renew
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -69,7 +71,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Give the site its certificate
-  certificate:
+  blueoctopus.site.certificate:
     name: blueoctopus
     domains: [example.org, www.example.org]
     method: acme
@@ -94,7 +96,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.files import difference, read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
 
 PROGRAM = "/usr/local/sbin/certificates"
 SETTINGS = Path("/etc/certificates")

@@ -24,6 +24,8 @@ options:
     description: Mode of all of them, in octal.
     type: str
     default: "0644"
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -33,12 +35,12 @@ attributes:
 
 EXAMPLES = r"""
 - name: Bound the journal
-  config_files:
+  blueoctopus.site.config_files:
     files:
       /etc/systemd/journald.conf.d/10-size.conf: "{{ lookup('ansible.builtin.template', 'journald.conf.j2') }}"
 
 - name: Let nothing be run from shared memory
-  config_files:
+  blueoctopus.site.config_files:
     lines:
       /etc/fstab:
         \s/dev/shm\s: tmpfs /dev/shm tmpfs rw,nosuid,nodev,noexec 0 0
@@ -57,7 +59,7 @@ import stat
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.files import difference, read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
 
 
 def as_it_is(path: Path) -> tuple[str, int]:

@@ -27,6 +27,8 @@ options:
     description: Folder of nginx's configuration.
     type: path
     default: /etc/nginx
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -36,7 +38,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Open the site
-  nginx_config:
+  blueoctopus.site.nginx_config:
     files:
       sites/blueoctopus.conf: "{{ lookup('ansible.builtin.template', 'site.conf.j2') }}"
 """
@@ -51,9 +53,9 @@ reloaded:
 import re
 from pathlib import Path
 
-from ansible.module_utils import nginx
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.files import difference, read
+from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read
 
 # What check mode can't tell: it has made no certificate for a new site, and installed no module. What stands before
 # that was read and found good.

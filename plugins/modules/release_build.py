@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: release_build
 short_description: Build a release of a Python web app
 description:
-  - Builds a release of an app on the host, in C(ROOT/releases/ID), from the source that M(release_source) has packed.
+  - Builds a release of an app on the host, in C(ROOT/releases/ID), from the source that
+    M(blueoctopus.site.release_source) has packed.
   - A release holds everything the app runs with - its C(source), a C(venv) of its own with the locked dependencies, its
     C(environment) and the further O(files). Root owns it, and it is never changed again.
   - Nothing that came with the app runs as root. Dependencies are installed, and code is compiled, in a sandbox of
@@ -17,12 +18,8 @@ description:
   - It is built aside and renamed when it is complete, so a failure leaves nothing half done.
   - When the host has the release already, nothing changes.
 options:
-  release:
-    description: Id of the release.
-    type: str
-    required: true
   source:
-    description: What M(release_source) returned as RV(release_source#module:package).
+    description: What M(blueoctopus.site.release_source) returned as RV(blueoctopus.site.release_source#module:package).
     type: dict
     required: true
   requirements:
@@ -71,7 +68,10 @@ options:
   archive:
     description: Where the packed source is on the host. Set by the action part of this module.
     type: path
-extends_documentation_fragment: [release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.id
 attributes:
   check_mode:
     support: full
@@ -81,7 +81,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Build the release
-  release_build:
+  blueoctopus.site.release_build:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -115,10 +115,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.files import difference, read, write
-from ansible.module_utils.release_build import BuildError, compile_source, install_venv
-from ansible.module_utils.release_module import release_module, work
-from ansible.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import (
+    BuildError,
+    compile_source,
+    install_venv,
+)
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
 COMPRESSED = {".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".wasm", ".webmanifest", ".xml"}
 # The lines of a requirements file that says all by itself: pinned names, their hashes, comments.
@@ -232,7 +236,7 @@ def differences(store: Releases, params: dict[str, Any]) -> list[dict[str, str]]
 
 def main() -> None:
     module, store = release_module(
-        release={"type": "str", "required": True},
+        **ID,
         source={"type": "dict", "required": True},
         requirements={"type": "str", "default": "requirements.txt"},
         environment={"type": "dict", "default": {}},

@@ -13,15 +13,14 @@ description:
   - When it fails or takes too long, the error has what it printed.
   - When one of a former run is still at work, this one waits for its end first, so that two never run at once.
 options:
-  release:
-    description: Id of the release.
-    type: str
-    required: true
   timeout:
     description: Seconds that it may take. systemd then ends it.
     type: int
     default: 600
-extends_documentation_fragment: [release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.id
 attributes:
   check_mode:
     support: full
@@ -31,7 +30,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Migrate the database
-  release_command:
+  blueoctopus.site.release_command:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -47,8 +46,14 @@ output:
 
 import time
 
-from ansible.module_utils.instances import COMMAND, Instance, journal, systemctl, uninstall
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
+    COMMAND,
+    Instance,
+    journal,
+    systemctl,
+    uninstall,
+)
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 
 PAUSE = 0.2  # seconds
 GOING_ON = ("active", "activating", "deactivating", "reloading")
@@ -66,7 +71,7 @@ def wait_for_former(name: str, timeout: float) -> bool:
 
 
 def main() -> None:
-    module, store = release_module(release={"type": "str", "required": True}, timeout={"type": "int", "default": 600})
+    module, store = release_module(**ID, timeout={"type": "int", "default": 600})
     params, release = module.params, module.params["release"]
     if module.check_mode:
         module.exit_json(changed=True)

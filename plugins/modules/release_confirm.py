@@ -9,21 +9,11 @@ short_description: Confirm the live release
 description:
   - Notes in the history that the live release has proved itself. From then on it is the one that a failed run goes back
     to.
-options:
-  release:
-    description: Id of the live release.
-    type: str
-    required: true
-  action:
-    description: What the run was for, for the history.
-    type: str
-    choices: [deploy, rollback]
-    default: deploy
-  by:
-    description: Whose run it is, for the history.
-    type: str
-    default: ""
-extends_documentation_fragment: [release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.id
+  - blueoctopus.site.release.history
 attributes:
   check_mode:
     support: full
@@ -33,7 +23,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Confirm the release
-  release_confirm:
+  blueoctopus.site.release_confirm:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -47,16 +37,12 @@ release:
   type: str
 """
 
-from ansible.module_utils.instances import Instance
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, ID, release_module, work
 
 
 def main() -> None:
-    module, store = release_module(
-        release={"type": "str", "required": True},
-        action={"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
-        by={"type": "str", "default": ""},
-    )
+    module, store = release_module(**ID, **HISTORY)
     params, release = module.params, module.params["release"]
     if module.check_mode:
         module.exit_json(changed=False, release=release)

@@ -10,10 +10,6 @@ description:
   - Has every release but the live one finish its requests and stop, and removes those beyond O(keep_releases).
   - What fails here is made up for by the next run; the live release is confirmed already.
 options:
-  release:
-    description: Id of the live release.
-    type: str
-    required: true
   prune:
     description: Whether to remove releases. After a rollback, the one that was rolled back from stays within reach.
     type: bool
@@ -22,7 +18,10 @@ options:
     description: How many good releases to keep, the live one among them. The one before it is always kept.
     type: int
     default: 5
-extends_documentation_fragment: [release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.id
 attributes:
   check_mode:
     support: full
@@ -32,7 +31,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Drain the release before
-  release_drain:
+  blueoctopus.site.release_drain:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -47,13 +46,13 @@ removed:
   elements: str
 """
 
-from ansible.module_utils.instances import stop_others
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import stop_others
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 
 
 def main() -> None:
     module, store = release_module(
-        release={"type": "str", "required": True},
+        **ID,
         prune={"type": "bool", "default": True},
         keep_releases={"type": "int", "default": 5},
     )

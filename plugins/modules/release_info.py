@@ -14,6 +14,8 @@ options:
     type: list
     elements: str
     required: true
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -23,7 +25,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Look at the releases
-  release_info:
+  blueoctopus.site.release_info:
     apps: [blueoctopus]
   register: releases
 """
@@ -47,9 +49,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.instances import Instance, journal, own_words, systemctl
-from ansible.module_utils.release_lock import Lock
-from ansible.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, journal, own_words, systemctl
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
 
 def duration(seconds: float) -> str:

@@ -32,7 +32,9 @@ options:
     description: Interpreter on the host for the releases' venvs.
     type: path
     default: /usr/bin/python3
-extends_documentation_fragment: [release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
 attributes:
   check_mode:
     support: full
@@ -42,13 +44,13 @@ attributes:
 
 EXAMPLES = r"""
 - name: Lock the app
-  release_lock:
+  blueoctopus.site.release_lock:
     name: blueoctopus
     root: /srv/blueoctopus
   register: app_lock
 
 - name: Unlock the app
-  release_lock:
+  blueoctopus.site.release_lock:
     name: blueoctopus
     root: /srv/blueoctopus
     state: free
@@ -92,10 +94,15 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.release_lock import STALE_AFTER, Lock, new_token
-from ansible.module_utils.release_module import release_module, work
-from ansible.module_utils.release_undo import CUT_OFF, bring_back, is_settled, start_guard
-from ansible.module_utils.releases import AccountError, Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import STALE_AFTER, Lock, new_token
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import (
+    CUT_OFF,
+    bring_back,
+    is_settled,
+    start_guard,
+)
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
 
 PAUSE = 0.5  # seconds between two tries
 

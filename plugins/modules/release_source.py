@@ -7,14 +7,14 @@ DOCUMENTATION = r"""
 module: release_source
 short_description: Pack an app's source on the control node
 description:
-  - Packs the files of a folder, or of one version of a Git repository, for M(release_build). Nothing is done on the
-    host.
+  - Packs the files of a folder, or of one version of a Git repository, for M(blueoctopus.site.release_build).
+    Nothing is done on the host.
   - In a Git work tree, what C(.gitignore) names stays out; C(.git), caches and virtual environments always do.
     Submodules that are checked out belong to it.
   - Refuses a work tree that git can't read, pointers of Git LFS, and submodules of a repository that is named by its
     URL.
-  - Works out a digest of everything that a release runs with on this host. The arguments that M(release_build) has too
-    are for that.
+  - Works out a digest of everything that a release runs with on this host. The arguments that
+    M(blueoctopus.site.release_build) has too are for that.
 options:
   name:
     description: Name of the app.
@@ -34,25 +34,27 @@ options:
     type: str
     default: requirements.txt
   environment:
-    description: See M(release_build).
+    description: See M(blueoctopus.site.release_build).
     type: dict
     default: {}
   secrets:
-    description: See M(release_build).
+    description: See M(blueoctopus.site.release_build).
     type: dict
     default: {}
   files:
-    description: See M(release_build).
+    description: See M(blueoctopus.site.release_build).
     type: dict
     default: {}
   static:
-    description: See M(release_build).
+    description: See M(blueoctopus.site.release_build).
     type: dict
     default: {}
   about:
-    description: See M(release_build).
+    description: See M(blueoctopus.site.release_build).
     type: dict
     default: {}
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -62,7 +64,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Pack the source
-  release_source:
+  blueoctopus.site.release_source:
     name: blueoctopus
     source: "{{ playbook_dir }}/../app"
   register: app_source

@@ -10,12 +10,10 @@ description:
   - Installs the systemd units of a release, starts its web service on a socket of its own, and waits until it answers
     its health check there. nginx does not know of it yet.
   - Fails when the release stops or does not answer in time; the error has the last lines of the app's own log.
-options:
-  release:
-    description: Id of the release.
-    type: str
-    required: true
-extends_documentation_fragment: [release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.id
 attributes:
   check_mode:
     support: full
@@ -25,7 +23,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Start and probe the release
-  release_start:
+  blueoctopus.site.release_start:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -42,8 +40,8 @@ release:
 import subprocess
 import time
 
-from ansible.module_utils.instances import Instance, NotReady
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 
 
 def check_calendars(new: Instance) -> None:
@@ -62,9 +60,7 @@ def check_calendars(new: Instance) -> None:
 
 
 def main() -> None:
-    module, store = release_module(
-        release={"type": "str", "required": True},
-    )
+    module, store = release_module(**ID)
     params, release = module.params, module.params["release"]
     if module.check_mode:
         module.exit_json(changed=True, release=release)

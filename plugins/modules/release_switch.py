@@ -7,26 +7,16 @@ DOCUMENTATION = r"""
 module: release_switch
 short_description: Make a release live
 description:
-  - Points C(ROOT/live) at a release that M(release_start) has started. nginx finds the app's socket and the site's
-    configuration through that link. The configuration is tested as a whole first, and nginx reloads.
+  - Points C(ROOT/live) at a release that M(blueoctopus.site.release_start) has started. nginx finds the app's socket
+    and the site's configuration through that link. The configuration is tested as a whole first, and nginx reloads.
   - Then processes and timers of the release before are asked to stop, and those of this one start.
-  - The release before keeps running, so that M(release_undo) can go back to it at once.
+  - The release before keeps running, so that M(blueoctopus.site.release_undo) can go back to it at once.
   - Fails when nginx refuses the site, or is not answered by this release afterwards.
-options:
-  release:
-    description: Id of the release.
-    type: str
-    required: true
-  action:
-    description: What this is for, for the history.
-    type: str
-    choices: [deploy, rollback]
-    default: deploy
-  by:
-    description: Whose run it is, for the history.
-    type: str
-    default: ""
-extends_documentation_fragment: [release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.id
+  - blueoctopus.site.release.history
 attributes:
   check_mode:
     support: full
@@ -36,7 +26,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Make the release live
-  release_switch:
+  blueoctopus.site.release_switch:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -56,19 +46,15 @@ uptime:
 
 import time
 
-from ansible.module_utils import nginx
-from ansible.module_utils.instances import Instance, NotReady
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, ID, release_module, work
 
 PATIENCE = 2.0  # seconds for nginx's workers to apply the new site
 
 
 def main() -> None:
-    module, store = release_module(
-        release={"type": "str", "required": True},
-        action={"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
-        by={"type": "str", "default": ""},
-    )
+    module, store = release_module(**ID, **HISTORY)
     params, release, former = module.params, module.params["release"], store.live
     result = {
         "changed": True,

@@ -24,20 +24,14 @@ options:
     description: Id of the release that failed, for the history.
     type: str
     default: ""
-  action:
-    description: What the run was for, for the history.
-    type: str
-    choices: [deploy, rollback]
-    default: deploy
   reason:
     description: Why, in one line, for the history.
     type: str
     default: ""
-  by:
-    description: Whose run it is, for the history.
-    type: str
-    default: ""
-extends_documentation_fragment: [release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.history
 attributes:
   check_mode:
     support: full
@@ -47,7 +41,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Go back to the release before
-  release_undo:
+  blueoctopus.site.release_undo:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -63,8 +57,8 @@ live:
   type: str
 """
 
-from ansible.module_utils.release_module import release_module, work
-from ansible.module_utils.release_undo import bring_back, is_settled
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import bring_back, is_settled
 
 
 def main() -> None:
@@ -72,9 +66,8 @@ def main() -> None:
         former={"type": "str", "default": ""},
         own={"type": "str", "default": ""},
         release={"type": "str", "default": ""},
-        action={"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
         reason={"type": "str", "default": ""},
-        by={"type": "str", "default": ""},
+        **HISTORY,
     )
     params = module.params
     if module.check_mode:

@@ -12,10 +12,6 @@ description:
   - Fails when an answer is bad, or when a worker, the web service or a process has died since it was started, whether
     by an exit, a signal or for want of memory. The error has the last lines of the app's own log.
 options:
-  release:
-    description: Id of the release.
-    type: str
-    required: true
   seconds:
     description: How long to watch, counted from O(since).
     type: float
@@ -23,7 +19,10 @@ options:
   since:
     description: When the switch was made, in seconds of the host's uptime; now when left out.
     type: float
-extends_documentation_fragment: [release]
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+  - blueoctopus.site.release
+  - blueoctopus.site.release.id
 attributes:
   check_mode:
     support: full
@@ -33,7 +32,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Watch the release
-  release_watch:
+  blueoctopus.site.release_watch:
     name: blueoctopus
     root: /srv/blueoctopus
     token: "{{ app_lock.token }}"
@@ -50,15 +49,15 @@ release:
 
 import time
 
-from ansible.module_utils.instances import Instance, NotReady
-from ansible.module_utils.release_module import release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 
 PAUSE = 0.5  # seconds between two probes
 
 
 def main() -> None:
     module, store = release_module(
-        release={"type": "str", "required": True},
+        **ID,
         seconds={"type": "float", "default": 3},
         since={"type": "float"},
     )

@@ -11,7 +11,7 @@ description:
     the file replaces the one that is there.
   - Makes host keys that are missing, or an RSA key that is shorter than 4096 bits.
   - Where systemd listens for sshd (C(ssh.socket)), it is moved to the port, too.
-  - A change undoes itself after a minute unless M(confirm_access) gets in.
+  - A change undoes itself after a minute unless M(blueoctopus.site.confirm_access) gets in.
 options:
   config:
     description: Content of the drop-in file.
@@ -21,6 +21,8 @@ options:
     description: Port that the drop-in file has sshd listen on.
     type: int
     required: true
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -30,7 +32,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Allow keys only
-  sshd_policy:
+  blueoctopus.site.sshd_policy:
     port: 22
     config: |
       Port 22
@@ -51,8 +53,8 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.files import difference, read, write
-from ansible.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
 
 SSHD = "/usr/sbin/sshd"
 FOLDER = Path("/etc/ssh")

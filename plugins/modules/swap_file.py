@@ -18,6 +18,8 @@ options:
     description: MiB of memory below which a machine gets swap.
     type: int
     default: 2100
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -27,7 +29,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Give a small machine swap
-  swap_file:
+  blueoctopus.site.swap_file:
     size: 1024
 """
 
@@ -43,7 +45,7 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.files import write
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 
 FILE = Path("/swapfile")
 UNIT = Path("/etc/systemd/system/swapfile.swap")

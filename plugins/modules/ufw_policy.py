@@ -10,8 +10,8 @@ description:
   - Brings UFW to a stated policy in one step - connections from outside are denied but for the given ones, those to the
     outside are allowed, and the firewall is on, now and after a reboot.
   - Rules that are not given are removed. What is given is allowed before anything is denied or removed.
-  - Rules that would let nobody in to sshd are refused. A change undoes itself after a minute unless M(confirm_access)
-    gets in.
+  - Rules that would let nobody in to sshd are refused. A change undoes itself after a minute unless
+    M(blueoctopus.site.confirm_access) gets in.
   - A host that complies already is only looked at - UFW is not reloaded.
 options:
   allow:
@@ -40,6 +40,8 @@ options:
         description: Shown beside the rule by C(ufw status).
         type: str
         default: ""
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
 attributes:
   check_mode:
     support: full
@@ -49,7 +51,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Let in SSH and the web, and the monitor to its agent
-  ufw_policy:
+  blueoctopus.site.ufw_policy:
     allow:
       - {port: 22, comment: SSH, limit: true}
       - {port: 80, comment: web}
@@ -73,7 +75,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
 
 POLICIES = {
     "incoming": ("DEFAULT_INPUT_POLICY", "DROP", "deny"),

@@ -86,17 +86,19 @@ def is_network(value: str) -> bool:
     return "%" not in value
 
 
-@FORMATS.checks("domains")
 def are_domains(value: object) -> bool:
     """Whether the first of a list of domains, which the others redirect to, is one that a client can ask for."""
     return not (isinstance(value, list) and value and str(value[0]).startswith("*"))
 
 
-@FORMATS.checks("unique-names")
 def are_unique_names(value: object) -> bool:
     """Whether no two entries of a list have the same name."""
     names = [entry.get("name") for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
     return len(set(map(str, names))) == len(names)
+
+
+FORMATS.checks("domains")(are_domains)
+FORMATS.checks("unique-names")(are_unique_names)
 
 
 def whole_pattern(_validator: object, pattern: str, value: object, _schema: object) -> Iterator[ValidationError]:

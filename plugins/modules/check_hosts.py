@@ -1,0 +1,37 @@
+#!/usr/bin/python
+"""Check what was learnt of the hosts. This file is its documentation; the code is an action plugin."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: check_hosts
+short_description: Check the hosts before anything is changed
+description:
+  - Fails when a host of the play can't be reached, or is not one that the roles are made for, and says how to go on.
+options:
+  hosts:
+    description: What M(blueoctopus.site.reach_host) has returned for each host, by the host's name.
+    type: dict
+    required: true
+  untested_system:
+    description: Accept any operating system.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Check the hosts
+  blueoctopus.site.check_hosts:
+    hosts: "{{ dict(ansible_play_hosts_all | zip(ansible_play_hosts_all | map('extract', hostvars, 'reached'))) }}"
+  run_once: true
+  any_errors_fatal: true
+"""
+
+RETURN = r"""# """
