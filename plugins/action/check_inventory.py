@@ -20,9 +20,6 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 
 PROJECT = Path(__file__).resolve().parents[2]
 OLDEST_ANSIBLE = (2, 19)
@@ -402,6 +399,10 @@ def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Check a provided certificate: it can be read, is valid now and for all domains, and the key is its own."""
+    # Imported here, as ansible-test imports this file where cryptography is not installed.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
     for name in ("tls_certificate", "tls_key"):
         if not isinstance(app.get(name), str) or not KEYS[name].fits(app[name]):
             if name not in app:
@@ -543,6 +544,9 @@ def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
 
 def check_keys(keys: Any) -> Iterator[Problem]:
     """Check that each of admin_keys is a public key, and that there is one."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
     example = "admin_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI… somebody@laptop]"
     if keys == []:
         expected = "the public keys of the administrators, or no such line: then whoever logs in now stays"
