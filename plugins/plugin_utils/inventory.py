@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import BOOLEANS, boolean
@@ -17,9 +17,9 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     with_defaults,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, problem_of
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 # The address in the inventory that ships with the project.
 PLACEHOLDER = "203.0.113.10"
@@ -103,6 +103,10 @@ def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Check a provided certificate: it can be read, is valid now and for all domains, and the key is its own."""
+    # Imported where it is used, as ansible-test imports this file where cryptography is not installed.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
     missing = [name for name in ("tls_certificate", "tls_key") if name not in app]
     if missing or any(check_keys_of(app, ("tls_certificate", "tls_key"), where)):
         yield from (key_problem(where, name, "nothing") for name in missing)
@@ -132,6 +136,8 @@ def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 def names_of(certificate: x509.Certificate) -> list[str]:
     """The host names and addresses that a certificate is for."""
+    from cryptography import x509
+
     try:
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -201,6 +207,9 @@ def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
 
 def check_keys(keys: Any) -> Iterator[Problem]:
     """Check that each of admin_keys is a public key, and that there is one."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
     example = "admin_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI… somebody@laptop]"
     if keys == []:
         expected = "the public keys of the administrators, or no such line: then whoever logs in now stays"
