@@ -55,7 +55,7 @@ options:
     description: The provided certificate's private key, in PEM form.
     type: str
     default: ""
-  action:
+  operation:
     description: V(renew) when it is due, V(force) a new one, or V(revoke) the present one after getting a new one.
     type: str
     choices: [renew, force, revoke]
@@ -102,9 +102,9 @@ STATE = Path("/var/lib/certificates")
 KEPT_IN_SETTINGS = ("domains", "method", "directory", "ca_bundle", "email", "challenge", "check_names")
 
 
-def call(module: AnsibleModule, action: str, given: str | None = None) -> str:
+def call(module: AnsibleModule, operation: str, given: str | None = None) -> str:
     """Call the program as its own user."""
-    command = ["runuser", "-u", "certificates", "--", PROGRAM, f"{action}:{module.params['name']}"]
+    command = ["runuser", "-u", "certificates", "--", PROGRAM, f"{operation}:{module.params['name']}"]
     return str(module.run_command(command, data=given, check_rc=True)[1])
 
 
@@ -136,7 +136,7 @@ def main() -> None:
             "check_names": {"type": "bool", "default": True},
             "certificate": {"type": "str", "default": ""},
             "key": {"type": "str", "default": "", "no_log": True},
-            "action": {"type": "str", "choices": ["renew", "force", "revoke"], "default": "renew"},
+            "operation": {"type": "str", "choices": ["renew", "force", "revoke"], "default": "renew"},
         },
         supports_check_mode=True,
     )
@@ -160,18 +160,18 @@ def main() -> None:
         due = before["due"]
         if params["method"] == "provided":
             due = not there.exists() or there.read_text() != params["certificate"]
-        module.exit_json(**result | {"changed": result["changed"] or due or params["action"] != "renew"})
+        module.exit_json(**result | {"changed": result["changed"] or due or params["operation"] != "renew"})
 
     if written != wanted:
         write(path, wanted)
     failed = reload_failed = False
     if params["method"] == "provided":
         call(module, "install", json.dumps({"certificate": params["certificate"], "key": params["key"]}))
-    elif written != wanted or before["due"] or params["action"] != "renew":
-        unit = f"certificates@{params['action']}:{params['name']}.service"
+    elif written != wanted or before["due"] or params["operation"] != "renew":
+        unit = f"certificates@{params['operation']}:{params['name']}.service"
         failed = module.run_command(["systemctl", "start", unit])[0] != 0
     after = before
-    if written != wanted or before["due"] or params["action"] != "renew" or pending():
+    if written != wanted or before["due"] or params["operation"] != "renew" or pending():
         reload_failed = not reloaded(module)
         after = json.loads(call(module, "show"))
     result |= {"changed": result["changed"] or after["version"] != before["version"], "real": after["real"]}

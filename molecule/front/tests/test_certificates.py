@@ -93,7 +93,7 @@ def test_renewal_under_load_drops_no_request(play: Play, echo: Web, certificate_
     for visitor in visitors:
         visitor.start()
     try:
-        run = play("certificate", "-e", "app=echo", "-e", "action=force")
+        run = play("certificate", "-e", "app=echo", "-e", "operation=force")
         time.sleep(1)
     finally:
         stop.set()
@@ -112,7 +112,7 @@ def test_a_revoked_certificate_is_replaced_first(
 ) -> None:
     before = certificate_of(echo.domain)
     assert authority.status(before) == "Valid"
-    run = play("certificate", "-e", "app=echo", "-e", "action=revoke")
+    run = play("certificate", "-e", "app=echo", "-e", "operation=revoke")
     assert run.code == 0, run.output
     after = certificate_of(echo.domain)
     assert (authority.status(before), authority.status(after)) == ("Revoked", "Valid")
@@ -183,7 +183,7 @@ def test_a_ca_that_is_down_takes_no_site_down(
 ) -> None:
     before = certificate_of(echo.domain)
     ca.run_expect([0], "systemctl stop pebble")
-    run = play("certificate", "-e", "app=echo", "-e", "action=force")
+    run = play("certificate", "-e", "app=echo", "-e", "operation=force")
     assert run.code != 0
     assert "the CA at https://ca.test:14000/dir can't be used" in run.output, run.output
     assert certificate_of(echo.domain) == before
@@ -192,7 +192,7 @@ def test_a_ca_that_is_down_takes_no_site_down(
     assert "acme, 89 days left" in status, status
     assert "the CA at https://ca.test:14000/dir can" in status
     pebble()
-    assert play("certificate", "-e", "app=echo", "-e", "action=force").code == 0
+    assert play("certificate", "-e", "app=echo", "-e", "operation=force").code == 0
 
 
 def test_a_ca_that_refuses_nine_nonces_of_ten_is_borne(
@@ -201,7 +201,7 @@ def test_a_ca_that_refuses_nine_nonces_of_ten_is_borne(
     pebble("Environment=PEBBLE_WFE_NONCEREJECT=90")
     before = certificate_of(echo.domain)
     begun = time.monotonic()
-    run = play("certificate", "-e", "app=echo", "-e", "action=force")
+    run = play("certificate", "-e", "app=echo", "-e", "operation=force")
     print(f"{time.monotonic() - begun:.1f} s")
     assert run.code == 0, run.output
     assert certificate_of(echo.domain).serial_number != before.serial_number
@@ -212,7 +212,7 @@ def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over(
 ) -> None:
     ca.run_expect([0], "sed 's/7776000/90/' /etc/pebble/pebble.json > /etc/pebble/short.json")
     pebble("ExecStart=", "ExecStart=/usr/bin/pebble -config /etc/pebble/short.json -dnsserver 127.0.0.1:8053")
-    assert play("certificate", "-e", "app=echo", "-e", "action=force").code == 0
+    assert play("certificate", "-e", "app=echo", "-e", "operation=force").code == 0
     first = certificate_of(echo.domain)
     half = first.not_valid_before_utc + (first.not_valid_after_utc - first.not_valid_before_utc) / 2  # a short life
 
