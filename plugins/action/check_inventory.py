@@ -34,7 +34,7 @@ RESERVED = {
     *("backup", "list", "irc", "nobody", "sshd", "messagebus", "systemd", "nginx", "postgres", "mysql", "redis"),
     *("docker", "disk", "shadow", "tty", "audio", "video", "input", "kvm", "render", "crontab", "polkitd"),
     # the role certificate's own
-    *("certificates", "all", "accounts", "challenges", "changed", "lock"),
+    *("certificates", "all", "certbot", "challenges", "changed", "lock"),
     "uv",  # the user who fetches packages
     *("admin", "debian", "ubuntu", "sudo", "adm", "staff", "users", "ssh", "git", "ftp", "http", "default"),
 }
@@ -396,7 +396,7 @@ def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
         yield from check_provided(app, where)
     for domain in domains if tls == "acme" else []:
         if domain.startswith("*.") and app.get("tls_challenge", "http") == "http":
-            expected = "the challenge dns, with certificate_dns_hook: a CA certifies a wildcard in no other way"
+            expected = "the challenge dns, with certificate_dns_provider: a CA certifies a wildcard in no other way"
             yield Problem(f"{where}, key tls_challenge", f"http, for {domain}", expected, "tls_challenge: dns")
 
 
@@ -521,15 +521,17 @@ def check_connection(get: Callable[[str], Any], variables: Mapping[str, Any]) ->
         )
 
 
-def check_hook(apps: Any, is_there: bool) -> Iterator[Problem]:
-    """Check that there is a program for the challenge by DNS where an app wants it."""
+def check_dns(apps: Any, provider: Any, credentials: Any) -> Iterator[Problem]:
+    """Check that there is who sets DNS records where an app wants the challenge dns."""
     for app in apps if isinstance(apps, list) else []:
-        if isinstance(app, dict) and app.get("tls_challenge") == "dns" and not is_there:
-            expected = "certificate_dns_hook, a program that sets records; see docs/https.md"
-            example = "certificate_dns_hook: \"{{ lookup('ansible.builtin.file', 'dns-hook.py') }}\""
-            yield Problem(
-                f"app {app.get('name')}, key tls_challenge", "dns, but nothing that could do it", expected, example
-            )
+        if isinstance(app, dict) and app.get("tls_challenge") == "dns" and not provider:
+            found, expected = "dns, but no certificate_dns_provider", "the provider of your DNS; see docs/https.md"
+            example = "certificate_dns_provider: cloudflare"
+            yield Problem(f"app {app.get('name')}, key tls_challenge", found, expected, example)
+    if provider and not credentials:
+        expected = f"the content of the credentials file of certbot-dns-{provider}; see docs/https.md"
+        example = 'certificate_dns_credentials: "dns_cloudflare_api_token = {{ vault_dns_token }}"'
+        yield Problem("key certificate_dns_credentials", "nothing", expected, example)
 
 
 def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
@@ -640,5 +642,8 @@ class ActionModule(ActionBase):
         yield from check_settings(hostvars, get)
         yield from check_names(apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars})
         yield from check_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
-        yield from check_hook(apps, bool(get("certificate_dns_hook") if "certificate_dns_hook" in hostvars else ""))
+        dns = [
+            get(key) if key in hostvars else "" for key in ("certificate_dns_provider", "certificate_dns_credentials")
+        ]
+        yield from check_dns(apps, *dns)
         yield from unreadable

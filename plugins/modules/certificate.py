@@ -8,7 +8,8 @@ module: certificate
 short_description: Give a site its certificate
 description:
   - Writes down what certificate a site should have, for the program of the role C(certificate), and lets that program
-    obtain it when there is none, another one is wanted, or the present one is old. Then nginx reloads.
+    obtain it when there is none, another one is wanted, or the last try failed. Then nginx reloads. When one from a CA
+    is old, certbot knows, which a timer on the host asks.
   - A certificate that can't be had is a warning, and RV(problem) says why. The present one stays in its place. Where
     there was none, a placeholder signed by itself lets nginx start.
 options:
@@ -31,7 +32,7 @@ options:
     type: str
     default: ""
   ca_bundle:
-    description: File on the host with the CAs that vouch for the ACME directory itself; the system's when empty.
+    description: File on the host with CAs that vouch for the ACME directory itself, beside the system's.
     type: str
     default: ""
   email:
@@ -43,6 +44,10 @@ options:
     type: str
     choices: [http, dns]
     default: http
+  dns_provider:
+    description: Name of certbot's plugin that sets the records for the challenge dns, without its C(dns-).
+    type: str
+    default: ""
   check_names:
     description: See first that the domains lead to this host.
     type: bool
@@ -99,7 +104,7 @@ from ansible.module_utils.files import difference, read, write
 PROGRAM = "/usr/local/sbin/certificates"
 SETTINGS = Path("/etc/certificates")
 STATE = Path("/var/lib/certificates")
-KEPT_IN_SETTINGS = ("domains", "method", "directory", "ca_bundle", "email", "challenge", "check_names")
+KEPT_IN_SETTINGS = ("domains", "method", "directory", "ca_bundle", "email", "challenge", "dns_provider", "check_names")
 
 
 def call(module: AnsibleModule, operation: str, given: str | None = None) -> str:
@@ -133,6 +138,7 @@ def main() -> None:
             "ca_bundle": {"type": "str", "default": ""},
             "email": {"type": "str", "default": ""},
             "challenge": {"type": "str", "choices": ["http", "dns"], "default": "http"},
+            "dns_provider": {"type": "str", "default": ""},
             "check_names": {"type": "bool", "default": True},
             "certificate": {"type": "str", "default": ""},
             "key": {"type": "str", "default": "", "no_log": True},
