@@ -522,7 +522,7 @@ def check_connection(get: Callable[[str], Any], variables: Mapping[str, Any]) ->
 
 
 def check_dns(apps: Any, provider: Any, credentials: Any) -> Iterator[Problem]:
-    """Check that there is who sets DNS records where an app wants the challenge dns."""
+    """Check that a DNS provider and its credentials are set where an app has the challenge dns."""
     for app in apps if isinstance(apps, list) else []:
         if isinstance(app, dict) and app.get("tls_challenge") == "dns" and not provider:
             found, expected = "dns, but no certificate_dns_provider", "the provider of your DNS; see docs/https.md"

@@ -8,8 +8,8 @@ module: certificate
 short_description: Give a site its certificate
 description:
   - Writes down what certificate a site should have, for the program of the role C(certificate), and lets that program
-    obtain it when there is none, another one is wanted, or the last try failed. Then nginx reloads. When one from a CA
-    is old, certbot knows, which a timer on the host asks.
+    obtain it when there is none, another one is wanted, or the last try failed. Then nginx reloads. Certificates from a
+    CA are renewed by a timer on the host.
   - A certificate that can't be had is a warning, and RV(problem) says why. The present one stays in its place. Where
     there was none, a placeholder signed by itself lets nginx start.
 options:
