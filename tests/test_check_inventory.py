@@ -212,7 +212,6 @@ def test_the_challenge_by_dns_needs_a_provider_and_its_credentials() -> None:
     assert list(inventory.check_dns([GOOD], "", "")) == []
 
 
-
 PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBweY/L0cxGLI5mPHTcI33kGs0rNbEV3uPJSNMtoJ3PL somebody@laptop"
 
 
