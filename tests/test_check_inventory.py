@@ -407,7 +407,7 @@ def test_all_problems_come_in_one_error_before_any_host_is_asked(play: Play) -> 
         "did you mean 'nginx_http_port'?",
     ):
         assert line in run.stdout, run.stdout
-    assert "Reach every host" not in run.stdout
+    assert "Connect to every host" not in run.stdout
 
 
 def test_a_setting_of_the_wrong_type_is_named(play: Play) -> None:
@@ -435,7 +435,7 @@ def test_a_setting_that_could_not_work_is_named(play: Play, settings: dict[str, 
     assert run.returncode != 0
     assert f"host web1, key {next(iter(settings))}\n" in run.stdout
     assert f"found:    {found}\n" in run.stdout
-    assert "Reach every host" not in run.stdout
+    assert "Connect to every host" not in run.stdout
 
 
 def test_a_size_that_is_no_size_never_reaches_nginx(play: Play) -> None:
@@ -455,7 +455,7 @@ def test_a_variable_that_nobody_defined_is_named(play: Play) -> None:
     assert run.returncode != 0
     assert "host web1, key apps\n" in run.stdout
     assert "'vault_secret_key' is undefined" in run.stdout
-    assert "Reach every host" not in run.stdout
+    assert "Connect to every host" not in run.stdout
 
 
 def test_an_app_that_is_not_there_is_refused_with_the_list(play: Play) -> None:
@@ -484,6 +484,22 @@ def test_a_rollback_of_an_app_that_is_not_there_is_refused(play: Play) -> None:
     assert "the name of an app in the inventory: shop" in run.stdout
 
 
+def test_a_fact_cache_does_not_keep_the_checks_from_running_again(play: Play, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN", "jsonfile")
+    monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN_CONNECTION", str(tmp_path / "facts"))
+    options = [
+        "-e",
+        "untested_system=true",
+        "-e",
+        "ansible_connection=local",
+        "-e",
+        "ansible_python_interpreter=python3",
+    ]
+    assert play({"apps": [GOOD]}, *options, playbook="check").returncode == 0
+    run = play({"apps": [GOOD | {"workers": 0}]}, *options, playbook="check")
+    assert "host web1, app shop, key workers\n" in run.stdout
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="the old Ansible does not run on this Python")
 def test_a_too_old_ansible_is_refused(play: Play, tmp_path: Path) -> None:
     uv = Path(sys.executable).parent / "uv"
@@ -495,7 +511,7 @@ def test_a_too_old_ansible_is_refused(play: Play, tmp_path: Path) -> None:
     assert run.returncode != 0
     assert "This is ansible-core 2.18" in run.stdout
     assert "2.19 or newer is needed" in run.stdout
-    assert "Reach every host" not in run.stdout
+    assert "Connect to every host" not in run.stdout
 
 
 # --- the hosts ------------------------------------------------------------------------------------------------------

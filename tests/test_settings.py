@@ -69,7 +69,8 @@ def test_a_key_that_is_given_in_part_keeps_the_other_defaults() -> None:
 def test_every_argument_has_a_use_and_every_use_its_argument(role: Path) -> None:
     used: set[str] = set()
     for text in texts(role, "tasks", "templates", "handlers", "vars"):
-        used |= set(re.findall(rf"(?<![\w./]){role.name}_[a-z0-9_]+(?=[^\w(]|$)", text))
+        registered = set(re.findall(r"register: (\w+)", text))
+        used |= set(re.findall(rf"(?<![\w./]){role.name}_[a-z0-9_]+(?=[^\w(]|$)", text)) - registered
     declared = set(role_settings(role.name)["arguments"])
     written_by_playbooks = {"admin_addresses"}  # passed on to the firewall and fail2ban
     assert declared - used <= written_by_playbooks, declared - used
@@ -78,9 +79,13 @@ def test_every_argument_has_a_use_and_every_use_its_argument(role: Path) -> None
 
 def test_every_key_of_an_app_has_a_use_and_every_use_its_key() -> None:
     role = PROJECT / "roles/app"
-    used = {key for text in texts(role, "tasks", "templates", "vars") for key in re.findall(r"__app_entry\.([a-z_]+)", text)}
-    for text in [*texts(PROJECT / "playbooks", "tasks"), (PROJECT / "playbooks/deploy.yml").read_text()]:
-        used |= set(re.findall(r"entry\.([a-z_]+)", text))
+    used = {
+        key for text in texts(role, "tasks", "templates", "vars") for key in re.findall(r"__app_entry\.([a-z_]+)", text)
+    }
+    used |= set(re.findall(r"site\.([a-z_]+)", (PROJECT / "roles/certificate/tasks/site.yml").read_text())) - {
+        "certificate"
+    }
+    used |= set(re.findall(r"entry\.([a-z_]+)", (PROJECT / "playbooks/deploy.yml").read_text()))
     assert used == set(app_keys())
 
 

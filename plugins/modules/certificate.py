@@ -1,17 +1,17 @@
 #!/usr/bin/python
-"""See to it that a site has the certificate that it should have."""
+"""Configure and obtain the certificate of a site."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: certificate
-short_description: Give a site its certificate
+short_description: Obtain the certificate of a site
 description:
-  - Writes down what certificate a site should have, for the program of the role C(certificate), and lets that program
-    obtain it when there is none, another one is wanted, or the last try failed. Then nginx reloads. Certificates from a
-    CA are renewed by a timer on the host.
-  - A certificate that can't be had is a warning, and RV(problem) says why. The present one stays in its place. Where
-    there was none, a placeholder signed by itself lets nginx start.
+  - Writes the settings of a site's certificate for the program of the role C(certificate), and runs that program when
+    the site has no certificate, when the settings have changed, or when the last attempt failed. Then nginx reloads. A
+    timer on the host renews the certificates.
+  - When no certificate can be obtained, the module warns, and RV(problem) contains the reason. The current certificate
+    stays in use. A site without one gets a self-signed placeholder, so that nginx can start.
 options:
   name:
     description: Name of the site.
@@ -23,37 +23,37 @@ options:
     elements: str
     required: true
   method:
-    description: From an ACME CA, signed by itself, or provided in O(certificate) and O(key).
+    description: From an ACME certificate authority, self-signed, or provided in O(certificate) and O(key).
     type: str
     choices: [acme, selfsigned, provided]
     required: true
   directory:
-    description: Address of the CA's ACME directory.
+    description: URL of the certificate authority's ACME directory.
     type: str
     default: ""
   ca_bundle:
-    description: File on the host with CAs that vouch for the ACME directory itself, beside the system's.
+    description: File on the host with further authorities that may have signed the ACME directory's own certificate.
     type: str
     default: ""
   email:
-    description: Where the CA may write to.
+    description: Email address for the account at the certificate authority.
     type: str
     default: ""
   challenge:
-    description: How to prove that the domains are ours.
+    description: How to prove control of the domains.
     type: str
     choices: [http, dns]
     default: http
   dns_provider:
-    description: Name of certbot's plugin that sets the records for the challenge dns, without its C(dns-).
+    description: Name of the certbot plugin for the DNS provider, without its C(dns-). Used by the challenge V(dns).
     type: str
     default: ""
   check_names:
-    description: See first that the domains lead to this host.
+    description: Verify that the domains lead to this host before a certificate is requested.
     type: bool
     default: true
   certificate:
-    description: The provided certificate and those between it and the CA's root, in PEM form.
+    description: The provided certificate, followed by the intermediate certificates, in PEM form.
     type: str
     default: ""
   key:
@@ -61,7 +61,8 @@ options:
     type: str
     default: ""
   operation:
-    description: V(renew) when it is due, V(force) a new one, or V(revoke) the present one after getting a new one.
+    description: >-
+      V(renew) a certificate that is due, V(force) a new one, or V(revoke) the current one after a new one was obtained.
     type: str
     choices: [renew, force, revoke]
     default: renew
@@ -75,7 +76,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Give the site its certificate
+- name: Obtain the certificate of the site
   blueoctopus.site.certificate:
     name: blueoctopus
     domains: [example.org, www.example.org]
@@ -85,11 +86,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 problem:
-  description: Why the certificate could not be had; empty when it could.
+  description: The site's name and why no certificate was obtained; empty on success.
   returned: success
   type: str
 real:
-  description: Whether the site has a certificate, and not only a placeholder.
+  description: Whether the site has a certificate other than the placeholder.
   returned: success
   type: bool
 """
@@ -121,7 +122,7 @@ def pending() -> bool:
 
 
 def reloaded(module: AnsibleModule) -> bool:
-    """Have nginx take up what is new; it has when the mark is gone. The program's own unit may be at it, too."""
+    """Reload nginx, unless the program's own unit does, and return whether every new certificate is applied."""
     for _ in range(3):
         module.run_command(["systemctl", "start", "certificates-reload.service"])
         if not pending():
@@ -185,10 +186,10 @@ def main() -> None:
     result |= {"changed": result["changed"] or after["version"] != before["version"], "real": after["real"]}
     if failed or reload_failed or after["due"]:
         unit = "certificates-reload" if reload_failed else f"certificates@*:{params['name']}.service"
-        result["problem"] = (not reload_failed and after.get("error")) or f"see journalctl --unit '{unit}'"
-        keeps = "The present one stays." if after["real"] else "Until it has one, the site is there without HTTPS."
-        module.warn(f"{params['name']}: a new certificate is not in place: {result['problem']}. {keeps}")
-        result["ansible_facts"] = {f"certificate_problem_{params['name']}": f"{params['name']}: {result['problem']}"}
+        reason = (not reload_failed and after.get("error")) or f"see journalctl --unit '{unit}'"
+        result["problem"] = f"{params['name']}: {reason}"
+        keeps = "The current certificate stays in use." if after["real"] else "Until then, the site has no HTTPS."
+        module.warn(f"{params['name']}: no new certificate was obtained: {reason}. {keeps}")
     module.exit_json(**result)
 
 

@@ -190,7 +190,7 @@ def test_an_app_without_a_certificate_is_there_by_http_and_holds_up_nobody(
         run = play("deploy")
         assert run.code != 0
         assert f"echo: {echo.domain} has no address in DNS" in run.output, run.output
-        assert "Everything is done, but for these certificates" in run.output
+        assert "Every app is deployed, but these certificates are missing" in run.output
         unencrypted = replace(plain, domain=echo.domain)
         assert unencrypted.ask("/").json["scheme"] == "http"
         assert site.ask("/").status == 200
