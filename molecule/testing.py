@@ -114,6 +114,7 @@ class Fleet:
                 shown = machine.host.check_output(
                     "cat /run/releases/shop/token 2>/dev/null; ls -A /srv/shop/releases | grep '^\\.'; "
                     f"ls /etc/systemd/system | grep '^shop[@.]' | grep -v '@{live}\\.'; "
+                    "systemctl list-units --plain --no-legend 'release-build-shop.*' | cut -d' ' -f1; "
                     "ls /etc/nginx/.reload-pending 2>/dev/null; true"
                 )
             found += [f"{machine.name}: {line}" for line in shown.split()]

@@ -35,6 +35,16 @@ def systemctl(*argv: str) -> str:
     return subprocess.run(["systemctl", *argv], capture_output=True, text=True).stdout.strip()
 
 
+def build_unit(app: str, run: str) -> str:
+    """Name of the unit that a build of an app runs in; `run` tells the builds of an app apart, or is * for all."""
+    return f"release-build-{app}.{run}.service"  # no app has a point in its name
+
+
+def stop_builds(app: str) -> None:
+    """End builds of an app whose module was killed: systemd keeps them running."""
+    systemctl("stop", build_unit(app, "*"))
+
+
 # --- probes -------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ import stat
 import subprocess
 from pathlib import Path
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import build_unit, stop_builds
+
 CACHE = Path("/var/cache/uv")  # shared by all apps; only the user of the same name writes to it, and runs no app's code
 FETCHER = "uv"
 TIME_LIMIT = 1800  # seconds
@@ -93,9 +95,16 @@ def in_sandbox(
     places = " ".join(f"{host}:{inside}" for host, inside in binds.items())
     passed = {key: value for key, value in os.environ.items() if PASSED_ON.fullmatch(key)}
     environment = passed | {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"} | settings  # noqa: S108
-    unit = f"release-build-{app}.service"
-    subprocess.run(["systemctl", "stop", unit], capture_output=True)  # of a module that was killed
-    command = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}"]
+    stop_builds(app)
+    # A name of its own: systemd may know a unit that it has just stopped for a moment longer.
+    command = [
+        "systemd-run",
+        "--quiet",
+        "--wait",
+        "--pipe",
+        "--collect",
+        f"--unit={build_unit(app, os.urandom(4).hex())}",
+    ]
     command += [f"--property={key}={value}" for key, value in all_properties.items()]
     command += [f"--property=BindPaths={places}", *(f"--setenv={key}" for key in environment)]
     done = subprocess.run(

@@ -9,7 +9,12 @@ import time
 from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils import files, instances, nginx, release_lock, releases
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, installed, stop_others
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
+    Instance,
+    installed,
+    stop_builds,
+    stop_others,
+)
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import FOLDER, Lock, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
@@ -40,6 +45,7 @@ def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | N
         NotReady: when that release does not come up. Then what serves goes on.
         NginxError: when nginx can't be reloaded.
     """
+    stop_builds(store.name)
     failed = failed or store.unfinished()
     commit = store.about(failed["release"]).get("commit", "") if failed else ""
     differs = False

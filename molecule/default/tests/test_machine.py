@@ -96,7 +96,7 @@ def test_the_running_app_can_write_its_data_and_nothing_else(machine: Machine, e
     ],
 )
 def test_an_app_cannot_read_what_is_not_its_own(machine: Machine, path: str) -> None:
-    read = f"sh -c 'cat {path} || ls -A {path}'"  # a file, or a folder
+    read = f"sh -c 'cat {path} || ls -A {path}/'"  # a file, or a folder
     with machine.host.sudo():
         assert machine.host.run(f"runuser -u root -- {read}").rc == 0
         assert machine.host.run(f"runuser -u echo -- {read}").rc != 0

@@ -206,6 +206,13 @@ def test_no_local_user_can_hold_the_lock(machine: Machine, deploy: Deploy) -> No
     assert deploy("with nobody in the way").code == 0
 
 
+def test_a_build_whose_module_was_killed_is_ended_and_holds_up_no_deploy(machine: Machine, deploy: Deploy) -> None:
+    with machine.host.sudo():
+        machine.host.run_expect([0], "systemd-run --collect --unit=release-build-shop.0.service sleep 600")
+        assert deploy("after a killed build").code == 0
+        assert machine.host.check_output("systemctl list-units --plain --no-legend 'release-build-shop.*'") == ""
+
+
 def test_a_live_release_never_gives_up(
     machine: Machine, deploy: Deploy, play: Play, shop: Path, tmp_path: Path
 ) -> None:
