@@ -201,11 +201,15 @@ def test_a_wildcard_needs_dns() -> None:
     assert problems(GOOD | domains | {"tls_challenge": "dns"}) == []
 
 
-def test_the_challenge_by_dns_needs_a_program() -> None:
+def test_the_challenge_by_dns_needs_a_provider_and_its_credentials() -> None:
     app = GOOD | {"tls_challenge": "dns"}
-    (problem,) = inventory.check_hook([app], False)
+    (problem,) = inventory.check_dns([app], "", "")
     assert problem.where == "app shop, key tls_challenge"
-    assert list(inventory.check_hook([app], True)) == []
+    (problem,) = inventory.check_dns([app], "cloudflare", "")
+    assert problem.where == "key certificate_dns_credentials"
+    assert "certbot-dns-cloudflare" in problem.expected
+    assert list(inventory.check_dns([app], "cloudflare", "dns_cloudflare_api_token = x")) == []
+    assert list(inventory.check_dns([GOOD], "", "")) == []
 
 
 PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBweY/L0cxGLI5mPHTcI33kGs0rNbEV3uPJSNMtoJ3PL somebody@laptop"

@@ -8,7 +8,8 @@ module: certificate
 short_description: Give a site its certificate
 description:
   - Writes down what certificate a site should have, for the program of the role C(certificate), and lets that program
-    obtain it when there is none, another one is wanted, or the present one is old. Then nginx reloads.
+    obtain it when there is none, another one is wanted, or the last try failed. Then nginx reloads. Certificates from a
+    CA are renewed by a timer on the host.
   - A certificate that can't be had is a warning, and RV(problem) says why. The present one stays in its place. Where
     there was none, a placeholder signed by itself lets nginx start.
 options:
@@ -31,7 +32,7 @@ options:
     type: str
     default: ""
   ca_bundle:
-    description: File on the host with the CAs that vouch for the ACME directory itself; the system's when empty.
+    description: File on the host with CAs that vouch for the ACME directory itself, beside the system's.
     type: str
     default: ""
   email:
@@ -43,6 +44,10 @@ options:
     type: str
     choices: [http, dns]
     default: http
+  dns_provider:
+    description: Name of certbot's plugin that sets the records for the challenge dns, without its C(dns-).
+    type: str
+    default: ""
   check_names:
     description: See first that the domains lead to this host.
     type: bool
@@ -55,7 +60,7 @@ options:
     description: The provided certificate's private key, in PEM form.
     type: str
     default: ""
-  action:
+  operation:
     description: V(renew) when it is due, V(force) a new one, or V(revoke) the present one after getting a new one.
     type: str
     choices: [renew, force, revoke]
@@ -101,12 +106,12 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import diff
 PROGRAM = "/usr/local/sbin/certificates"
 SETTINGS = Path("/etc/certificates")
 STATE = Path("/var/lib/certificates")
-KEPT_IN_SETTINGS = ("domains", "method", "directory", "ca_bundle", "email", "challenge", "check_names")
+KEPT_IN_SETTINGS = ("domains", "method", "directory", "ca_bundle", "email", "challenge", "dns_provider", "check_names")
 
 
-def call(module: AnsibleModule, action: str, given: str | None = None) -> str:
+def call(module: AnsibleModule, operation: str, given: str | None = None) -> str:
     """Call the program as its own user."""
-    command = ["runuser", "-u", "certificates", "--", PROGRAM, f"{action}:{module.params['name']}"]
+    command = ["runuser", "-u", "certificates", "--", PROGRAM, f"{operation}:{module.params['name']}"]
     return str(module.run_command(command, data=given, check_rc=True)[1])
 
 
@@ -135,10 +140,11 @@ def main() -> None:
             "ca_bundle": {"type": "str", "default": ""},
             "email": {"type": "str", "default": ""},
             "challenge": {"type": "str", "choices": ["http", "dns"], "default": "http"},
+            "dns_provider": {"type": "str", "default": ""},
             "check_names": {"type": "bool", "default": True},
             "certificate": {"type": "str", "default": ""},
             "key": {"type": "str", "default": "", "no_log": True},
-            "action": {"type": "str", "choices": ["renew", "force", "revoke"], "default": "renew"},
+            "operation": {"type": "str", "choices": ["renew", "force", "revoke"], "default": "renew"},
         },
         supports_check_mode=True,
     )
@@ -162,18 +168,18 @@ def main() -> None:
         due = before["due"]
         if params["method"] == "provided":
             due = not there.exists() or there.read_text() != params["certificate"]
-        module.exit_json(**result | {"changed": result["changed"] or due or params["action"] != "renew"})
+        module.exit_json(**result | {"changed": result["changed"] or due or params["operation"] != "renew"})
 
     if written != wanted:
         write(path, wanted)
     failed = reload_failed = False
     if params["method"] == "provided":
         call(module, "install", json.dumps({"certificate": params["certificate"], "key": params["key"]}))
-    elif written != wanted or before["due"] or params["action"] != "renew":
-        unit = f"certificates@{params['action']}:{params['name']}.service"
+    elif written != wanted or before["due"] or params["operation"] != "renew":
+        unit = f"certificates@{params['operation']}:{params['name']}.service"
         failed = module.run_command(["systemctl", "start", unit])[0] != 0
     after = before
-    if written != wanted or before["due"] or params["action"] != "renew" or pending():
+    if written != wanted or before["due"] or params["operation"] != "renew" or pending():
         reload_failed = not reloaded(module)
         after = json.loads(call(module, "show"))
     result |= {"changed": result["changed"] or after["version"] != before["version"], "real": after["real"]}

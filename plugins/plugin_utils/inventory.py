@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import BOOLEANS, boolean
@@ -17,9 +17,9 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     with_defaults,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, problem_of
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 # The address in the inventory that ships with the project.
 PLACEHOLDER = "203.0.113.10"
@@ -95,7 +95,7 @@ def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
             expected = "a host name, or plain HTTP: TLS clients do not name an address that they connect to"
             yield key_problem(where, "tls", f"{tls}, for {domain}", expected, "tls: none")
         if domain.startswith("*.") and tls == "acme" and complete["tls_challenge"] == "http":
-            expected = "the challenge dns, with certificate_dns_hook: a CA certifies a wildcard in no other way"
+            expected = "the challenge dns, with certificate_dns_provider: a CA certifies a wildcard in no other way"
             yield key_problem(where, "tls_challenge", f"http, for {domain}", expected, "tls_challenge: dns")
     if tls == "provided":
         yield from check_provided(complete, where)
@@ -103,6 +103,10 @@ def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Check a provided certificate: it can be read, is valid now and for all domains, and the key is its own."""
+    # Imported where it is used, as ansible-test imports this file where cryptography is not installed.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
     missing = [name for name in ("tls_certificate", "tls_key") if name not in app]
     if missing or any(check_keys_of(app, ("tls_certificate", "tls_key"), where)):
         yield from (key_problem(where, name, "nothing") for name in missing)
@@ -132,6 +136,8 @@ def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 def names_of(certificate: x509.Certificate) -> list[str]:
     """The host names and addresses that a certificate is for."""
+    from cryptography import x509
+
     try:
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -179,15 +185,17 @@ def check_connection(get: Callable[[str], Any], variables: Mapping[str, Any]) ->
         )
 
 
-def check_hook(apps: Any, is_there: bool) -> Iterator[Problem]:
-    """Check that there is a program for the challenge by DNS where an app wants it."""
+def check_dns(apps: Any, provider: Any, credentials: Any) -> Iterator[Problem]:
+    """Check that a DNS provider and its credentials are set where an app has the challenge dns."""
     for app in apps if isinstance(apps, list) else []:
-        if isinstance(app, dict) and app.get("tls_challenge") == "dns" and not is_there:
-            expected = "certificate_dns_hook, a program that sets records; see docs/https.md"
-            example = "certificate_dns_hook: \"{{ lookup('ansible.builtin.file', 'dns-hook.py') }}\""
-            yield Problem(
-                f"app {app.get('name')}, key tls_challenge", "dns, but nothing that could do it", expected, example
-            )
+        if isinstance(app, dict) and app.get("tls_challenge") == "dns" and not provider:
+            found, expected = "dns, but no certificate_dns_provider", "the provider of your DNS; see docs/https.md"
+            example = "certificate_dns_provider: cloudflare"
+            yield key_problem(f"app {app.get('name')}", "tls_challenge", found, expected, example)
+    if provider and not credentials:
+        expected = f"the content of the credentials file of certbot-dns-{provider}; see docs/https.md"
+        example = example_of("certificate_dns_credentials", machine_settings()["certificate_dns_credentials"])
+        yield Problem("key certificate_dns_credentials", "nothing", expected, example)
 
 
 def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
@@ -201,6 +209,9 @@ def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
 
 def check_keys(keys: Any) -> Iterator[Problem]:
     """Check that each of admin_keys is a public key, and that there is one."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
     example = "admin_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI… somebody@laptop]"
     if keys == []:
         expected = "the public keys of the administrators, or no such line: then whoever logs in now stays"
@@ -297,5 +308,6 @@ def check_host(
     yield from check_settings(hostvars, get)
     yield from check_names(apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars})
     yield from check_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
-    yield from check_hook(apps, bool(get("certificate_dns_hook") if "certificate_dns_hook" in hostvars else ""))
+    dns = ("certificate_dns_provider", "certificate_dns_credentials")
+    yield from check_dns(apps, *(get(key) if key in hostvars else "" for key in dns))
     yield from unreadable

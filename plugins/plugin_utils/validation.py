@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import ipaddress
 import re
 import shlex
@@ -18,23 +19,10 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     expected_of,
     json_schema,
 )
-from jsonschema import Draft202012Validator, FormatChecker, ValidationError, validators
 
 GIT_URL = re.compile(r"((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)[^\s'\"]+")
-FORMATS = FormatChecker(formats=())
 
 
-def text_format(name: str) -> Callable[[Callable[[str], bool]], Callable[[str], bool]]:
-    """Register a check as a format of JSON Schema; as with its own formats, only a text is looked at."""
-
-    def register(check: Callable[[str], bool]) -> Callable[[str], bool]:
-        FORMATS.checks(name)(lambda value: not isinstance(value, str) or check(value))
-        return check
-
-    return register
-
-
-@text_format("domain")
 def is_domain(value: str) -> bool:
     """Whether a text is a host name, or an IPv4 address for those who have no name yet."""
     try:
@@ -45,19 +33,16 @@ def is_domain(value: str) -> bool:
         return len(value) <= 253 and bool(fits) and not value[-1].isdigit()
 
 
-@text_format("source")
 def is_source(value: str) -> bool:
     """Whether a text names a folder of this computer or a Git repository."""
     return bool(GIT_URL.fullmatch(value)) or ("\0" not in value and (PROJECT / value).is_dir())
 
 
-@text_format("relative-path")
 def is_relative_path(value: str) -> bool:
     """Whether a text is a path that stays inside of the folder it is relative to."""
     return bool(re.fullmatch(r"[\w./@+-]+", value)) and not value.startswith("/") and ".." not in value.split("/")
 
 
-@text_format("command")
 def is_command(value: str) -> bool:
     """Whether a text is empty, or one line that splits into words."""
     try:
@@ -66,7 +51,6 @@ def is_command(value: str) -> bool:
         return False
 
 
-@text_format("address")
 def is_address(value: str) -> bool:
     """Whether a text is an address, alone or with the length of its network."""
     try:
@@ -76,7 +60,6 @@ def is_address(value: str) -> bool:
     return "%" not in value
 
 
-@text_format("network")
 def is_network(value: str) -> bool:
     """Whether a text is an address, or a network whose address is its first."""
     try:
@@ -86,28 +69,51 @@ def is_network(value: str) -> bool:
     return "%" not in value
 
 
-def are_domains(value: object) -> bool:
+def are_domains(value: list[Any]) -> bool:
     """Whether the first of a list of domains, which the others redirect to, is one that a client can ask for."""
-    return not (isinstance(value, list) and value and str(value[0]).startswith("*"))
+    return not (value and str(value[0]).startswith("*"))
 
 
-def are_unique_names(value: object) -> bool:
+def are_unique_names(value: list[Any]) -> bool:
     """Whether no two entries of a list have the same name."""
-    names = [entry.get("name") for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
-    return len(set(map(str, names))) == len(names)
+    names = [str(entry.get("name")) for entry in value if isinstance(entry, dict)]
+    return len(set(names)) == len(names)
 
 
-FORMATS.checks("domains")(are_domains)
-FORMATS.checks("unique-names")(are_unique_names)
+# JSON Schema's keyword format: for texts, and for lists as a whole.
+TEXT_FORMATS = {
+    "address": is_address,
+    "command": is_command,
+    "domain": is_domain,
+    "network": is_network,
+    "relative-path": is_relative_path,
+    "source": is_source,
+}
+LIST_FORMATS = {"domains": are_domains, "unique-names": are_unique_names}
 
 
-def whole_pattern(_validator: object, pattern: str, value: object, _schema: object) -> Iterator[ValidationError]:
-    """JSON Schema's keyword pattern, for the whole of a text: a line break at its end counts, too."""
-    if isinstance(value, str) and not re.fullmatch(pattern, value, re.ASCII):
-        yield ValidationError(f"{value!r} does not match {pattern!r}")
+@functools.cache
+def validator() -> Callable[[Entry], Any]:
+    """What makes a validator of the library jsonschema from a key or argument."""
+    # Imported where it is used, as ansible-test imports this file where jsonschema is not installed.
+    from jsonschema import Draft202012Validator, FormatChecker, ValidationError, validators
+
+    def whole_pattern(_validator: object, pattern: str, value: object, _schema: object) -> Iterator[Any]:
+        """The keyword pattern, for the whole of a text: a line break at its end counts, too."""
+        if isinstance(value, str) and not re.fullmatch(pattern, value, re.ASCII):
+            yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+    formats = FormatChecker(formats=())
+    for kind, checks in ((str, TEXT_FORMATS), (list, LIST_FORMATS)):
+        for name, check in checks.items():
+            formats.checks(name)(functools.partial(holds, kind, check))
+    extended = validators.extend(Draft202012Validator, {"pattern": whole_pattern})
+    return lambda entry: extended(json_schema(entry), format_checker=formats)
 
 
-Validator = validators.extend(Draft202012Validator, {"pattern": whole_pattern})
+def holds(kind: type, check: Callable[[Any], bool], value: object) -> bool:
+    """Whether a value passes a check, or is of another type, about which a format says nothing."""
+    return not isinstance(value, kind) or check(value)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def problem_of(name: str, value: Any, entry: Entry, where: str) -> Problem | Non
         entry: how settings.yml describes it.
         where: the key and what it belongs to, for the error.
     """
-    errors = sorted(Validator(json_schema(entry), format_checker=FORMATS).iter_errors(value), key=lambda e: len(e.path))
+    errors = sorted(validator()(entry).iter_errors(value), key=lambda e: len(e.path))
     if not errors:
         return None
     error, expected, kind = errors[0], expected_of(entry), TYPE_NAMES.get(str(entry["type"]), "")

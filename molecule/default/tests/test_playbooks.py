@@ -111,7 +111,7 @@ def test_a_deploy_brings_out_new_code_and_drops_no_request(
 
 
 def test_an_app_by_plain_http_has_no_certificate_to_renew(play: Play) -> None:
-    run = play("certificate", "-e", "app=blueoctopus", "-e", "action=renew")
+    run = play("certificate", "-e", "app=blueoctopus", "-e", "operation=renew")
     assert run.code != 0
     assert "blueoctopus has tls: none" in run.output
 
