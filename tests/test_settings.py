@@ -78,7 +78,9 @@ def test_every_argument_has_a_use_and_every_use_its_argument(role: Path) -> None
 
 def test_every_key_of_an_app_has_a_use_and_every_use_its_key() -> None:
     role = PROJECT / "roles/app"
-    used = {key for text in texts(role, "tasks", "templates", "vars") for key in re.findall(r"__app_entry\.([a-z_]+)", text)}
+    used = {
+        key for text in texts(role, "tasks", "templates", "vars") for key in re.findall(r"__app_entry\.([a-z_]+)", text)
+    }
     for text in [*texts(PROJECT / "playbooks", "tasks"), (PROJECT / "playbooks/deploy.yml").read_text()]:
         used |= set(re.findall(r"entry\.([a-z_]+)", text))
     assert used == set(app_keys())
