@@ -1,4 +1,4 @@
-"""The site that ships with the project: one page, one JSON answer and a health check."""
+"""The app that ships with the project: one page, one JSON endpoint and a health check."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 
 def create_app(trusted_proxies: int = 0) -> Flask:
-    """Make the application.
+    """Create the application.
 
     Args:
-        trusted_proxies: how many reverse proxies of ours stand in front. Each adds one entry to the X-Forwarded-*
-            headers, and only that many entries, counted from the right, are believed. With 0, as in development,
-            the headers are ignored: a client can't forge its address, the scheme or the host.
+        trusted_proxies: number of reverse proxies in front of the app. Each adds one entry to the X-Forwarded-*
+            headers. The app uses only that many entries, counted from the right. With 0, as in development, it
+            ignores the headers, so that a client cannot forge its address, the scheme or the host.
     """
     app = Flask(__name__)
     if trusted_proxies:
@@ -27,7 +27,7 @@ def create_app(trusted_proxies: int = 0) -> Flask:
 
     @app.url_defaults
     def tell_version(endpoint: str, values: dict[str, object]) -> None:
-        """Static files get another address with each release, so that browsers may keep them for a year."""
+        """Add the release to the URLs of static files, so that browsers can cache them for a year."""
         if endpoint == "static" and release:
             values.setdefault("v", release)
 
@@ -47,12 +47,12 @@ def create_app(trusted_proxies: int = 0) -> Flask:
     return app
 
 
-# gunicorn imports this; the machine's roles tell it about nginx in front.
+# gunicorn imports `app`. The role app sets TRUSTED_PROXIES, because nginx is in front of gunicorn.
 app = create_app(int(os.environ.get("TRUSTED_PROXIES", "0")))
 
 if __name__ == "__main__":
-    # The development server, for this computer only. Its debugger runs any code that a visitor sends: never switch it
-    # on where others reach it. FLASK_RUN_HOST and FLASK_DEBUG=1 are there for those who know why they want them.
+    # The development server listens only on this computer. Its debugger runs any code that a client sends: never turn
+    # it on where others can connect. FLASK_RUN_HOST and FLASK_DEBUG=1 are for developers who understand this risk.
     app.run(
         host=os.environ.get("FLASK_RUN_HOST", "127.0.0.1"),
         port=int(os.environ.get("FLASK_RUN_PORT", "5000")),

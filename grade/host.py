@@ -1,9 +1,9 @@
-"""Grades machines with tools that others wrote, before the roles have been there and after. See script/grade.
+"""Grade hosts with external tools, before and after the roles. See script/grade.
 
     python host.py before SCENARIO NAME…
     python host.py after SCENARIO NAME…
 
-Lynis is run from a folder of its own, and so are not what it looks at.
+Lynis runs from a temporary folder, so that it does not change the host that it examines.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from common import PROJECT, TOOLS, Host, Result, run, table, tell
 
 NOTES = PROJECT / ".grade/before"
 EXPLAINED = PROJECT / "docs/security.md"
-# Files of packages that the roles change.
+# Files of Debian packages that the roles change.
 MANAGED = {
     "/etc/default/debsums",
     "/etc/default/ufw",
@@ -42,7 +42,7 @@ rm -rf /tmp/lynis
 
 
 def lynis(host: Host) -> Result:
-    """Its index; each suggestion that remains has to be explained in the documentation."""
+    """The hardening index; docs/security.md must explain each remaining suggestion."""
     report = host.run_as_root(LYNIS)
     found = re.search(r"^hardening_index=(\d+)$", report, re.MULTILINE)
     index = int(found[1]) if found else 0
@@ -56,12 +56,12 @@ def lynis(host: Host) -> Result:
 
 
 def debian(host: Host) -> str:
-    """Its version."""
+    """The version of Debian on a host."""
     return host.run(". /etc/os-release && echo $VERSION_ID").strip()
 
 
 def ssh_audit(host: Host) -> Result:
-    """The policy for this Debian."""
+    """The policy for the Debian version of the host."""
     shown = run(TOOLS / "ssh-audit", "--policy", POLICIES[debian(host)], f"{host.address}:{host.port}")
     passed = "Passed" in shown
     if not passed:
@@ -70,7 +70,7 @@ def ssh_audit(host: Host) -> Result:
 
 
 def nmap(host: Host, *options: str) -> dict[str, str]:
-    """Ports and their states, seen from outside; those that the firewall drops are left out."""
+    """Ports and their states, scanned from outside; without ports whose packets the firewall drops."""
     shown = run("nmap", "-n", "-Pn", "--min-rate", "1000", *options, host.address, "-oG", "-")
     found = re.findall(r"(\d+)/(\w+(?:\|\w+)?)/(?:tcp|udp)/", shown)
     return {port: state for port, state in found if state in ("open", "closed")}
@@ -81,26 +81,26 @@ def tcp(host: Host) -> Result:
     reached = nmap(host, "-sS", "-p-")
     shut = sum(state == "closed" for state in reached.values())
     open_ports = [port for port, state in reached.items() if state == "open"]
-    words = f"open: {', '.join(open_ports)}" + (f"; {shut} reached, but nobody listens" if shut else "")
+    words = f"open: {', '.join(open_ports)}" + (f"; {shut} not filtered, but closed" if shut else "")
     return words, set(reached) == {str(host.port), "80", "443"}
 
 
 def udp(host: Host) -> Result:
-    """The thousand UDP ports that are used most. Where there is HTTP/3, nmap need not get an answer by QUIC."""
+    """The 1,000 most common UDP ports. With HTTP/3, port 443 is open but need not respond to nmap."""
     reached = nmap(host, "-sU", "--top-ports", "1000", "--max-retries", "1")
     words = ", ".join(f"{port} {state}" for port, state in reached.items())
     return words or "none", set(reached) <= ({"443"} if debian(host) == "13" else set())
 
 
 def exposure(unit: str, mark: float, host: Host) -> Result:
-    """What systemd says of a unit as its package has it, and as it is."""
+    """The exposure of a unit as packaged and as configured, from systemd-analyze."""
     found = re.compile(r"exposure level for .*: ([0-9.]+)")
     name = unit
     if unit == "APP":
         app, release = host.run("cd /srv && set -- */live && echo ${1%/live} $(basename $(readlink $1))").split()
         name = f"{app}@{release}"
     now = found.search(host.run_as_root(f"systemd-analyze security --no-pager {name}.service"))
-    # By another name, so that no drop-in file counts.
+    # Under another name, so that drop-in files do not apply.
     packaged = f"cp /lib/systemd/system/{unit}.service /tmp/packaged.service && systemd-analyze security --no-pager"
     before = found.search(
         host.run_as_root(f"{packaged} --offline=true /tmp/packaged.service; rm -f /tmp/packaged.service")
@@ -110,7 +110,7 @@ def exposure(unit: str, mark: float, host: Host) -> Result:
 
 
 def debsums(host: Host) -> Result:
-    """Which files of packages are not as Debian shipped them."""
+    """The files of packages that differ from those that Debian ships."""
     changed = set(host.run_as_root("debsums --all --changed 2>/dev/null").split())
     if others := changed - MANAGED:
         tell("debsums", host.name, f"not by the roles: {' '.join(sorted(others))}")
@@ -132,7 +132,7 @@ AFTER: dict[str, Callable[[Host], Result]] = {
 
 
 def compared(scenario: str, title: str, grader: Callable[[Host], Result], name: str) -> Result:
-    """What a grader says, behind what it said before."""
+    """A result after the roles, with the result before the roles in front."""
     notes = NOTES / f"{name}.json"
     before = json.loads(notes.read_text()).get(title) if notes.exists() else None
     words, good = grader(Host(scenario, name))

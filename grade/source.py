@@ -1,4 +1,4 @@
-"""Grades this project's own code and what it depends on with tools that others wrote. See script/grade."""
+"""Grade this project's own code and its dependencies with external tools. See script/grade."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOCKS = ("requirements.txt", "app/requirements.txt", "roles/base/files/uv.txt", 
 
 
 def bandit(_where: str) -> Result:
-    """What is dangerous in Python."""
+    """Security findings in Python code."""
     found = json.loads(
         run(TOOLS / "bandit", "--quiet", "--recursive", "--format", "json", *(PROJECT / c for c in CODE))
     )
@@ -26,7 +26,7 @@ def bandit(_where: str) -> Result:
 
 
 def pip_audit(_where: str) -> Result:
-    """Which known vulnerabilities there are in what is locked."""
+    """Known vulnerabilities of the locked dependencies."""
     unknown, found = 0, []
     for lock in LOCKS:
         options = ["--disable-pip", "--require-hashes", "--format", "json", "--progress-spinner", "off"]
@@ -42,7 +42,7 @@ def pip_audit(_where: str) -> Result:
 
 
 def zizmor(_where: str) -> Result:
-    """What is dangerous in the workflow of the continuous integration."""
+    """Security findings in the CI workflow."""
     shown = run(TOOLS / "zizmor", "--offline", "--format", "plain", "--color", "never", PROJECT)
     found = re.search(r"^(\d+ findings?|No findings)", shown, re.MULTILINE)
     good = "No findings" in shown

@@ -1,4 +1,4 @@
-"""Grades the site of the scenario front with tools that others wrote. See script/grade."""
+"""Grade the site of the scenario front with external tools. See script/grade."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from common import PROJECT, TOOLS, Host, Result, run, table, tell
 
 OBSERVATORY = PROJECT / ".grade/node_modules/@mdn/mdn-http-observatory/src/scan.js"
 WEBSERVERS = ("web12", "web13")
-ACCEPTED = {"OK", "INFO", "WARN", "LOW"}  # testssl.sh's words; WARN says that it could not look at something
+ACCEPTED = {"OK", "INFO", "WARN", "LOW"}  # severities of testssl.sh; WARN means that it could not run a check
 
 
 def prepare(work: Path) -> None:
-    """Fetch the CA's root and the machines' nginx configuration, and write a hosts file with their names."""
-    open_eyed = ssl._create_unverified_context()  # noqa: S323 - it is the root that all trust comes from
+    """Download the root certificate and the nginx configuration of the hosts; write a hosts file with their domains."""
+    open_eyed = ssl._create_unverified_context()  # noqa: S323 - this downloads the root certificate itself
     address = f"https://{Host('front', 'ca').address}:15000/roots/0"
     with urllib.request.urlopen(address, context=open_eyed) as answer:
         (work / "root.pem").write_bytes(answer.read())
@@ -37,14 +37,14 @@ def prepare(work: Path) -> None:
 
 
 def sslyze(work: Path, name: str) -> Result:
-    """Mozilla's intermediate profile."""
+    """Compliance with Mozilla's intermediate profile."""
     options = ["--mozilla_config=intermediate", f"--certinfo_ca_file={work / 'root.pem'}"]
     found = re.search(r"443: (OK|FAILED) - (.*)", run(TOOLS / "sslyze", *options, f"{name}.test:443"))
     return (found[2], found[1] == "OK") if found else ("no answer", False)
 
 
 def testssl(work: Path, name: str) -> Result:
-    """How many findings of each severity."""
+    """The number of findings of each severity."""
     report = work / f"{name}.json"
     run("testssl", "--quiet", "--color", "0", "--add-ca", work / "root.pem", "--jsonfile", report, f"{name}.test")
     findings = json.loads(report.read_text())
@@ -57,28 +57,28 @@ def testssl(work: Path, name: str) -> Result:
 
 
 def observatory(work: Path, name: str) -> Result:
-    """MDN's grade for the headers."""
+    """MDN's grade for the response headers."""
     shown = run("node", OBSERVATORY, f"{name}.test", environment={"NODE_EXTRA_CA_CERTS": str(work / "root.pem")})
     scan = json.loads(shown)["scan"]
     return f"{scan['grade']}, {scan['score']}", scan["grade"] == "A+" and scan["score"] >= 100
 
 
 def gixy(work: Path, name: str) -> Result:
-    """What is dangerous in nginx's configuration."""
+    """Security findings in nginx's configuration."""
     shown = run("sh", "-c", f"cd '{work / name}' && '{TOOLS / 'gixy'}' nginx.conf")
     print("" if "No issues found." in shown else shown, end="", file=sys.stderr)
     return ("no finding", True) if "No issues found." in shown else ("findings, see above", False)
 
 
 def cpu_time(name: str) -> int:
-    """What nginx and gunicorn have used of a machine's processors, in ticks; see proc(5)."""
+    """The processor time of nginx and gunicorn on a host, in ticks; see proc(5)."""
     lines = Host("front", name).run("cat /proc/[0-9]*/stat 2>/dev/null").splitlines()
     ours = [line.rpartition(")")[2].split() for line in lines if re.search(r"\((nginx|python|gunicorn)", line)]
     return sum(int(fields[11]) + int(fields[12]) for fields in ours)
 
 
 def load(name: str, path: str, count: int) -> tuple[float, float]:
-    """Ask for something over HTTP/2; return answers in a second, and the server's processor time for one, in ticks."""
+    """Send requests over HTTP/2; return responses per second, and processor time per response on the host, in ticks."""
     before = cpu_time(name)
     options = ["-n", str(count), "-c", "16", "-m", "10", "-H", "accept-encoding: br"]
     shown = run("h2load", *options, f"https://{name}.test{path}")
@@ -89,7 +89,7 @@ def load(name: str, path: str, count: int) -> tuple[float, float]:
 
 
 def speed(_work: Path, name: str) -> Result:
-    """The page against its style sheet. Client and server share the processors here, so the server's time counts."""
+    """Compare the page with its style sheet, by the host's processor time, because client and host share processors."""
     static_rate, static_cost = load(name, "/static/style.css?v=1", 100_000)
     page_rate, page_cost = load(name, "/", 5_000)
     ratio = page_cost / static_cost

@@ -14,7 +14,7 @@ from main import create_app
 
 @pytest.fixture
 def app() -> Flask:
-    """The application as `python main.py` runs it: nothing in front."""
+    """The application as `python main.py` runs it: without a proxy."""
     return create_app()
 
 

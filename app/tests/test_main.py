@@ -18,20 +18,20 @@ FORGED = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https", "X-Fo
 
 
 def seen_by(app: Flask) -> Flask:
-    """Add a page that tells what the app knows of a request."""
+    """Add a page that returns client, scheme and host of its request."""
     app.add_url_rule("/seen", view_func=lambda: f"{request.remote_addr} {request.scheme} {request.host}")
     return app
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_index_page_greets(client: FlaskClient, method: str) -> None:
+def test_index_page_contains_the_greeting(client: FlaskClient, method: str) -> None:
     response = client.open("/", method=method)
     assert response.status_code == 200
     assert response.mimetype == "text/html"
     assert ("Hello from Flask server" in response.text) == (method == "GET")
 
 
-def test_the_index_page_loads_nothing_from_elsewhere(client: FlaskClient) -> None:
+def test_index_page_loads_only_its_own_files(client: FlaskClient) -> None:
     links = re.findall(r'(?:src|href)="([^"]+)"', client.get("/").text)
     assert links
     for link in links:
@@ -39,12 +39,12 @@ def test_the_index_page_loads_nothing_from_elsewhere(client: FlaskClient) -> Non
         assert client.get(link).status_code < 300, link
 
 
-def test_the_index_page_takes_no_post(client: FlaskClient) -> None:
+def test_index_page_refuses_post(client: FlaskClient) -> None:
     assert client.post("/").status_code == 405
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_api2_answers_in_readable_json(client: FlaskClient, method: str) -> None:
+def test_api2_returns_indented_json(client: FlaskClient, method: str) -> None:
     response = client.open("/api2", method=method)
     assert response.status_code == 201
     assert response.content_type == "application/json"
@@ -52,32 +52,32 @@ def test_api2_answers_in_readable_json(client: FlaskClient, method: str) -> None
     assert response.text.startswith('{\n  "server_status": 201,\n')
 
 
-def test_the_health_check_is_fine(client: FlaskClient) -> None:
+def test_health_check_returns_200(client: FlaskClient) -> None:
     assert client.get("/healthz").status_code == 200
 
 
-def test_an_unknown_page_is_not_found(client: FlaskClient) -> None:
+def test_unknown_page_returns_404(client: FlaskClient) -> None:
     assert client.get("/nothing").status_code == 404
 
 
-def test_without_a_proxy_nobody_can_forge_who_they_are() -> None:
+def test_without_a_proxy_forwarded_headers_are_ignored() -> None:
     client = seen_by(create_app()).test_client()
     assert client.get("/seen", headers=FORGED).text == "127.0.0.1 http localhost"
 
 
-def test_behind_nginx_the_app_knows_scheme_host_and_client() -> None:
+def test_behind_nginx_the_app_reads_client_scheme_and_host() -> None:
     client = seen_by(create_app(trusted_proxies=1)).test_client()
     headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "site.example"}
     assert client.get("/seen", headers=headers).text == "203.0.113.9 https site.example"
 
 
-def test_behind_nginx_only_its_own_entry_is_believed() -> None:
+def test_behind_nginx_only_the_entry_of_nginx_is_used() -> None:
     client = seen_by(create_app(trusted_proxies=1)).test_client()
     headers = {"X-Forwarded-For": "198.51.100.7, 203.0.113.9"}
     assert client.get("/seen", headers=headers).text.startswith("203.0.113.9 ")
 
 
-def test_the_development_server_is_for_this_computer_only_and_without_debugger(tmp_path: Path) -> None:
+def test_development_server_listens_only_on_loopback_without_debugger(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as out:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("FLASK_")}
@@ -111,7 +111,7 @@ def wait_for_address(log: Path) -> str:
     while time.monotonic() < deadline:
         found = re.findall(r"Running on (http://\S+)", log.read_text())
         if found:
-            assert len(found) == 1, f"listens on more than one address: {found}"
+            assert len(found) == 1, f"the server listens on more than one address: {found}"
             return str(found[0])
         time.sleep(0.05)
     raise AssertionError(f"the server did not start:\n{log.read_text()}")

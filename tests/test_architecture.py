@@ -1,0 +1,44 @@
+"""docs/architecture.md lists every module and filter of the collection, and where each one is used."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+PAGE = PROJECT / "docs/architecture.md"
+
+
+def rows(section: str) -> dict[str, str]:
+    """The names in the table of a section, each with the cell `used in`."""
+    _, found, rest = PAGE.read_text().partition(f"\n## {section}\n")
+    assert found, f"{PAGE} has no section {section}"
+    return dict(re.findall(r"^\| `(\w+)`[^|]*\|[^|]*\|([^|]*)\|$", rest.partition("\n## ")[0], re.MULTILINE))
+
+
+def filters() -> set[str]:
+    """The names of all filters."""
+    names: set[str] = set()
+    for path in (PROJECT / "plugins/filter").glob("*.py"):
+        module = importlib.import_module(f"ansible_collections.blueoctopus.site.plugins.filter.{path.stem}")
+        names |= set(module.FilterModule().filters())
+    return names
+
+
+def test_architecture_page_lists_every_module() -> None:
+    assert set(rows("Modules")) == {path.stem for path in (PROJECT / "plugins/modules").glob("*.py")}
+
+
+def test_architecture_page_lists_every_filter() -> None:
+    assert set(rows("Filters")) == filters()
+
+
+def test_architecture_page_states_where_each_module_and_filter_is_used() -> None:
+    files = [path for folder in ("playbooks", "roles") for path in (PROJECT / folder).rglob("*") if path.is_file()]
+    texts = {str(path.relative_to(PROJECT)): path.read_text() for path in files if path.suffix in (".yml", ".j2")}
+    for section, use in (("Modules", r"^ *blueoctopus\.site\.{}:$"), ("Filters", r"\| blueoctopus\.site\.{}\b")):
+        for name, cell in rows(section).items():
+            pattern = re.compile(use.format(name), re.MULTILINE)
+            used = {path for path, text in texts.items() if pattern.search(text)}
+            assert used == set(re.findall(r"`([^`]+)`", cell)), name
