@@ -203,9 +203,9 @@ def test_a_wildcard_needs_dns() -> None:
 
 def test_the_challenge_by_dns_needs_a_program() -> None:
     app = GOOD | {"tls_challenge": "dns"}
-    (problem,) = inventory.check_hook([app], False)
+    (problem,) = inventory.check_dns_hook([app], False)
     assert problem.where == "app shop, key tls_challenge"
-    assert list(inventory.check_hook([app], True)) == []
+    assert list(inventory.check_dns_hook([app], True)) == []
 
 
 PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBweY/L0cxGLI5mPHTcI33kGs0rNbEV3uPJSNMtoJ3PL somebody@laptop"
@@ -221,14 +221,14 @@ PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBweY/L0cxGLI5mPHTcI33kGs0rNbEV3uP
     ],
 )
 def test_bad_keys_of_administrators_are_named(keys: list[str], found: str) -> None:
-    (problem,) = inventory.check_keys(keys)
+    (problem,) = inventory.check_admin_keys(keys)
     assert problem.found == found
     assert problem.where.startswith("key admin_keys")
 
 
 def test_good_keys_of_administrators_are_taken() -> None:
-    assert list(inventory.check_keys([PUBLIC])) == []
-    assert list(inventory.check_keys(None)) == []
+    assert list(inventory.check_admin_keys([PUBLIC])) == []
+    assert list(inventory.check_admin_keys(None)) == []
 
 
 def certify(names: list[str], days: int = 30) -> dict[str, str]:
@@ -508,7 +508,7 @@ def test_a_too_old_ansible_is_refused(play: Play, tmp_path: Path) -> None:
     ],
 )
 def test_only_debian_12_and_13_are_taken(text: str, is_fine: bool) -> None:
-    problem = check_hosts.problem_of("web1", {"ansible_host": "192.0.2.7"}, {"system": reach_host.parse(text)}, False)
+    problem = check_hosts.find_problem("web1", {"ansible_host": "192.0.2.7"}, {"system": reach_host.parse(text)}, False)
     assert (problem is None) == is_fine
     assert is_fine or "Debian 12 or 13 is needed" in str(problem)
-    assert check_hosts.problem_of("web1", {}, {"system": reach_host.parse(text)}, False, True) is None
+    assert check_hosts.find_problem("web1", {}, {"system": reach_host.parse(text)}, False, True) is None

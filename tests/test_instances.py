@@ -16,8 +16,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils import instances
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     Instance,
     UnixConnection,
-    own_words,
-    problem_of,
+    app_log,
+    probe,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
@@ -59,7 +59,7 @@ def answering(tmp_path: Path) -> Iterator[str]:
 
 
 def ask(socket_path: str, path: str, patience: float = 5) -> str:
-    return problem_of(UnixConnection(socket_path, patience), path, "shop.example", RELEASE)
+    return probe(UnixConnection(socket_path, patience), path, "shop.example", RELEASE)
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 304, 399])
@@ -129,7 +129,7 @@ def test_a_release_is_asked_in_the_same_way_through_nginx() -> None:
 
         def through(path: str) -> str:
             connection = HTTPConnection("127.0.0.1", server.server_port, timeout=5)
-            return problem_of(connection, path, "shop.example", RELEASE)
+            return probe(connection, path, "shop.example", RELEASE)
 
         assert through(f"/200/{RELEASE}") == ""
         assert OTHER in through(f"/200/{OTHER}")
@@ -159,7 +159,7 @@ def test_the_units_of_a_release_carry_its_id(instance: Instance) -> None:
     assert instance.web == [f"shop@{RELEASE}.socket", f"shop@{RELEASE}.service"]
     assert instance.processes == [f"shop.mail-1@{RELEASE}.service"]
     assert instance.timers == [f"shop.clean@{RELEASE}.timer"]
-    assert instance.beside == [*instance.processes, *instance.timers]
+    assert instance.background == [*instance.processes, *instance.timers]
 
 
 Systemd = Callable[..., None]
@@ -187,14 +187,14 @@ def systemd(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> Systemd:
 
 def test_a_release_that_runs_has_no_deaths(instance: Instance, systemd: Systemd) -> None:
     systemd()
-    assert instance.deaths() == []
+    assert instance.find_deaths() == []
 
 
 @pytest.mark.parametrize("properties", [{"NRestarts": "1"}, {"SubState": "auto-restart"}, {"SubState": "failed"}])
 def test_a_unit_that_has_died_is_named(instance: Instance, systemd: Systemd, properties: dict[str, str]) -> None:
     for unit in (instance.service, *instance.processes):
         systemd(unit, **properties)
-        assert instance.deaths() == [unit]
+        assert instance.find_deaths() == [unit]
 
 
 @pytest.mark.parametrize(
@@ -202,12 +202,12 @@ def test_a_unit_that_has_died_is_named(instance: Instance, systemd: Systemd, pro
 )
 def test_workers_that_have_died_are_counted(instance: Instance, systemd: Systemd, status: str, told: str) -> None:
     systemd(instance.service, StatusText=status)
-    assert instance.deaths() == [f"{told}{instance.service}"]
+    assert instance.find_deaths() == [f"{told}{instance.service}"]
 
 
 def test_a_process_that_has_ended_by_itself_is_named(instance: Instance, systemd: Systemd) -> None:
     systemd(is_active="inactive")
-    assert instance.deaths() == instance.processes
+    assert instance.find_deaths() == instance.processes
 
 
 def test_units_that_systemd_knows_are_sorted_by_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +215,7 @@ def test_units_that_systemd_knows_are_sorted_by_release(tmp_path: Path, monkeypa
     names = {release: [unit.replace("@.", f"@{release}.") for unit in UNITS] for release in (RELEASE, OTHER)}
     for name in (*names[RELEASE], *names[OTHER], f"shop-two@{RELEASE}.service", "shop.service"):
         (tmp_path / name).touch()
-    found = instances.installed("shop")
+    found = instances.installed_units("shop")
     assert {release: sorted(units) for release, units in found.items()} == {
         release: sorted(units) for release, units in names.items()
     }
@@ -242,13 +242,13 @@ Traceback (most recent call last):
   File "gunicorn", line 1, in <module>
 gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
 """
-    assert own_words(log) == "\n".join(f"  {line}" for line in log.splitlines()[:6])
+    assert app_log(log) == "\n".join(f"  {line}" for line in log.splitlines()[:6])
 
 
 def test_of_a_long_log_the_last_lines_are_told() -> None:
-    told = own_words("".join(f"line {n}\n" for n in range(100))).splitlines()
+    told = app_log("".join(f"line {n}\n" for n in range(100))).splitlines()
     assert told == [f"  line {n}" for n in range(100 - instances.LOG_LINES, 100)]
 
 
 def test_an_empty_log_is_told_to_be_empty() -> None:
-    assert own_words("") == "  (it wrote nothing)"
+    assert app_log("") == "  (it wrote nothing)"

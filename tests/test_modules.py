@@ -37,7 +37,7 @@ def item(**keys: Any) -> dict[str, Any]:
     ],
 )
 def test_a_rule_is_written_as_ufw_writes_it(keys: dict[str, str], rule: str) -> None:
-    assert ufw_policy.as_rule(item(**keys)) == rule
+    assert ufw_policy.ufw_rule(item(**keys)) == rule
     assert shlex.split(rule)
 
 
@@ -58,13 +58,13 @@ def test_a_rule_is_written_as_ufw_writes_it(keys: dict[str, str], rule: str) -> 
 )
 def test_a_bad_rule_is_refused(keys: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        ufw_policy.as_rule(item(**keys))
+        ufw_policy.ufw_rule(item(**keys))
 
 
 @pytest.mark.parametrize(("port", "is_let_in"), [("22", True), ("20:30", True), ("23", False), ("30:40", False)])
 def test_a_rule_lets_in_the_ports_it_names(port: str, is_let_in: bool) -> None:
-    assert ufw_policy.lets_in(item(port=port), {22}) == is_let_in
-    assert not ufw_policy.lets_in(item(port=port, proto="udp"), {22})
+    assert ufw_policy.allows_port(item(port=port), {22}) == is_let_in
+    assert not ufw_policy.allows_port(item(port=port, proto="udp"), {22})
 
 
 # --- config_files ---------------------------------------------------------------------------------------------------
@@ -72,9 +72,9 @@ def test_a_rule_lets_in_the_ports_it_names(port: str, is_let_in: bool) -> None:
 
 def test_a_set_of_files_is_written_with_their_modes(tmp_path: Path) -> None:
     path = tmp_path / "new/folder/settings.conf"
-    assert config_files.as_it_is(path) == ("", -1)
+    assert config_files.current_state(path) == ("", -1)
     files.write(path, "one\n", 0o640)
-    assert config_files.as_it_is(path) == ("one\n", 0o640)
+    assert config_files.current_state(path) == ("one\n", 0o640)
     assert os.listdir(path.parent) == ["settings.conf"]
 
 

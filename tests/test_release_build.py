@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError, shortened, take_over
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError, shorten, hand_to_root
 from ansible_collections.blueoctopus.site.plugins.modules import release_build
 
 NOBODY = 65534
@@ -68,7 +68,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_files_get_plain_modes(tree: Path) -> None:
-    take_over(tree)
+    hand_to_root(tree)
     modes = {str(path.relative_to(tree)): mode_of(path) for path in tree.rglob("*") if not path.is_symlink()}
     assert modes == {
         "bin": 0o755,
@@ -84,13 +84,13 @@ def test_files_get_plain_modes(tree: Path) -> None:
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user")
 def test_all_of_it_belongs_to_root(tree: Path) -> None:
-    take_over(tree)
+    hand_to_root(tree)
     owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in (tree, *tree.rglob("*"))}
     assert owners == {(0, 0)}
 
 
 def test_what_is_neither_a_file_nor_a_folder_nor_a_link_is_removed(tree: Path) -> None:
-    take_over(tree)
+    hand_to_root(tree)
     assert not os.path.lexists(tree / "lib/fifo")
     assert os.path.lexists(tree / "lib/writable")
 
@@ -98,7 +98,7 @@ def test_what_is_neither_a_file_nor_a_folder_nor_a_link_is_removed(tree: Path) -
 def test_a_link_is_not_followed(tree: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     before = [(path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in (outside, outside / "file")]
-    take_over(tree)
+    hand_to_root(tree)
     after = [(path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in (outside, outside / "file")]
     assert after == before
     assert all((tree / "lib" / name).is_symlink() for name in ("file-link", "folder-link", "dangling"))
@@ -108,14 +108,14 @@ def test_a_link_is_not_followed(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_long_error_keeps_its_first_and_its_last_lines() -> None:
-    told = shortened("\n".join(f"line {n}" for n in range(100))).splitlines()
+    told = shorten("\n".join(f"line {n}" for n in range(100))).splitlines()
     assert (told[0], told[-1]) == ("  line 0", "  line 99")
     assert len(told) < 35
     assert any("70 lines more" in line for line in told)
 
 
 def test_a_short_error_is_told_as_it_is() -> None:
-    assert shortened("one\ntwo\n\n") == "  one\n  two"
+    assert shorten("one\ntwo\n\n") == "  one\n  two"
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -156,10 +156,10 @@ def test_a_venv_suits_the_python_it_was_made_for(tmp_path: Path) -> None:
     for version in ("3.11", "3.13"):
         (tmp_path / f"python{version}").touch()
     (tmp_path / "python3").symlink_to("python3.11")
-    assert release_build.suits(tmp_path / "venv", str(tmp_path / "python3"))
+    assert release_build.venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
     (tmp_path / "python3").unlink()
     (tmp_path / "python3").symlink_to("python3.13")
-    assert not release_build.suits(tmp_path / "venv", str(tmp_path / "python3"))
+    assert not release_build.venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
 
 
 # --- what nginx serves ----------------------------------------------------------------------------------------------
@@ -222,5 +222,5 @@ def test_a_tree_that_was_replaced_by_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outside/shadow").touch(mode=0o600)
     (tmp_path / "venv").symlink_to(tmp_path / "outside")
     with pytest.raises(BuildError, match="not a folder any more"):
-        take_over(tmp_path / "venv")
+        hand_to_root(tmp_path / "venv")
     assert (tmp_path / "outside/shadow").stat().st_mode & 0o777 == 0o600

@@ -381,7 +381,7 @@ def test_a_run_that_has_ended_is_known_to_have_ended_though_nobody_waited_for_it
 def test_a_task_knows_the_run_that_it_belongs_to() -> None:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    task = context.Process(target=lambda: sender.send(action.process_of_run()))
+    task = context.Process(target=lambda: sender.send(action.run_process()))
     task.start()
     assert receiver.poll(10)
     assert receiver.recv() == os.getpid()

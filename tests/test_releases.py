@@ -36,18 +36,18 @@ def build(store: Releases, release: str) -> None:
 def go_live(store: Releases, release: str, action: str = "deploy") -> None:
     """A deploy or rollback that comes to its end."""
     build(store, release)
-    store.note(action, release, "begun")
+    store.record(action, release, "begun")
     store.make_live(release)
-    store.note(action, release, "ok")
+    store.record(action, release, "ok")
 
 
 def fail(store: Releases, release: str, action: str = "deploy") -> None:
     """A deploy or rollback that fails and is undone on this host."""
     build(store, release)
-    store.note(action, release, "begun")
+    store.record(action, release, "begun")
     store.make_live(release)
     store.make_live(store.confirmed)
-    store.note(action, release, "failed", "it is broken")
+    store.record(action, release, "failed", "it is broken")
 
 
 def roll_back(store: Releases) -> str:
@@ -125,11 +125,11 @@ def test_what_a_crash_left_beside_a_link_is_no_obstacle(store: Releases) -> None
 def test_no_live_takes_the_release_and_its_site_away(store: Releases) -> None:
     build(store, V1)
     store.make_live(V1)
-    store.no_live()
+    store.clear_live()
     assert store.live == ""
     assert not store.has_site
     assert not store.site.is_symlink()
-    store.no_live()  # a second time changes nothing
+    store.clear_live()  # a second time changes nothing
 
 
 # --- good releases and rollback -------------------------------------------------------------------------------------
@@ -196,8 +196,8 @@ def test_a_deploy_that_went_well_here_and_was_undone_never_is_good(store: Releas
     for release in (V1, V2):
         go_live(store, release)
     store.make_live(V1)
-    store.note("deploy", V2, "failed", "another host failed")
-    store.note("undo", V1, "ok")
+    store.record("deploy", V2, "failed", "another host failed")
+    store.record("undo", V1, "ok")
     assert store.confirmed == V1
     assert store.good() == [V1]
     store.sweep()
@@ -209,7 +209,7 @@ def test_a_rollback_that_was_undone_leaves_no_release_behind(store: Releases) ->
         go_live(store, release)
     go_live(store, V2, "rollback")
     store.make_live(V3)
-    store.note("undo", V3, "ok")
+    store.record("undo", V3, "ok")
     assert (store.stack, store.rolled_back) == ([V1, V2, V3], [])
 
 
@@ -250,13 +250,13 @@ def test_a_deploy_that_has_begun_is_unfinished_until_its_end(store: Releases) ->
     go_live(store, V1)
     assert store.unfinished() is None
     build(store, V2)
-    store.note("deploy", V2, "begun", by="me@here")
+    store.record("deploy", V2, "begun", by="me@here")
     store.make_live(V2)
     begun = store.unfinished()
     assert begun is not None
     assert (begun["release"], begun["action"], begun["by"], begun["from"]) == (V2, "deploy", "me@here", V1)
     assert store.confirmed == V1
-    store.note("deploy", V2, "failed")
+    store.record("deploy", V2, "failed")
     assert store.unfinished() is None
 
 
@@ -268,7 +268,7 @@ def test_the_end_of_a_deploy_tells_what_was_live_before_it(store: Releases) -> N
 
 
 def test_a_note_can_name_the_commit_of_a_release_that_is_gone(store: Releases) -> None:
-    store.note("deploy", V1, "failed", commit="abc")
+    store.record("deploy", V1, "failed", commit="abc")
     assert store.history()[-1]["commit"] == "abc"
 
 
@@ -344,7 +344,7 @@ def test_a_line_that_a_crash_cut_short_is_skipped_and_the_next_one_stands_by_its
         history.write('{"time": "20')
     assert [event["release"] for event in store.history()] == [V1, V1]
     build(store, V2)
-    store.note("deploy", V2, "ok")
+    store.record("deploy", V2, "ok")
     assert [event["release"] for event in store.history()] == [V1, V1, V2]
     assert history_file(store).read_text().endswith("}\n")
     assert store.confirmed == V2
@@ -371,9 +371,9 @@ def test_a_note_on_a_full_disk_fails_and_leaves_no_half_line(store: Releases, mo
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left"):
-        store.note("deploy", V2, "ok")
+        store.record("deploy", V2, "ok")
     assert history_file(store).read_bytes() == before
-    store.note("deploy", V2, "ok")
+    store.record("deploy", V2, "ok")
     assert history_file(store).read_bytes().startswith(before)
     assert store.confirmed == V2
 
@@ -387,13 +387,13 @@ def test_a_note_is_on_the_disk_when_it_returns(store: Releases, monkeypatch: pyt
         working(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    store.note("deploy", V1, "ok")
+    store.record("deploy", V1, "ok")
     assert str(history_file(store)) in synced
     assert str(store.root) in synced
 
 
 def test_only_root_and_its_group_read_the_history(store: Releases) -> None:
-    store.note("deploy", V1, "ok")
+    store.record("deploy", V1, "ok")
     assert history_file(store).stat().st_mode & 0o777 == 0o640
 
 
@@ -455,9 +455,9 @@ def test_a_command_reaches_systemd_as_it_is(command: str, written: str) -> None:
 def test_what_is_undone_keeps_the_releases_of_before(store: Releases) -> None:
     for release in IDS[:3]:
         store.path(release).mkdir(parents=True, exist_ok=True)
-        store.note("deploy", release, "ok")
-    store.note("deploy", IDS[0], "ok")  # an older one again, on this host only
-    store.note("undo", IDS[2], "ok")
+        store.record("deploy", release, "ok")
+    store.record("deploy", IDS[0], "ok")  # an older one again, on this host only
+    store.record("undo", IDS[2], "ok")
     assert store.good() == IDS[:3]
 
 
@@ -465,8 +465,8 @@ def test_an_undo_is_read_the_same_when_the_failed_release_is_gone(store: Release
     failed = "20260109T000000Z-000000000f"
     for release in (IDS[0], IDS[1], IDS[0], failed):
         store.path(release).mkdir(parents=True, exist_ok=True)
-        store.note("deploy", release, "ok")
-    store.note("undo", IDS[0], "ok")
+        store.record("deploy", release, "ok")
+    store.record("undo", IDS[0], "ok")
     before = store.stack
     store.remove(failed)
     assert store.stack == before == [IDS[1], IDS[0]]

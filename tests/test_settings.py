@@ -14,7 +14,7 @@ import pytest
 import yaml
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys, role_settings, with_defaults
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import problem_of
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
 
 PROJECT = Path(__file__).resolve().parent.parent
 ROLES = sorted((PROJECT / "roles").iterdir())
@@ -48,7 +48,7 @@ def test_every_setting_is_described_and_its_example_and_default_are_valid(role: 
         assert entry["description"].endswith("."), name
         for value in [entry[key] for key in ("example", "default") if key in entry]:
             if "{{" not in str(value):
-                assert problem_of(name, value, entry, name) is None, name
+                assert find_problem(name, value, entry, name) is None, name
 
 
 def test_what_an_app_leaves_out_gets_its_default() -> None:

@@ -66,7 +66,7 @@ class TlsConnection(http.client.HTTPSConnection):
         self.sock = self.tls.wrap_socket(plain, server_hostname=self.name)
 
 
-def problem_of(connection: http.client.HTTPConnection, path: str, host: str, release: str) -> str:
+def probe(connection: http.client.HTTPConnection, path: str, host: str, release: str) -> str:
     """Ask for one page; what is wrong with the answer, or nothing when this release answered, and well.
 
     Args:
@@ -111,7 +111,7 @@ class Instance:
         jobs = [timer.replace(".timer", ".service") for timer in self.timers]
         self.web = [self.socket, self.service]
         self.processes = [unit for unit in self.units if unit not in (*self.web, *self.timers, *jobs, self.command)]
-        self.beside = [*self.processes, *self.timers]
+        self.background = [*self.processes, *self.timers]
         about = store.about(release)
         self.host, self.health_path = str(about.get("host", "localhost")), str(about.get("health_path", "/"))
         self.health_timeout = float(about.get("health_timeout", 30))  # seconds
@@ -121,7 +121,7 @@ class Instance:
     @property
     def is_settled(self) -> bool:
         """Whether all of it runs, and would again after a reboot."""
-        lasting = [*self.web, *self.beside]
+        lasting = [*self.web, *self.background]
         states = systemctl("is-active", *lasting).split() + systemctl("is-enabled", *lasting).split()
         return states == ["active"] * len(lasting) + ["enabled"] * len(lasting)
 
@@ -139,15 +139,15 @@ class Instance:
         systemctl("start", self.socket)
         systemctl("start", "--no-block", self.service)
 
-    def start_beside(self) -> None:
+    def start_background(self) -> None:
         """Start processes and timers."""
-        if self.beside:
-            systemctl("start", *self.beside)
+        if self.background:
+            systemctl("start", *self.background)
 
-    def stop_beside(self) -> None:
+    def stop_background(self) -> None:
         """Ask processes and timers to stop; they finish what they are at."""
-        if self.beside:
-            systemctl("stop", "--no-block", *self.beside)
+        if self.background:
+            systemctl("stop", "--no-block", *self.background)
 
     def enable(self, *units: str) -> None:
         """Have units start after a reboot, on the disk when this returns."""
@@ -156,7 +156,7 @@ class Instance:
             for folder in UNITS.glob("*.wants"):
                 sync_folder(folder)
 
-    def deaths(self, beside: bool = True) -> list[str]:
+    def find_deaths(self, beside: bool = True) -> list[str]:
         """What has died since it was started: workers, the web service and, if they count, the processes beside it."""
         processes = self.processes if beside else []
         found = []
@@ -171,7 +171,7 @@ class Instance:
         found += [unit for unit, state in zip(processes, states, strict=False) if state == "inactive"]
         return list(dict.fromkeys(found))
 
-    def answer_of(self, probe: Callable[[], str], beside: bool) -> str:
+    def run_probe(self, probe: Callable[[], str], beside: bool) -> str:
         """What a probe finds. It is given up as soon as something dies: a request would wait for the next start.
 
         Raises:
@@ -180,24 +180,24 @@ class Instance:
         found = queue.SimpleQueue[str]()
         threading.Thread(target=lambda: found.put(probe()), daemon=True).start()
         while True:
-            if dead := self.deaths(beside):
+            if dead := self.find_deaths(beside):
                 raise NotReady(f"{', '.join(dead)} died.")
             with contextlib.suppress(queue.Empty):
                 return found.get(timeout=PROBE_PAUSE)
 
-    def problem_on_its_socket(self, timeout: float) -> str:
+    def probe_socket(self, timeout: float) -> str:
         """What is wrong with its answer on its own socket, or nothing; `timeout` in seconds."""
         path = os.path.realpath(self.store.path(self.release) / "socket")
         connection = UnixConnection(path, timeout)
-        return self.answer_of(lambda: problem_of(connection, self.health_path, self.host, self.release), beside=False)
+        return self.run_probe(lambda: probe(connection, self.health_path, self.host, self.release), beside=False)
 
-    def problem_through_nginx(self) -> str:
+    def probe_nginx(self) -> str:
         """What is wrong with the answer that clients get, or nothing: by HTTPS when its site has that, else by HTTP."""
         if "ssl_certificate" in (self.store.path(self.release) / "site.conf").read_text():
             connection: http.client.HTTPConnection = TlsConnection(self.host, self.https_port, PROBE_TIMEOUT)
         else:
             connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=PROBE_TIMEOUT)
-        problem = self.answer_of(lambda: problem_of(connection, self.health_path, self.host, self.release), beside=True)
+        problem = self.run_probe(lambda: probe(connection, self.health_path, self.host, self.release), beside=True)
         return f"GET {self.health_path} through nginx did not answer well: {problem}." if problem else ""
 
     def wait_until_healthy(self) -> None:
@@ -209,16 +209,16 @@ class Instance:
         deadline = time.monotonic() + self.health_timeout
         seen = "no answer yet"
         while time.monotonic() < deadline:
-            if self.deaths(beside=False):
+            if self.find_deaths(beside=False):
                 raise NotReady("It stopped as soon as it was started.")
             if systemctl("is-active", self.service) == "active":
-                seen = self.problem_on_its_socket(min(PROBE_TIMEOUT, max(1, deadline - time.monotonic())))
+                seen = self.probe_socket(min(PROBE_TIMEOUT, max(1, deadline - time.monotonic())))
                 if not seen:
                     return
             time.sleep(PROBE_PAUSE)
         raise NotReady(f"GET {self.health_path} did not answer well within {self.health_timeout:g} s: {seen}.")
 
-    def wait_for_quiet(self) -> None:
+    def wait_until_drained(self) -> None:
         """Wait until nobody queues for its socket any more, so that stopping it turns nobody away."""
         deadline = time.monotonic() + self.drain_timeout
         path = os.path.realpath(self.store.path(self.release) / "socket")
@@ -233,7 +233,7 @@ class Instance:
     def log(self, since: float) -> str:
         """The last lines that its own processes wrote since then, a time in seconds since 1970."""
         sources = [f"_SYSTEMD_UNIT={unit}" for unit in (self.service, *self.processes)]
-        return own_words(journal(*sources, f"--since=@{int(since)}"))
+        return app_log(journal(*sources, f"--since=@{int(since)}"))
 
 
 def journal(*argv: str) -> str:
@@ -243,7 +243,7 @@ def journal(*argv: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
 
 
-def own_words(log: str) -> str:
+def app_log(log: str) -> str:
     """The last lines of a log, indented, without the tracebacks of gunicorn's master: that it gives up is not why."""
     told: list[str] = []
     traceback: list[str] = []
@@ -259,7 +259,7 @@ def own_words(log: str) -> str:
     return "\n".join(f"  {line}" for line in (told + traceback)[-LOG_LINES:]) or "  (it wrote nothing)"
 
 
-def installed(name: str) -> dict[str, list[str]]:
+def installed_units(name: str) -> dict[str, list[str]]:
     """The units of an app that systemd knows, by release. Names of processes follow a dot: NAME.PROCESS@ID."""
     found: dict[str, list[str]] = {}
     for pattern in (f"{name}@*", f"{name}.*@*"):
@@ -269,7 +269,7 @@ def installed(name: str) -> dict[str, list[str]]:
     return found
 
 
-def uninstall(units: list[str]) -> None:
+def remove_units(units: list[str]) -> None:
     """Stop units, letting them finish, and take them away."""
     # A job that a timer has started may finish, in the release it belongs to.
     jobs = {unit.replace(".timer", ".service") for unit in units if unit.endswith(".timer")}
@@ -286,9 +286,9 @@ def uninstall(units: list[str]) -> None:
     systemctl("daemon-reload")
 
 
-def stop_others(store: Releases, release: str) -> None:
+def stop_other_releases(store: Releases, release: str) -> None:
     """Let every other release finish and stop, and take its units away."""
-    for other, units in installed(store.name).items():
+    for other, units in installed_units(store.name).items():
         if other != release:
-            Instance(store, other).wait_for_quiet()
-            uninstall(units)
+            Instance(store, other).wait_until_drained()
+            remove_units(units)

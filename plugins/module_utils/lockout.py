@@ -122,12 +122,12 @@ def arm(*more: Path) -> str:
         (STATE / "ufw.conf").write_text(read(Path("/etc/ufw/ufw.conf")))
         os.sync()
     elif more:
-        note_later(guarded)
+        add_to_backup(guarded)
     write(ARMED, secrets.token_hex(8), 0o600)
-    return waiting()
+    return restart_undo_timer()
 
 
-def note_later(guarded: list[str]) -> None:
+def add_to_backup(guarded: list[str]) -> None:
     """Add what a change before this one did not touch."""
     noted = (STATE / "guarded").read_text().splitlines()
     with tarfile.open(STATE / "before.tar", "a") as before:
@@ -138,7 +138,7 @@ def note_later(guarded: list[str]) -> None:
     (STATE / "guarded").write_text("".join(f"{path}\n" for path in noted))
 
 
-def waiting() -> str:
+def restart_undo_timer() -> str:
     """The token of a change that still waits to be confirmed, by this run or one that was cut off; empty if none.
 
     The time that it has for that begins anew.

@@ -13,7 +13,7 @@ CACHE = Path("/var/cache/uv")  # shared by all apps; only the user of the same n
 FETCHER = "uv"
 TIME_LIMIT = 1800  # seconds
 # What a computer behind a proxy or with an index of its own is set up with.
-PASSED_ON = re.compile(r"UV_\w+|(https?|no|all)_proxy", re.IGNORECASE)
+PASSED_VARIABLES = re.compile(r"UV_\w+|(https?|no|all)_proxy", re.IGNORECASE)
 SETTINGS = {
     "UV_LINK_MODE": "copy",  # a link would leave the file to the user of the cache
     "UV_NO_PROGRESS": "1",
@@ -66,7 +66,7 @@ class BuildError(Exception):
     """A release could not be built; the message says why and what to do."""
 
 
-def shortened(words: str) -> str:
+def shorten(words: str) -> str:
     """What a program said, without the middle where that is long: what is wrong stands at an end."""
     lines = words.strip().splitlines()
     if len(lines) > 30:
@@ -74,7 +74,7 @@ def shortened(words: str) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def in_sandbox(
+def run_in_sandbox(
     app: str, argv: list[str | Path], binds: dict[Path, Path], properties: dict[str, str], settings: dict[str, str]
 ) -> tuple[int, str]:
     """Run a program in a sandbox, and end whatever it leaves running.
@@ -91,7 +91,7 @@ def in_sandbox(
     """
     all_properties = SANDBOX | properties
     places = " ".join(f"{host}:{inside}" for host, inside in binds.items())
-    passed = {key: value for key, value in os.environ.items() if PASSED_ON.fullmatch(key)}
+    passed = {key: value for key, value in os.environ.items() if PASSED_VARIABLES.fullmatch(key)}
     environment = passed | {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"} | settings  # noqa: S108
     unit = f"release-build-{app}.service"
     subprocess.run(["systemctl", "stop", unit], capture_output=True)  # of a module that was killed
@@ -110,7 +110,7 @@ def in_sandbox(
     return done.returncode, done.stdout
 
 
-def take_over(tree: Path) -> None:
+def hand_to_root(tree: Path) -> None:
     """Give a tree that a sandbox has written to root: plain files, folders and links, and no special modes.
 
     Raises:
@@ -167,7 +167,7 @@ def install_venv(building: Path, final: Path, app: str, requirements: Path, pyth
         workplace.chmod(0o777)
         network = {"RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6"}
         settings = SETTINGS | {"UV_CACHE_DIR": str(cache)}
-        return in_sandbox(app, [*argv, *options], binds, network | properties, settings)
+        return run_in_sandbox(app, [*argv, *options], binds, network | properties, settings)
 
     # First without builds: none of the packages' code runs then, so the cache may be shared.
     shared = {"User": FETCHER, "Group": FETCHER, "ReadWritePaths": str(CACHE)}
@@ -177,8 +177,8 @@ def install_venv(building: Path, final: Path, app: str, requirements: Path, pyth
         own = {"DynamicUser": "yes", "CacheDirectory": name, "CacheDirectoryMode": "0700"}
         status, said = attempt(own, Path("/var/cache") / name)
     if status:
-        raise BuildError(f"uv pip failed:\n{shortened(said) or f'  it ended with status {status}'}")
-    take_over(workplace / "venv")
+        raise BuildError(f"uv pip failed:\n{shorten(said) or f'  it ended with status {status}'}")
+    hand_to_root(workplace / "venv")
     (workplace / "venv").rename(building / "venv")
     shutil.rmtree(workplace)
 
@@ -191,7 +191,7 @@ def compile_source(building: Path, final: Path, app: str, python: str) -> None:
         cache.mkdir(exist_ok=True)
         cache.chmod(0o777)  # only there may the sandbox write
     argv: list[str | Path] = [python, "-I", "-S", "-m", "compileall", "-qq", final / "source"]
-    in_sandbox(app, argv, {source: final / "source"}, {"DynamicUser": "yes", "PrivateNetwork": "yes"}, {})
+    run_in_sandbox(app, argv, {source: final / "source"}, {"DynamicUser": "yes", "PrivateNetwork": "yes"}, {})
     for cache in caches:
         for path in cache.iterdir():
             mode = path.lstat().st_mode
@@ -199,4 +199,4 @@ def compile_source(building: Path, final: Path, app: str, python: str) -> None:
                 shutil.rmtree(path)
             elif not stat.S_ISREG(mode):
                 path.unlink()
-        take_over(cache)
+        hand_to_root(cache)

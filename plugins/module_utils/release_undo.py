@@ -9,7 +9,11 @@ import time
 from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils import files, instances, nginx, release_lock, releases
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, installed, stop_others
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
+    Instance,
+    installed_units,
+    stop_other_releases,
+)
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import FOLDER, Lock, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
@@ -23,11 +27,13 @@ def is_settled(store: Releases) -> bool:
     if store.live != store.confirmed or store.unfinished() or nginx.reload_pending().exists():
         return False
     if not store.live:
-        return not installed(store.name)
-    return set(installed(store.name)) == {store.live} and store.has_site and Instance(store, store.live).is_settled
+        return not installed_units(store.name)
+    return (
+        set(installed_units(store.name)) == {store.live} and store.has_site and Instance(store, store.live).is_settled
+    )
 
 
-def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | None = None) -> None:
+def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None = None) -> None:
     """Have a release serve again, and remove every other one that is not good.
 
     Args:
@@ -45,7 +51,7 @@ def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | N
     differs = False
     if not to:
         differs = store.site.is_symlink()
-        store.no_live()
+        store.clear_live()
     elif to != store.live or not is_settled(store):
         instance = Instance(store, to)
         if not all((instances.UNITS / unit).exists() for unit in instance.units):
@@ -54,24 +60,24 @@ def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | N
             instance.start_web()
             if to != store.live:
                 instance.wait_until_healthy()
-        instance.enable(*instance.web, *instance.beside)
+        instance.enable(*instance.web, *instance.background)
         if differs := store.site_differs(to):
             nginx.reload_pending().touch()
         store.make_live(to)
-        instance.start_beside()
+        instance.start_background()
     # Not by the mark alone: the run of another app may have taken that away.
     if Path(nginx.NGINX).exists() and (differs or nginx.reload_pending().exists()):
         nginx.reload()
-    stop_others(store, to)
+    stop_other_releases(store, to)
     if not to:  # also one that this host had confirmed already; it would count as good
         for release in store.complete():
             store.remove(release)
     store.sweep()
     # Last: on a full disk, there is room again by now.
     if failed:
-        store.note(failed["action"], failed["release"], "failed", reason, failed["by"], commit)
+        store.record(failed["action"], failed["release"], "failed", reason, failed["by"], commit)
     if to and to != store.confirmed:
-        store.note("undo", to, "ok", reason)
+        store.record("undo", to, "ok", reason)
 
 
 # --- the guard: the host's own end of a run --------------------------------------------------------------------------
@@ -108,7 +114,7 @@ def guard() -> None:
             # However long a module of that run is still at work.
             with lock.work(token, patience=3600):
                 if lock.is_stale:
-                    bring_back(store, store.confirmed, CUT_OFF)
+                    restore(store, store.confirmed, CUT_OFF)
                     lock.free(token)
         except LockLost:
             return

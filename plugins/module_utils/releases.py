@@ -31,7 +31,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def point(link: Path, target: str | Path) -> None:
+def replace_link(link: Path, target: str | Path) -> None:
     """Point a symbolic link at a target in one step: at no time, not even after a power cut, is it missing."""
     if link.is_symlink() and os.readlink(link) == str(target):
         return
@@ -93,12 +93,12 @@ class Releases:
     def make_live(self, release: str) -> None:
         """Point `live` at a release; `before` leads to the one that nginx turns to while the new one is on trial."""
         if self.live not in ("", release):
-            point(self.root / "before", f"releases/{self.live}")
-        point(self.root / "live", f"releases/{release}")
+            replace_link(self.root / "before", f"releases/{self.live}")
+        replace_link(self.root / "live", f"releases/{release}")
         self.site.parent.mkdir(exist_ok=True)
-        point(self.site, self.root / "live/site.conf")
+        replace_link(self.site, self.root / "live/site.conf")
 
-    def no_live(self) -> None:
+    def clear_live(self) -> None:
         """Have no live release: the first release of all has failed."""
         self.site.unlink(missing_ok=True)
         (self.root / "live").unlink(missing_ok=True)
@@ -146,7 +146,7 @@ class Releases:
                     events.append(json.loads(line))
         return events
 
-    def note(
+    def record(
         self, action: str, release: str, result: str, reason: str = "", by: str = "", commit: str | None = None
     ) -> None:
         """Add to the history, on the disk when this returns.

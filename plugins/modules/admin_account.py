@@ -58,7 +58,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
-from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, restart_undo_timer
 
 SUDOERS = Path("/etc/sudoers.d/10-administrator")
 HEADER = "# Ansible managed\n"
@@ -130,7 +130,7 @@ def main() -> None:
     result = {"changed": changed, "allowed_keys": allowed, "diff": diff}
     if module.check_mode:
         module.exit_json(**result)
-    token = waiting()
+    token = restart_undo_timer()
     if changed:
         if home is None:
             settings = ["--create-home", "--user-group", "--shell", "/bin/bash", "--password", "*"]
@@ -143,7 +143,7 @@ def main() -> None:
             os.chown(owned, user.pw_uid, user.pw_gid)
         write(SUDOERS, sudoers, 0o440)
         module.run_command(["visudo", "--check", "--quiet"], check_rc=True)
-    module.exit_json(**result, **({"ansible_facts": {"access_waiting": token}} if token else {}))
+    module.exit_json(**result, **({"ansible_facts": {"unconfirmed_access": token}} if token else {}))
 
 
 if __name__ == "__main__":

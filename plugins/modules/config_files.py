@@ -62,7 +62,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
 
 
-def as_it_is(path: Path) -> tuple[str, int]:
+def current_state(path: Path) -> tuple[str, int]:
     """Content and mode of a file; the mode is -1 when there is none."""
     return read(path), stat.S_IMODE(path.stat().st_mode) if path.exists() else -1
 
@@ -91,7 +91,7 @@ def main() -> None:
     mode = int(module.params["mode"], 8)
     files = {Path(path): str(content) for path, content in module.params["files"].items()}
     files |= {Path(path): with_lines(read(Path(path)), lines) for path, lines in module.params["lines"].items()}
-    before = {path: as_it_is(path) for path in files}
+    before = {path: current_state(path) for path in files}
     written = [path for path, content in files.items() if before[path] != (content, mode)]
     if not module.check_mode:
         for path in written:

@@ -59,7 +59,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import diff
 
 # What check mode can't tell: it has made no certificate for a new site, and installed no module. What stands before
 # that was read and found good.
-UNTOLD = re.compile(r'cannot load certificate .*No such file|unknown directive "brotli')
+UNKNOWN_IN_CHECK_MODE = re.compile(r'cannot load certificate .*No such file|unknown directive "brotli')
 
 
 def surplus(root: Path, only: dict[str, list[str]], files: dict[str, str]) -> list[str]:
@@ -101,7 +101,7 @@ def main() -> None:
             if reload_needed or not is_running:
                 nginx.reload(root)
     except nginx.NginxError as error:
-        if not (module.check_mode and UNTOLD.search(str(error))):
+        if not (module.check_mode and UNKNOWN_IN_CHECK_MODE.search(str(error))):
             module.fail_json(msg=f"{error}\nThe configuration before stays in place.")
     module.exit_json(**result)
 

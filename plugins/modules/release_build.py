@@ -138,7 +138,7 @@ def environment_file(settings: dict[str, Any]) -> str:
     return "".join(lines)
 
 
-def suits(venv: Path, python: str) -> bool:
+def venv_matches(venv: Path, python: str) -> bool:
     """Whether a venv was made for this Python; after an upgrade of the system it isn't any more."""
     return (venv / "lib" / os.path.basename(os.path.realpath(python))).is_dir()
 
@@ -153,7 +153,7 @@ def install(building: Path, final: Path, live: Path, params: dict[str, Any]) -> 
     requirements = building / "source" / params["requirements"]
     before = live / "source" / params["requirements"]
     same = before.is_file() and before.read_text() == requirements.read_text() and is_locked(before.read_text())
-    if same and suits(live / "venv", params["python"]):
+    if same and venv_matches(live / "venv", params["python"]):
         # Hard links: what a deploy of code alone takes must not depend on the number of dependencies.
         command: list[str | Path] = ["cp", "--archive", "--link", live / "venv", building / "venv"]
         subprocess.run(command, check=True, capture_output=True)

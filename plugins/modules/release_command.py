@@ -51,20 +51,20 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
     Instance,
     journal,
     systemctl,
-    uninstall,
+    remove_units,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 
 PAUSE = 0.2  # seconds
-GOING_ON = ("active", "activating", "deactivating", "reloading")
+RUNNING_STATES = ("active", "activating", "deactivating", "reloading")
 
 
-def wait_for_former(name: str, timeout: float) -> bool:
+def wait_for_other_runs(name: str, timeout: float) -> bool:
     """Wait until no release command of the app is at work; whether there is none any more."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         shown = systemctl("list-units", "--plain", "--no-legend", "--all", f"{name}.{COMMAND}@*.service")
-        if not any(line.split()[2] in GOING_ON for line in shown.splitlines()):
+        if not any(line.split()[2] in RUNNING_STATES for line in shown.splitlines()):
             return True
         time.sleep(PAUSE)
     return False
@@ -76,7 +76,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True)
     with work(module):
-        if not wait_for_former(params["name"], params["timeout"] + 30):
+        if not wait_for_other_runs(params["name"], params["timeout"] + 30):
             module.fail_json(msg=f"{params['name']}: the release command of a former run does not end.")
         instance = Instance(store, release)
         instance.install()
@@ -85,7 +85,7 @@ def main() -> None:
         shown = dict(line.split("=", 1) for line in systemctl("show", unit, instance.command).splitlines())
         output = journal(f"_SYSTEMD_INVOCATION_ID={shown['InvocationID']}").strip()
         if instance.release != store.live:
-            uninstall([u for u in instance.units if u not in instance.web])
+            remove_units([u for u in instance.units if u not in instance.web])
     if shown["Result"] == "success":
         module.exit_json(changed=True, output=output)
     ended = f"did not end within {params['timeout']} s"

@@ -48,8 +48,8 @@ def main() -> None:
         module.exit_json(changed=False, release=release)
     with work(module):
         new = Instance(store, release)
-        new.enable(*new.beside)
-        store.note(params["action"], release, "ok", by=params["by"])
+        new.enable(*new.background)
+        store.record(params["action"], release, "ok", by=params["by"])
     module.exit_json(changed=True, release=release)
 
 

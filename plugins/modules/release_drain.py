@@ -46,7 +46,7 @@ removed:
   elements: str
 """
 
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import stop_others
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import stop_other_releases
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, removed=removed)
     with work(module):
-        stop_others(store, params["release"])
+        stop_other_releases(store, params["release"])
         if params["prune"]:
             removed = store.prune(params["keep_releases"])
     module.exit_json(changed=True, removed=removed)

@@ -49,7 +49,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, journal, own_words, systemctl
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, journal, app_log, systemctl
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
@@ -82,13 +82,13 @@ def certificate_of(name: str) -> dict[str, Any] | None:
     }
 
 
-def trouble_of(instance: Instance) -> str:
+def describe_trouble(instance: Instance) -> str:
     """Why a live release struggles, in a line with the last words of its log; empty when it does not."""
-    if not (dead := instance.deaths()):
+    if not (dead := instance.find_deaths()):
         return ""
     log = journal(f"_SYSTEMD_UNIT={instance.service}", "--since=-10min", "--lines=100")
     # The last line of a traceback names the exception.
-    errors = re.findall(r"^  ([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)$", own_words(log), re.MULTILINE)
+    errors = re.findall(r"^  ([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)$", app_log(log), re.MULTILINE)
     return f"{', '.join(dead)} died and started anew" + (f"; last error: {errors[-1]}" if errors else "")
 
 
@@ -117,7 +117,7 @@ def describe(name: str) -> dict[str, Any]:
         "commit": store.about(live).get("commit", ""),
         "state": "restarting" if unit.get("SubState") == "auto-restart" else unit.get("ActiveState", "absent"),
         "restarts": int(unit.get("NRestarts") or 0),
-        "trouble": trouble_of(Instance(store, live)) if live else "",
+        "trouble": describe_trouble(Instance(store, live)) if live else "",
         "workers": len(children),
         "memory_mib": memory // 1024,
         "up": duration(time.monotonic() - since) if since else "-",

@@ -98,7 +98,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock impo
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import (
     CUT_OFF,
-    bring_back,
+    restore,
     is_settled,
     start_guard,
 )
@@ -164,7 +164,7 @@ def main() -> None:
     try:
         with work(module):
             if not (settled := is_settled(store)):
-                bring_back(store, store.confirmed, CUT_OFF)
+                restore(store, store.confirmed, CUT_OFF)
             told = snapshot(store, params["python"])
     except BaseException:
         # The guard waits for a former run's module that is still at work, and then brings the host back.

@@ -73,7 +73,7 @@ def main() -> None:
         # A reload drops no request, but clients may lose a connection that they keep. So only for another site.
         if differs := store.site_differs(release) or not nginx.is_running():
             nginx.check({f"sites/{store.name}.conf": store.path(release) / "site.conf"})
-        store.note(params["action"], release, "begun", by=params["by"])
+        store.record(params["action"], release, "begun", by=params["by"])
         # First: a reboot from here on finds the live release among those that start.
         new.enable(*new.web)
         if differs:
@@ -84,9 +84,9 @@ def main() -> None:
             nginx.reload()
         uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
         if former and former != release:
-            Instance(store, former).stop_beside()
-        new.start_beside()
-        while (problem := new.problem_through_nginx()) and time.clock_gettime(time.CLOCK_BOOTTIME) < uptime + PATIENCE:
+            Instance(store, former).stop_background()
+        new.start_background()
+        while (problem := new.probe_nginx()) and time.clock_gettime(time.CLOCK_BOOTTIME) < uptime + PATIENCE:
             time.sleep(0.1)
         if problem:
             raise NotReady(f"{problem}\nThe last lines of its log:\n{new.log(time.time() - 10)}")

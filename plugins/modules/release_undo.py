@@ -58,7 +58,7 @@ live:
 """
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, release_module, work
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import bring_back, is_settled
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import restore, is_settled
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def main() -> None:
         former = next((r for r in (params["former"], params["own"]) if r in store.good()), "")
         changed = not is_settled(store) or former != store.live
         failed = {key: params[key] for key in ("action", "release", "by")} if params["release"] else None
-        bring_back(store, former, params["reason"], failed)
+        restore(store, former, params["reason"], failed)
     module.exit_json(changed=changed, live=store.live)
 
 

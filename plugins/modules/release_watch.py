@@ -72,9 +72,9 @@ def main() -> None:
         try:
             while True:
                 is_last = time.clock_gettime(time.CLOCK_BOOTTIME) >= since + params["seconds"]
-                if problem := new.problem_through_nginx():
+                if problem := new.probe_nginx():
                     raise NotReady(problem)
-                if dead := new.deaths():
+                if dead := new.find_deaths():
                     raise NotReady(f"{', '.join(dead)} died.")
                 if is_last:
                     break

@@ -54,20 +54,20 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
-from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, restart_undo_timer
 
 SSHD = "/usr/sbin/sshd"
 FOLDER = Path("/etc/ssh")
 DROP_IN = FOLDER / "sshd_config.d/10-hardening.conf"
 SOCKET = Path("/etc/systemd/system/ssh.socket.d/10-hardening.conf")
 MODULI = FOLDER / "moduli.strong"
-SHORTEST_RSA = 4096  # bits
-SHORTEST_MODULUS = 3071  # bits, as the file counts them
+MIN_RSA_BITS = 4096  # bits
+MIN_MODULUS_BITS = 3071  # bits, as the file counts them
 # What must hold, whichever other file there is; sshd takes the first value that it finds.
-DECISIVE = {"port", "permitrootlogin", "passwordauthentication", "kbdinteractiveauthentication", "allowusers"}
+ENFORCED = {"port", "permitrootlogin", "passwordauthentication", "kbdinteractiveauthentication", "allowusers"}
 
 
-def settings(text: str) -> dict[str, str]:
+def parse_settings(text: str) -> dict[str, str]:
     """The settings of a configuration by their names in lower case; of those that are given twice, all values."""
     found: dict[str, str] = {}
     for line in text.splitlines():
@@ -77,7 +77,7 @@ def settings(text: str) -> dict[str, str]:
     return found
 
 
-def test(module: AnsibleModule, config: str) -> None:
+def validate(module: AnsibleModule, config: str) -> None:
     """Let sshd read all of its configuration with the new file in place of the present one."""
     main = read(FOLDER / "sshd_config")
     if not re.search(r"^\s*Include\s+\S*sshd_config\.d/\*\.conf", main, re.MULTILINE):
@@ -95,8 +95,8 @@ def test(module: AnsibleModule, config: str) -> None:
         if rc:
             words = err.strip().replace(str(candidate), str(DROP_IN.parent))
             module.fail_json(msg=f"sshd refuses the new configuration, so the old one stays in place:\n{words}")
-    holds, wanted = settings(out), settings(config)
-    for key in sorted(DECISIVE & set(wanted)):
+    holds, wanted = parse_settings(out), parse_settings(config)
+    for key in sorted(ENFORCED & set(wanted)):
         if sorted(holds.get(key, "").split()) != sorted(wanted[key].split()):
             module.fail_json(
                 msg=f"sshd would have {key} {holds.get(key)}, not {wanted[key]}: another file in {DROP_IN.parent}, or "
@@ -104,10 +104,10 @@ def test(module: AnsibleModule, config: str) -> None:
             )
 
 
-def known(module: AnsibleModule, config: str) -> str:
+def supported(module: AnsibleModule, config: str) -> str:
     """The configuration without key exchanges that this sshd, not being the newest of its Debian, doesn't know."""
     there = module.run_command(["ssh", "-Q", "kex"], check_rc=True)[1].split()
-    wanted = settings(config).get("kexalgorithms", "")
+    wanted = parse_settings(config).get("kexalgorithms", "")
     kept = [name for name in wanted.split(",") if name in there]
     return config.replace(f"KexAlgorithms {wanted}", f"KexAlgorithms {','.join(kept)}") if kept else config
 
@@ -124,20 +124,20 @@ def check_port(module: AnsibleModule, port: int) -> None:
             )
 
 
-def weak_keys(module: AnsibleModule) -> list[Path]:
+def keys_to_create(module: AnsibleModule) -> list[Path]:
     """The host keys that are to be made."""
     weak = [path for path in (FOLDER / "ssh_host_ed25519_key", FOLDER / "ssh_host_rsa_key") if not path.exists()]
     rsa = FOLDER / "ssh_host_rsa_key"
     if rsa.exists():
         _rc, out, _err = module.run_command(["ssh-keygen", "-l", "-f", str(rsa)], check_rc=True)
-        weak += [rsa] if int(out.split()[0]) < SHORTEST_RSA else []
+        weak += [rsa] if int(out.split()[0]) < MIN_RSA_BITS else []
     return weak
 
 
 def strong_moduli() -> str:
     """The groups for key exchange that are long enough."""
     lines = [line for line in read(FOLDER / "moduli").splitlines() if line and not line.startswith("#")]
-    return "".join(f"{line}\n" for line in lines if int(line.split()[4]) >= SHORTEST_MODULUS)
+    return "".join(f"{line}\n" for line in lines if int(line.split()[4]) >= MIN_MODULUS_BITS)
 
 
 def main() -> None:
@@ -145,13 +145,13 @@ def main() -> None:
         argument_spec={"config": {"type": "str", "required": True}, "port": {"type": "int", "required": True}},
         supports_check_mode=True,
     )
-    config, port = known(module, module.params["config"]), module.params["port"]
+    config, port = supported(module, module.params["config"]), module.params["port"]
     socket_activated = module.run_command(["systemctl", "is-enabled", "--quiet", "ssh.socket"])[0] == 0
     files = {DROP_IN: (config, 0o600), MODULI: (strong_moduli(), 0o644)}
     if socket_activated:
         files[SOCKET] = (f"[Socket]\nBindIPv6Only=both\nListenStream=\nListenStream={port}\n", 0o644)
     changed = {path: content for path, (content, _mode) in files.items() if read(path) != content}
-    keys = weak_keys(module)
+    keys = keys_to_create(module)
     diff = [difference(path, read(path), content) for path, content in changed.items() if path != MODULI]
     diff += [difference(key, "", "a new host key\n") for key in keys]
     result = {"changed": bool(changed or keys), "socket_activated": socket_activated, "diff": diff}
@@ -160,17 +160,17 @@ def main() -> None:
         # Read as it will be: with keys that are there by then.
         lines = config.splitlines()
         there = [line for line in lines if not any(line == f"HostKey {key}" for key in keys if not key.exists())]
-        test(module, "\n".join(there) + "\n")
+        validate(module, "\n".join(there) + "\n")
     if module.check_mode:
         module.exit_json(**result)
-    token = waiting()
+    token = restart_undo_timer()
     # What a run before this one wrote and did not confirm, sshd may not have read yet.
     if changed or keys or token:
         token = arm()
         for key in keys:
             for old in (key, key.with_name(f"{key.name}.pub")):
                 old.unlink(missing_ok=True)
-            kind = ["-t", "rsa", "-b", str(SHORTEST_RSA)] if "rsa" in key.name else ["-t", "ed25519"]
+            kind = ["-t", "rsa", "-b", str(MIN_RSA_BITS)] if "rsa" in key.name else ["-t", "ed25519"]
             module.run_command(["ssh-keygen", "-q", *kind, "-N", "", "-C", "", "-f", str(key)], check_rc=True)
         for path, (content, mode) in files.items():
             write(path, content, mode)
@@ -181,7 +181,7 @@ def main() -> None:
             commands = [["reload-or-restart", "ssh.service"]]
         for command in commands:
             module.run_command(["systemctl", *command], check_rc=True)
-    module.exit_json(**result, **({"ansible_facts": {"access_waiting": token}} if token else {}))
+    module.exit_json(**result, **({"ansible_facts": {"unconfirmed_access": token}} if token else {}))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, restart_undo_timer
 
 POLICIES = {
     "incoming": ("DEFAULT_INPUT_POLICY", "DROP", "deny"),
@@ -83,7 +83,7 @@ POLICIES = {
 }
 
 
-def as_rule(item: dict[str, Any]) -> str:
+def ufw_rule(item: dict[str, Any]) -> str:
     """Write one item of O(allow) the way `ufw show added` does.
 
     Raises:
@@ -106,7 +106,7 @@ def as_rule(item: dict[str, Any]) -> str:
     return f"{rule} comment '{comment}'" if comment else rule
 
 
-def lets_in(item: dict[str, Any], ports: set[int]) -> bool:
+def allows_port(item: dict[str, Any], ports: set[int]) -> bool:
     """Whether somebody can reach one of these TCP ports by a rule."""
     first, _, last = item["port"].partition(":")
     return item["proto"] == "tcp" and any(int(first) <= port <= int(last or first) for port in ports)
@@ -133,7 +133,7 @@ class Ufw:
             return []
         return [line[4:].strip() for line in self.call("show", "added").splitlines() if line.startswith("ufw ")]
 
-    def ports_of_sshd(self) -> set[int]:
+    def sshd_ports(self) -> set[int]:
         """Where sshd listens, or systemd for it."""
         _rc, out, _err = self.module.run_command(["ss", "-H", "--listening", "--tcp", "--numeric", "--processes"])
         listed = (line.split() for line in out.splitlines() if re.search(r'"sshd"|"systemd"', line))
@@ -145,7 +145,7 @@ class Ufw:
         text = path.read_text() if path.exists() else ""
         return dict(re.findall(r'^(DEFAULT_\w+_POLICY)="?(\w+)"?$', text, re.MULTILINE))
 
-    def is_on(self) -> bool:
+    def is_active(self) -> bool:
         return bool(self.program) and "Status: active" in self.call("status")
 
 
@@ -170,27 +170,27 @@ def main() -> None:
     wanted: list[str] = []
     for item in module.params["allow"]:
         try:
-            wanted.append(as_rule(item))
+            wanted.append(ufw_rule(item))
         except ValueError as error:
             module.fail_json(msg=f"Firewall rule {item}: {error}.")
     wanted = list(dict.fromkeys(wanted))
     ufw = Ufw(module)
-    listening = ufw.ports_of_sshd()
+    listening = ufw.sshd_ports()
     # Check mode has not moved sshd to its new port.
-    if listening and not module.check_mode and not any(lets_in(item, listening) for item in module.params["allow"]):
+    if listening and not module.check_mode and not any(allows_port(item, listening) for item in module.params["allow"]):
         ports = ", ".join(map(str, sorted(listening)))
         module.fail_json(
             msg=f"These rules would let nobody in by SSH any more: sshd listens on port {ports}, and none of them is "
             "for that. Look at ssh_port and firewall_ssh_port. Nothing was changed."
         )
-    rules, policies, is_on = ufw.rules(), ufw.policies(), ufw.is_on()
+    rules, policies, is_active = ufw.rules(), ufw.policies(), ufw.is_active()
     to_add = [rule for rule in wanted if rule not in rules]
     kept = {without_comment(rule) for rule in wanted}
     to_delete = [rule for rule in rules if without_comment(rule) not in kept]
     to_set = [d for d, (key, value, _word) in POLICIES.items() if policies.get(key) != value]
-    changed = bool(to_add or to_delete or to_set or not is_on)
+    changed = bool(to_add or to_delete or to_set or not is_active)
 
-    token = "" if module.check_mode else waiting()
+    token = "" if module.check_mode else restart_undo_timer()
     if changed and not module.check_mode:
         if not ufw.program:
             module.fail_json(msg="UFW is not installed.")
@@ -204,23 +204,26 @@ def main() -> None:
             ufw.call(*(["route", "delete", *words[1:]] if words[0] == "route" else ["delete", *words]))
         for direction in to_set:
             ufw.call("default", POLICIES[direction][2], direction)
-        if not is_on:
+        if not is_active:
             ufw.call("--force", "enable")
-        waiting()  # a minute from here, however long that took
+        restart_undo_timer()  # a minute from here, however long that took
     module.exit_json(
         changed=changed,
         rules=wanted,
         diff={
-            "before": listing(rules, is_on, to_set),
+            "before": listing(rules, is_active, to_set),
             "after": listing(wanted, True, []),
         },
-        **({"ansible_facts": {"access_waiting": token}} if token else {}),
+        **({"ansible_facts": {"unconfirmed_access": token}} if token else {}),
     )
 
 
-def listing(rules: list[str], is_on: bool, wrong_policies: list[str]) -> str:
+def listing(rules: list[str], is_active: bool, wrong_policies: list[str]) -> str:
     """The firewall in a few lines, for a diff."""
-    lines = [f"firewall {'on' if is_on else 'off'}", *(f"default for {d}: not as it should be" for d in wrong_policies)]
+    lines = [
+        f"firewall {'on' if is_active else 'off'}",
+        *(f"default for {d}: not as it should be" for d in wrong_policies),
+    ]
     return "".join(f"{line}\n" for line in [*lines, *sorted(rules)])
 
 

@@ -16,7 +16,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     plain,
     with_defaults,
 )
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, problem_of
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, find_problem
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -34,17 +34,17 @@ def key_problem(where: str, name: str, found: str, expected: str = "", example: 
     return Problem(f"{where}, key {name}", found, expected or expected_of(entry), example or example_of(name, entry))
 
 
-def check_used(apps: Any, chosen: str | None, keys: list[str]) -> Iterator[Problem]:
+def check_selected_keys(apps: Any, chosen: str | None, keys: list[str]) -> Iterator[Problem]:
     """Check only what a playbook uses: some keys of one app, or of all. For the worst night, the rest may be wrong."""
     for number, app in enumerate(apps if isinstance(apps, list) else []):
         if isinstance(app, dict) and chosen in (None, app.get("name")):
-            yield from check_keys_of(app, keys, f"app {app.get('name', f'number {number + 1}')}")
+            yield from check_app_keys(app, keys, f"app {app.get('name', f'number {number + 1}')}")
 
 
-def check_keys_of(app: Mapping[str, Any], keys: Iterable[str], where: str) -> Iterator[Problem]:
+def check_app_keys(app: Mapping[str, Any], keys: Iterable[str], where: str) -> Iterator[Problem]:
     """Check the values of known keys of an app, each by itself."""
     for key in keys:
-        if key in app and (problem := problem_of(key, plain(app[key]), app_keys()[key], f"{where}, key {key}")):
+        if key in app and (problem := find_problem(key, plain(app[key]), app_keys()[key], f"{where}, key {key}")):
             yield problem
 
 
@@ -62,7 +62,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
             continue
         name = app.get("name")
         where = f"app {name}" if isinstance(name, str) else f"app number {number + 1}"
-        yield from check_keys_of(app, app_keys(), where)
+        yield from check_app_keys(app, app_keys(), where)
         for key, entry in app_keys().items():
             if entry.get("required") and key not in app:
                 yield key_problem(where, key, "nothing")
@@ -86,7 +86,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
 
 def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Check that an app's domains can have the certificate that is asked for."""
-    if any(check_keys_of(app, ("tls", "tls_challenge", "domains"), where)) or not app.get("domains"):
+    if any(check_app_keys(app, ("tls", "tls_challenge", "domains"), where)) or not app.get("domains"):
         return
     complete = with_defaults(plain(app))
     tls, domains = complete["tls"], complete["domains"]
@@ -104,7 +104,7 @@ def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
 def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Check a provided certificate: it can be read, is valid now and for all domains, and the key is its own."""
     missing = [name for name in ("tls_certificate", "tls_key") if name not in app]
-    if missing or any(check_keys_of(app, ("tls_certificate", "tls_key"), where)):
+    if missing or any(check_app_keys(app, ("tls_certificate", "tls_key"), where)):
         yield from (key_problem(where, name, "nothing") for name in missing)
         return
     try:
@@ -116,7 +116,7 @@ def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     if not begin <= datetime.datetime.now(datetime.UTC) <= end:
         found = f"valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
         yield key_problem(where, "tls_certificate", found, "a certificate that is valid now")
-    named = names_of(certificate)
+    named = certificate_names(certificate)
     lacking = [d for d in app["domains"] if d not in named and f"*.{d.partition('.')[2]}" not in named]
     if lacking:
         found = f"for {', '.join(named) or 'no name'}, not for {', '.join(lacking)}"
@@ -130,7 +130,7 @@ def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
         yield key_problem(where, "tls_key", "a key that does not belong to tls_certificate")
 
 
-def names_of(certificate: x509.Certificate) -> list[str]:
+def certificate_names(certificate: x509.Certificate) -> list[str]:
     """The host names and addresses that a certificate is for."""
     try:
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -151,14 +151,14 @@ def check_settings(variables: Mapping[str, Any], get: Callable[[str], Any]) -> I
     prefixes = tuple({f"{name.split('_')[0]}_" for name in settings})
     for name in map(str, variables):
         if name in settings:
-            value = converted(plain(get(name)), settings[name]["type"])
-            if problem := problem_of(name, value, settings[name], f"key {name}"):
+            value = convert(plain(get(name)), settings[name]["type"])
+            if problem := find_problem(name, value, settings[name], f"key {name}"):
                 yield problem
         elif name.startswith(prefixes) and (hint := did_you_mean(name, list(settings))):
             yield Problem(f"key {name}", "an unknown key", f"a setting of a role{hint}", "see roles/*/README.md")
 
 
-def converted(value: Any, kind: str | list[str]) -> Any:
+def convert(value: Any, kind: str | list[str]) -> Any:
     """A number or a truth value that came as text, as from the option -e."""
     if kind == "integer" and isinstance(value, str) and value.isdecimal():
         return int(value)
@@ -179,7 +179,7 @@ def check_connection(get: Callable[[str], Any], variables: Mapping[str, Any]) ->
         )
 
 
-def check_hook(apps: Any, is_there: bool) -> Iterator[Problem]:
+def check_dns_hook(apps: Any, is_there: bool) -> Iterator[Problem]:
     """Check that there is a program for the challenge by DNS where an app wants it."""
     for app in apps if isinstance(apps, list) else []:
         if isinstance(app, dict) and app.get("tls_challenge") == "dns" and not is_there:
@@ -190,7 +190,7 @@ def check_hook(apps: Any, is_there: bool) -> Iterator[Problem]:
             )
 
 
-def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
+def check_account_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
     """Check that no app takes the name of a user who logs in: it would take the account, too."""
     for app in apps if isinstance(apps, list) else []:
         for key, login in logins.items():
@@ -199,7 +199,7 @@ def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
                 yield key_problem(f"app {login}", "name", found, expected)
 
 
-def check_keys(keys: Any) -> Iterator[Problem]:
+def check_admin_keys(keys: Any) -> Iterator[Problem]:
     """Check that each of admin_keys is a public key, and that there is one."""
     example = "admin_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI… somebody@laptop]"
     if keys == []:
@@ -288,14 +288,16 @@ def check_host(
 
     apps = get("apps") if "apps" in hostvars else []
     if not unreadable:
-        yield from check_apps(apps) if keys is None else check_used(apps, chosen, keys)
+        yield from check_apps(apps) if keys is None else check_selected_keys(apps, chosen, keys)
         known.update(str(app["name"]) for app in apps or [] if isinstance(app, dict) and "name" in app)
     yield from check_connection(get, hostvars)
     if keys is not None:
         yield from unreadable
         return
     yield from check_settings(hostvars, get)
-    yield from check_names(apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars})
-    yield from check_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
-    yield from check_hook(apps, bool(get("certificate_dns_hook") if "certificate_dns_hook" in hostvars else ""))
+    yield from check_account_names(
+        apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars}
+    )
+    yield from check_admin_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
+    yield from check_dns_hook(apps, bool(get("certificate_dns_hook") if "certificate_dns_hook" in hostvars else ""))
     yield from unreadable

@@ -19,7 +19,7 @@ def execute(connection: ConnectionBase, command: str) -> tuple[int, str, str]:
     return code, out.decode(errors="replace"), err.decode(errors="replace")
 
 
-def knock(connection: ConnectionBase, user: str, port: int, command: str, fresh: bool = False) -> str:
+def run_as(connection: ConnectionBase, user: str, port: int, command: str, fresh: bool = False) -> str:
     """Run a command by a certain login; over a connection of its own, if it has to be fresh.
 
     Raises:

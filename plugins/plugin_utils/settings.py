@@ -11,7 +11,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 # What stands beside JSON Schema's own keywords in settings.yml.
-OWN_KEYWORDS = {"required", "example", "expected", "secret", "inventory"}
+EXTRA_KEYWORDS = {"required", "example", "expected", "secret", "inventory"}
 TYPE_NAMES = {
     "string": "text",
     "integer": "a whole number",
@@ -51,10 +51,10 @@ def machine_settings() -> dict[str, Entry]:
 
 def with_defaults(app: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of `apps` with the defaults of the keys that it leaves out, also within a key."""
-    return filled(app, app_keys())
+    return fill_defaults(app, app_keys())
 
 
-def filled(value: Mapping[str, Any], properties: Mapping[str, Entry]) -> dict[str, Any]:
+def fill_defaults(value: Mapping[str, Any], properties: Mapping[str, Entry]) -> dict[str, Any]:
     """A set of keys with the defaults of those that are not there."""
     result = dict(value)
     for name, entry in properties.items():
@@ -62,14 +62,14 @@ def filled(value: Mapping[str, Any], properties: Mapping[str, Entry]) -> dict[st
             continue
         found = value.get(name, entry.get("default"))
         result[name] = (
-            filled(found, entry["properties"]) if "properties" in entry and isinstance(found, Mapping) else found
+            fill_defaults(found, entry["properties"]) if "properties" in entry and isinstance(found, Mapping) else found
         )
     return result
 
 
 def json_schema(entry: Entry) -> dict[str, Any]:
     """A key or argument as JSON Schema."""
-    return {keyword: value for keyword, value in entry.items() if keyword not in OWN_KEYWORDS}
+    return {keyword: value for keyword, value in entry.items() if keyword not in EXTRA_KEYWORDS}
 
 
 def example_of(name: str, entry: Entry) -> str:

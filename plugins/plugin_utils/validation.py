@@ -101,13 +101,13 @@ FORMATS.checks("domains")(are_domains)
 FORMATS.checks("unique-names")(are_unique_names)
 
 
-def whole_pattern(_validator: object, pattern: str, value: object, _schema: object) -> Iterator[ValidationError]:
+def match_whole_pattern(_validator: object, pattern: str, value: object, _schema: object) -> Iterator[ValidationError]:
     """JSON Schema's keyword pattern, for the whole of a text: a line break at its end counts, too."""
     if isinstance(value, str) and not re.fullmatch(pattern, value, re.ASCII):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
-Validator = validators.extend(Draft202012Validator, {"pattern": whole_pattern})
+Validator = validators.extend(Draft202012Validator, {"pattern": match_whole_pattern})
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Problem:
     example: str
 
 
-def problem_of(name: str, value: Any, entry: Entry, where: str) -> Problem | None:
+def find_problem(name: str, value: Any, entry: Entry, where: str) -> Problem | None:
     """What is wrong with the value of a key or argument; None when it is right.
 
     Args:
