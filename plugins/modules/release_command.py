@@ -50,8 +50,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
     COMMAND,
     Instance,
     journal,
-    systemctl,
     remove_units,
+    systemctl,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 

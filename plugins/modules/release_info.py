@@ -49,7 +49,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, journal, app_log, systemctl
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, app_log, journal, systemctl
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 

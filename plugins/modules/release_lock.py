@@ -97,9 +97,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import STALE_AFTER, Lock, new_token
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import (
-    CUT_OFF,
-    restore,
+    INTERRUPTED,
     is_settled,
+    restore,
     start_guard,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
@@ -164,7 +164,7 @@ def main() -> None:
     try:
         with work(module):
             if not (settled := is_settled(store)):
-                restore(store, store.confirmed, CUT_OFF)
+                restore(store, store.confirmed, INTERRUPTED)
             told = snapshot(store, params["python"])
     except BaseException:
         # The guard waits for a former run's module that is still at work, and then brings the host back.

@@ -41,7 +41,12 @@ import subprocess
 import time
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
+    ID,
+    fail_with_log,
+    release_module,
+    work,
+)
 
 
 def check_calendars(new: Instance) -> None:
@@ -61,7 +66,7 @@ def check_calendars(new: Instance) -> None:
 
 def main() -> None:
     module, store = release_module(**ID)
-    params, release = module.params, module.params["release"]
+    release = module.params["release"]
     if module.check_mode:
         module.exit_json(changed=True, release=release)
     started = time.time()
@@ -72,10 +77,7 @@ def main() -> None:
             new.start_web()
             new.wait_until_healthy()
         except NotReady as error:
-            module.fail_json(
-                msg=f"{params['name']}: release {release} did not become ready. {error}\n"
-                f"The last lines of its log:\n{new.log(started)}"
-            )
+            fail_with_log(module, new, f"did not become ready. {error}", started)
     module.exit_json(changed=True, release=release)
 
 

@@ -47,8 +47,14 @@ uptime:
 import time
 
 from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, ID, release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
+    HISTORY,
+    ID,
+    fail_with_log,
+    release_module,
+    work,
+)
 
 PATIENCE = 2.0  # seconds for nginx's workers to apply the new site
 
@@ -89,7 +95,7 @@ def main() -> None:
         while (problem := new.probe_nginx()) and time.clock_gettime(time.CLOCK_BOOTTIME) < uptime + PATIENCE:
             time.sleep(0.1)
         if problem:
-            raise NotReady(f"{problem}\nThe last lines of its log:\n{new.log(time.time() - 10)}")
+            fail_with_log(module, new, f"failed right after the switch. {problem}", time.time() - 10)
     module.exit_json(**result, uptime=uptime)
 
 

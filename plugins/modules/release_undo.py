@@ -58,7 +58,7 @@ live:
 """
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, release_module, work
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import restore, is_settled
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import is_settled, restore
 
 
 def main() -> None:

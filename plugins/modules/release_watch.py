@@ -50,7 +50,12 @@ release:
 import time
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
+    ID,
+    fail_with_log,
+    release_module,
+    work,
+)
 
 PAUSE = 0.5  # seconds between two probes
 
@@ -80,10 +85,7 @@ def main() -> None:
                     break
                 time.sleep(PAUSE)
         except NotReady as error:
-            module.fail_json(
-                msg=f"{params['name']}: release {release} failed in the seconds after the switch. {error}\n"
-                f"The last lines of its log:\n{new.log(started)}"
-            )
+            fail_with_log(module, new, f"failed in the seconds after the switch. {error}", started)
     module.exit_json(changed=False, release=release)
 
 

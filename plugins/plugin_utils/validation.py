@@ -1,4 +1,4 @@
-"""Whether a value of the inventory is what its key may hold, by the library jsonschema; and what is wrong with it."""
+"""Validate a value of the inventory against the schema of its key, with the library jsonschema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMATS = FormatChecker(formats=())
 
 
 def text_format(name: str) -> Callable[[Callable[[str], bool]], Callable[[str], bool]]:
-    """Register a check as a format of JSON Schema; as with its own formats, only a text is looked at."""
+    """Register a check as a format of JSON Schema. Like its own formats, it applies only to strings."""
 
     def register(check: Callable[[str], bool]) -> Callable[[str], bool]:
         FORMATS.checks(name)(lambda value: not isinstance(value, str) or check(value))
@@ -36,7 +36,7 @@ def text_format(name: str) -> Callable[[Callable[[str], bool]], Callable[[str], 
 
 @text_format("domain")
 def is_domain(value: str) -> bool:
-    """Whether a text is a host name, or an IPv4 address for those who have no name yet."""
+    """Whether a text is a host name, or an IPv4 address, for hosts without a name."""
     try:
         return ipaddress.ip_address(value).version == 4
     except ValueError:
@@ -47,13 +47,13 @@ def is_domain(value: str) -> bool:
 
 @text_format("source")
 def is_source(value: str) -> bool:
-    """Whether a text names a folder of this computer or a Git repository."""
+    """Whether a text is a folder on the control node or the URL of a Git repository."""
     return bool(GIT_URL.fullmatch(value)) or ("\0" not in value and (PROJECT / value).is_dir())
 
 
 @text_format("relative-path")
 def is_relative_path(value: str) -> bool:
-    """Whether a text is a path that stays inside of the folder it is relative to."""
+    """Whether a text is a relative path without `..`."""
     return bool(re.fullmatch(r"[\w./@+-]+", value)) and not value.startswith("/") and ".." not in value.split("/")
 
 
@@ -68,7 +68,7 @@ def is_command(value: str) -> bool:
 
 @text_format("address")
 def is_address(value: str) -> bool:
-    """Whether a text is an address, alone or with the length of its network."""
+    """Whether a text is an IP address, with or without a prefix length."""
     try:
         ipaddress.ip_network(value, strict=False)
     except ValueError:
@@ -78,7 +78,7 @@ def is_address(value: str) -> bool:
 
 @text_format("network")
 def is_network(value: str) -> bool:
-    """Whether a text is an address, or a network whose address is its first."""
+    """Whether a text is an IP address, or a network without host bits."""
     try:
         ipaddress.ip_network(value)
     except ValueError:
@@ -87,7 +87,7 @@ def is_network(value: str) -> bool:
 
 
 def are_domains(value: object) -> bool:
-    """Whether the first of a list of domains, which the others redirect to, is one that a client can ask for."""
+    """Whether the first of a list of domains is no wildcard: the others redirect to it."""
     return not (isinstance(value, list) and value and str(value[0]).startswith("*"))
 
 
@@ -102,7 +102,7 @@ FORMATS.checks("unique-names")(are_unique_names)
 
 
 def match_whole_pattern(_validator: object, pattern: str, value: object, _schema: object) -> Iterator[ValidationError]:
-    """JSON Schema's keyword pattern, for the whole of a text: a line break at its end counts, too."""
+    """JSON Schema's keyword pattern, but for the whole text, including a line break at its end."""
     if isinstance(value, str) and not re.fullmatch(pattern, value, re.ASCII):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
@@ -112,22 +112,22 @@ Validator = validators.extend(Draft202012Validator, {"pattern": match_whole_patt
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the inventory that is not as it should be."""
+    """A problem in the inventory."""
 
-    where: str  # what it is about, without the host: "app blueoctopus, key domains"
+    where: str  # the place, without the host: "app blueoctopus, key domains"
     found: str
     expected: str
     example: str
 
 
 def find_problem(name: str, value: Any, entry: Entry, where: str) -> Problem | None:
-    """What is wrong with the value of a key or argument; None when it is right.
+    """Validate the value of a key or argument; return the problem, or None.
 
     Args:
         name: name of the key or argument.
-        value: its value, plain.
-        entry: how settings.yml describes it.
-        where: the key and what it belongs to, for the error.
+        value: its value, from `plain`.
+        entry: its description in settings.yml.
+        where: its place, for the error.
     """
     errors = sorted(Validator(json_schema(entry), format_checker=FORMATS).iter_errors(value), key=lambda e: len(e.path))
     if not errors:
@@ -138,16 +138,16 @@ def find_problem(name: str, value: Any, entry: Entry, where: str) -> Problem | N
     if error.validator == "additionalProperties" and "properties" in error.schema:
         known = list(error.schema["properties"])
         unknown = next(str(key) for key in error.instance if key not in known)
-        expected += f"; there is no '{unknown}'{did_you_mean(unknown, known)}"
+        expected += f"; '{unknown}' is not a key of it{did_you_mean(unknown, known)}"
     elif error.validator == "required":
         expected += f"; missing: {', '.join(key for key in error.validator_value if key not in error.instance)}"
     elif error.path and not entry.get("secret"):
         expected += f"; not {error.instance!r}"
-    found = "(not shown: it may hold secrets)" if entry.get("secret") else repr(value)
+    found = "(not shown: it may contain secrets)" if entry.get("secret") else repr(value)
     return Problem(where, found, expected, example_of(name, entry))
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint at the known word that was likely meant, or nothing."""
+    """A hint with the most similar known word; empty when none is similar."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
