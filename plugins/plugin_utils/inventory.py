@@ -70,7 +70,8 @@ def check_apps(apps: Any) -> Iterator[Problem]:
             if key not in app_keys():
                 known = list(app_keys())
                 hint = did_you_mean(key, known).removeprefix("; ")
-                expected = f"{hint + ' ' if hint else ''}one of {', '.join(known)}"
+                keys = ", ".join(known)
+                expected = f"{hint} The known keys are {keys}" if hint else f"one of {keys}"
                 yield Problem(f"{where}, key {key}", "an unknown key", expected, example)
         yield from check_tls(app, where)
         if name in names:

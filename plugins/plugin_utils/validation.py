@@ -138,7 +138,7 @@ def find_problem(name: str, value: Any, entry: Entry, where: str) -> Problem | N
     if error.validator == "additionalProperties" and "properties" in error.schema:
         known = list(error.schema["properties"])
         unknown = next(str(key) for key in error.instance if key not in known)
-        expected += f"; '{unknown}' is not a key of it{did_you_mean(unknown, known)}"
+        expected += f"; '{unknown}' is an unknown key{did_you_mean(unknown, known)}"
     elif error.validator == "required":
         expected += f"; missing: {', '.join(key for key in error.validator_value if key not in error.instance)}"
     elif error.path and not entry.get("secret"):
