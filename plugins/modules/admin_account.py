@@ -119,11 +119,9 @@ def main() -> None:
     path = (home or Path("/home") / name) / ".ssh/authorized_keys"
     present = read(path)
     keys = choose(module, present)
-
-    keep_file = not module.params["keys"] and bool(keys_in(present))
-    wanted = (
-        present if keep_file else HEADER + "".join(f"{key} {comment}".strip() + "\n" for key, comment in keys.items())
-    )
+    wanted = HEADER + "".join(f"{key} {comment}".strip() + "\n" for key, comment in keys.items())
+    if not module.params["keys"] and keys_in(present):
+        wanted = present
     sudoers = f"{HEADER}{name} ALL=(ALL:ALL) NOPASSWD: ALL\n"
     files = {path: (present, wanted), SUDOERS: (read(SUDOERS), sudoers)}
     changed = home is None or any(before != after for before, after in files.values())
