@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError, shorten, hand_to_root
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError, hand_to_root, shorten
 from ansible_collections.blueoctopus.site.plugins.modules import release_build
 
 NOBODY = 65534

@@ -1,0 +1,136 @@
+"""The live release of an app on a host: its links, and the account that runs it."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
+
+V1, V2 = (f"2026010{n}T000000Z-{n:010x}" for n in (1, 2))
+
+
+def build(store: Releases, release: str) -> None:
+    """Put a complete release there, with a note of its commit."""
+    store.path(release).mkdir(exist_ok=True)
+    (store.path(release) / "release.json").write_text(json.dumps({"commit": f"commit of {release}"}))
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+
+def test_make_live_moves_the_links_to_the_release_and_to_its_site(store: Releases) -> None:
+    for release in (V1, V2):
+        build(store, release)
+        store.make_live(release)
+        assert store.live == release
+        assert os.readlink(store.root / "live") == f"releases/{release}"
+        assert os.readlink(store.site) == f"{store.root}/live/site.conf"
+        assert store.has_site
+    assert os.readlink(store.root / "before") == f"releases/{V1}"
+    assert sorted(os.listdir(store.root)) == ["before", "live", "releases"]
+    assert os.listdir(store.site.parent) == ["shop.conf"]
+
+
+def test_a_site_that_is_a_file_becomes_the_link(store: Releases) -> None:
+    store.site.parent.mkdir()
+    store.site.write_text("server {}")
+    assert not store.has_site
+    build(store, V1)
+    store.make_live(V1)
+    assert store.has_site
+
+
+def test_making_the_live_release_live_again_keeps_the_one_before(store: Releases) -> None:
+    for release in (V1, V2, V2):
+        build(store, release)
+        store.make_live(release)
+    assert os.readlink(store.root / "before") == f"releases/{V1}"
+
+
+def test_no_reader_ever_finds_a_link_missing(store: Releases) -> None:
+    for release in (V1, V2):
+        build(store, release)
+        (store.path(release) / "site.conf").write_text(release)
+    store.make_live(V1)
+    seen: set[str] = set()
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            try:
+                seen.add(store.site.read_text())
+                seen.add(os.path.basename(os.readlink(store.root / "live")))
+            except OSError as error:
+                seen.add(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(300):
+        store.make_live((V1, V2)[number % 2])
+    ended.set()
+    reader.join()
+    assert seen == {V1, V2}
+
+
+def test_what_a_crash_left_beside_a_link_is_no_obstacle(store: Releases) -> None:
+    build(store, V1)
+    (store.root / ".live.new").symlink_to("nowhere")
+    store.make_live(V1)
+    assert store.live == V1
+    assert not (store.root / ".live.new").is_symlink()
+
+
+def test_no_live_takes_the_release_and_its_site_away(store: Releases) -> None:
+    build(store, V1)
+    store.make_live(V1)
+    store.clear_live()
+    assert store.live == ""
+    assert not store.has_site
+    assert not store.site.is_symlink()
+    store.clear_live()  # a second time changes nothing
+
+
+# --- the account ----------------------------------------------------------------------------------------------------
+
+
+def accounts(monkeypatch: pytest.MonkeyPatch, users: dict[str, str], groups: list[str]) -> None:
+    """Have the host know these users, with their homes, and these groups."""
+
+    def user(name: str) -> Any:
+        return SimpleNamespace(pw_name=name, pw_dir=users[name])
+
+    def group(name: str) -> Any:
+        return SimpleNamespace(gr_name={known: known for known in groups}[name])
+
+    monkeypatch.setattr(pwd, "getpwnam", user)
+    monkeypatch.setattr(grp, "getgrnam", group)
+
+
+def test_a_name_that_is_free_is_taken(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts(monkeypatch, {}, [])
+    store.check_account()
+
+
+def test_the_account_that_was_made_for_the_app_is_its_own(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts(monkeypatch, {"shop": f"{store.root}/data"}, ["shop"])
+    store.check_account()
+
+
+@pytest.mark.parametrize("home", ["/home/shop", "/", "/var/lib/shop"])
+def test_an_account_with_another_home_is_refused(store: Releases, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    accounts(monkeypatch, {"shop": home}, ["shop"])
+    with pytest.raises(AccountError, match=f"the user shop .* with the home {home},"):
+        store.check_account()
+
+
+def test_a_group_of_that_name_without_the_user_is_refused(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts(monkeypatch, {}, ["shop"])
+    with pytest.raises(AccountError, match="the group shop"):
+        store.check_account()
