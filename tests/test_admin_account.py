@@ -11,11 +11,11 @@ restrict,command="rrsync /srv" ssh-ed25519 AAAAtwo backup
 """
 
 
-def test_all_keys_of_a_file_are_seen() -> None:
+def test_all_keys_of_a_file_are_found() -> None:
     found = {"ssh-ed25519 AAAAone": "somebody@laptop", "ssh-ed25519 AAAAtwo": "backup"}
     assert admin_account.keys_in(KEYS) == found | {"ecdsa-sha2-nistp256 AAAAthree": ""}
 
 
-def test_a_key_with_restrictions_makes_no_administrator() -> None:
+def test_keys_with_options_are_skipped_on_request() -> None:
     taken = admin_account.keys_in(KEYS, unrestricted=True)
     assert list(taken) == ["ssh-ed25519 AAAAone", "ecdsa-sha2-nistp256 AAAAthree"]

@@ -16,7 +16,7 @@ from ansible_collections.blueoctopus.site.plugins.action import check_hosts, rea
         ("", False),
     ],
 )
-def test_only_debian_12_and_13_are_taken(text: str, is_fine: bool) -> None:
+def test_only_debian_12_and_13_are_accepted(text: str, is_fine: bool) -> None:
     problem = check_hosts.find_problem("web1", {"ansible_host": "192.0.2.7"}, {"system": reach_host.parse(text)}, False)
     assert (problem is None) == is_fine
     assert is_fine or "Debian 12 or 13 is needed" in str(problem)

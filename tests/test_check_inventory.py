@@ -51,7 +51,7 @@ def play(tmp_path: Path) -> Play:
     return run
 
 
-def test_all_problems_come_in_one_error_before_any_host_is_asked(play: Play) -> None:
+def test_all_problems_are_in_one_error_before_any_login(play: Play) -> None:
     app = copy.deepcopy(GOOD) | {"domains": ['shop".example'], "helth_path": "/"}
     run = play({"apps": [app], "firewall_allow": [{"prot": "tcp", "port": 1}], "nginx_http_prt": 8080})
     assert run.returncode != 0
@@ -69,7 +69,7 @@ def test_all_problems_come_in_one_error_before_any_host_is_asked(play: Play) -> 
     assert "Reach every host" not in run.stdout
 
 
-def test_a_setting_of_the_wrong_type_is_named(play: Play) -> None:
+def test_a_setting_of_the_wrong_type_is_reported(play: Play) -> None:
     run = play({"apps": [GOOD], "nginx_http_port": "eighty"})
     assert run.returncode != 0
     assert "host web1, key nginx_http_port\n" in run.stdout
@@ -89,7 +89,7 @@ def test_a_setting_of_the_wrong_type_is_named(play: Play) -> None:
         ({"hardening_unused_modules": ["a /bin/sh"]}, "['a /bin/sh']"),
     ],
 )
-def test_a_setting_that_could_not_work_is_named(play: Play, settings: dict[str, Any], found: str) -> None:
+def test_an_invalid_setting_is_reported(play: Play, settings: dict[str, Any], found: str) -> None:
     run = play({"apps": [GOOD]} | settings)
     assert run.returncode != 0
     assert f"host web1, key {next(iter(settings))}\n" in run.stdout
@@ -97,19 +97,19 @@ def test_a_setting_that_could_not_work_is_named(play: Play, settings: dict[str, 
     assert "Reach every host" not in run.stdout
 
 
-def test_a_size_that_is_no_size_never_reaches_nginx(play: Play) -> None:
+def test_an_invalid_size_never_reaches_nginx(play: Play) -> None:
     run = play({"apps": [GOOD], "nginx_client_max_body_size": "1m; autoindex on"})
     assert run.returncode != 0
     assert "host web1, key nginx_client_max_body_size\n" in run.stdout
 
 
-def test_an_app_can_not_take_the_account_of_who_logs_in(play: Play) -> None:
+def test_an_app_cannot_have_the_name_of_the_login_user(play: Play) -> None:
     run = play({"apps": [GOOD], "ansible_user": "shop"})
     assert run.returncode != 0
     assert "'shop', which is also ansible_user" in run.stdout
 
 
-def test_a_variable_that_nobody_defined_is_named(play: Play) -> None:
+def test_an_undefined_variable_is_reported(play: Play) -> None:
     run = play({"apps": [GOOD | {"secrets": {"SECRET_KEY": "{{ vault_secret_key }}"}}]})
     assert run.returncode != 0
     assert "host web1, key apps\n" in run.stdout
@@ -117,34 +117,34 @@ def test_a_variable_that_nobody_defined_is_named(play: Play) -> None:
     assert "Reach every host" not in run.stdout
 
 
-def test_an_app_that_is_not_there_is_refused_with_the_list(play: Play) -> None:
+def test_an_unknown_app_is_refused_with_the_list_of_apps(play: Play) -> None:
     run = play({"apps": [GOOD]}, "-e", "app=blog")
     assert run.returncode != 0
     assert "option -e app\n" in run.stdout
     assert "the name of an app in the inventory: shop" in run.stdout
 
 
-def test_a_good_inventory_lets_the_hosts_be_asked(play: Play) -> None:
+def test_with_a_valid_inventory_the_hosts_are_checked_next(play: Play) -> None:
     run = play({"apps": [GOOD]}, "-e", "patience=0")
     assert "web1 (127.0.0.1) can't be reached" in run.stdout
     assert "The inventory has" not in run.stdout
 
 
-def test_a_rollback_goes_on_although_the_rest_of_the_inventory_is_wrong(play: Play) -> None:
+def test_a_rollback_continues_when_the_rest_of_the_inventory_is_invalid(play: Play) -> None:
     apps = [GOOD | {"source": "no/such/folder"}, GOOD | {"name": "blog", "wsgi": "main"}]
     run = play({"apps": apps}, "-e", "app=shop", playbook="rollback")
     assert "web1 (127.0.0.1) can't be reached" in run.stdout, run.stdout
     assert "The inventory has" not in run.stdout
 
 
-def test_a_rollback_of_an_app_that_is_not_there_is_refused(play: Play) -> None:
+def test_a_rollback_of_an_unknown_app_is_refused(play: Play) -> None:
     run = play({"apps": [GOOD]}, "-e", "app=blog", playbook="rollback")
     assert run.returncode != 0
     assert "the name of an app in the inventory: shop" in run.stdout
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="the old Ansible does not run on this Python")
-def test_a_too_old_ansible_is_refused(play: Play, tmp_path: Path) -> None:
+def test_an_outdated_ansible_is_refused(play: Play, tmp_path: Path) -> None:
     uv = Path(sys.executable).parent / "uv"
     old = tmp_path / "old"
     subprocess.run([str(uv), "venv", "--quiet", "--python", sys.executable, str(old)], check=True)

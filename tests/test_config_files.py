@@ -14,7 +14,7 @@ from ansible_collections.blueoctopus.site.plugins.modules import config_files
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def test_a_set_of_files_is_written_with_their_modes(tmp_path: Path) -> None:
+def test_files_are_written_with_their_mode(tmp_path: Path) -> None:
     path = tmp_path / "new/folder/settings.conf"
     assert config_files.current_state(path) == ("", -1)
     files.write(path, "one\n", 0o640)
@@ -22,7 +22,7 @@ def test_a_set_of_files_is_written_with_their_modes(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["settings.conf"]
 
 
-def test_a_file_whose_mode_is_wrong_is_written_again(tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_mode_is_corrected(tmp_path: Path) -> None:
     path = tmp_path / "settings.conf"
     files.write(path, "one\n", 0o666)
     command = ["ansible", "localhost", "--connection=local", "--module-name=blueoctopus.site.config_files", "--args"]
@@ -33,7 +33,7 @@ def test_a_file_whose_mode_is_wrong_is_written_again(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_line_replaces_the_last_of_its_kind_or_comes_to_the_end() -> None:
+def test_a_line_replaces_the_last_match_or_is_added_at_the_end() -> None:
     text = "# DAYS, explained\n#DAYS 0\nDAYS 7\nlast"
     lines = {r"^#?DAYS\b": "DAYS 1", r"^NEW\b": "NEW 2"}
     changed = config_files.with_lines(text, lines)

@@ -15,5 +15,5 @@ from ansible_collections.blueoctopus.site.plugins.filter.systemd import systemd_
         ("echo '\"'", '/usr/bin/env "echo" "\\""'),
     ],
 )
-def test_a_command_reaches_systemd_as_it_is(command: str, written: str) -> None:
+def test_systemd_gets_the_command_unchanged(command: str, written: str) -> None:
     assert systemd_command(command) == written

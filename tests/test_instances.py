@@ -63,21 +63,21 @@ def ask(socket_path: str, path: str, patience: float = 5) -> str:
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 304, 399])
-def test_an_answer_of_the_release_itself_is_good(answering: str, status: int) -> None:
+def test_a_response_of_the_release_itself_is_good(answering: str, status: int) -> None:
     assert ask(answering, f"/{status}/{RELEASE}") == ""
 
 
-def test_an_answer_of_another_release_is_a_problem(answering: str) -> None:
+def test_a_response_of_another_release_is_a_problem(answering: str) -> None:
     assert f"came from release {OTHER}" in ask(answering, f"/200/{OTHER}")
 
 
 @pytest.mark.parametrize("path", ["/200", "/200//"])
-def test_an_answer_of_no_release_is_a_problem(answering: str, path: str) -> None:
+def test_a_response_without_a_release_is_a_problem(answering: str, path: str) -> None:
     assert "came from no release" in ask(answering, path)
 
 
 @pytest.mark.parametrize("part", [RELEASE[:-1], f"{RELEASE}x", RELEASE.lower(), f"{OTHER}, {RELEASE}x"])
-def test_a_release_that_only_looks_similar_is_a_problem(answering: str, part: str) -> None:
+def test_a_response_of_a_release_with_a_similar_id_is_a_problem(answering: str, part: str) -> None:
     assert part != RELEASE
     assert ask(answering, f"/200/{part.replace(' ', '%20')}")
 
@@ -87,16 +87,16 @@ def test_a_bad_status_is_a_problem_even_from_the_release_itself(answering: str, 
     assert f"status {status}" in ask(answering, f"/{status}/{RELEASE}")
 
 
-def test_the_app_is_asked_under_its_own_name(answering: str) -> None:
+def test_the_request_has_the_host_name_of_the_app(answering: str) -> None:
     assert ask(answering, "/as/shop.example") == ""
     assert "status 404" in ask(answering, "/as/localhost")
 
 
-def test_a_socket_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+def test_a_missing_socket_is_a_problem(tmp_path: Path) -> None:
     assert "No such file" in ask(str(tmp_path / "none"), "/")
 
 
-def test_silence_is_a_problem(tmp_path: Path) -> None:
+def test_no_response_is_a_problem(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(tmp_path / "socket"))
         mute.listen()
@@ -104,7 +104,7 @@ def test_silence_is_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [b"", b"no HTTP at all\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Len"])
-def test_an_answer_that_is_no_answer_is_a_problem(tmp_path: Path, words: bytes) -> None:
+def test_an_invalid_response_is_a_problem(tmp_path: Path, words: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
         server.listen()
@@ -121,7 +121,7 @@ def test_an_answer_that_is_no_answer_is_a_problem(tmp_path: Path, words: bytes) 
         thread.join()
 
 
-def test_a_release_is_asked_in_the_same_way_through_nginx() -> None:
+def test_a_probe_works_over_tcp_too() -> None:
     server = HTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
@@ -155,7 +155,7 @@ def instance(tmp_path: Path) -> Instance:
     return Instance(store, RELEASE)
 
 
-def test_the_units_of_a_release_carry_its_id(instance: Instance) -> None:
+def test_the_units_of_a_release_contain_its_id(instance: Instance) -> None:
     assert instance.web == [f"shop@{RELEASE}.socket", f"shop@{RELEASE}.service"]
     assert instance.processes == [f"shop.mail-1@{RELEASE}.service"]
     assert instance.timers == [f"shop.clean@{RELEASE}.timer"]
@@ -185,13 +185,13 @@ def systemd(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     return told
 
 
-def test_a_release_that_runs_has_no_deaths(instance: Instance, systemd: Systemd) -> None:
+def test_a_running_release_has_no_deaths(instance: Instance, systemd: Systemd) -> None:
     systemd()
     assert instance.find_deaths() == []
 
 
 @pytest.mark.parametrize("properties", [{"NRestarts": "1"}, {"SubState": "auto-restart"}, {"SubState": "failed"}])
-def test_a_unit_that_has_died_is_named(instance: Instance, systemd: Systemd, properties: dict[str, str]) -> None:
+def test_a_dead_unit_is_reported(instance: Instance, systemd: Systemd, properties: dict[str, str]) -> None:
     for unit in (instance.service, *instance.processes):
         systemd(unit, **properties)
         assert instance.find_deaths() == [unit]
@@ -200,17 +200,17 @@ def test_a_unit_that_has_died_is_named(instance: Instance, systemd: Systemd, pro
 @pytest.mark.parametrize(
     ("status", "told"), [("1 worker died since the start", "1 worker of "), ("12 workers died", "12 workers of ")]
 )
-def test_workers_that_have_died_are_counted(instance: Instance, systemd: Systemd, status: str, told: str) -> None:
+def test_dead_workers_are_counted(instance: Instance, systemd: Systemd, status: str, told: str) -> None:
     systemd(instance.service, StatusText=status)
     assert instance.find_deaths() == [f"{told}{instance.service}"]
 
 
-def test_a_process_that_has_ended_by_itself_is_named(instance: Instance, systemd: Systemd) -> None:
+def test_a_process_that_has_exited_is_reported(instance: Instance, systemd: Systemd) -> None:
     systemd(is_active="inactive")
     assert instance.find_deaths() == instance.processes
 
 
-def test_units_that_systemd_knows_are_sorted_by_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_units_are_grouped_by_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instances, "UNITS", tmp_path)
     names = {release: [unit.replace("@.", f"@{release}.") for unit in UNITS] for release in (RELEASE, OTHER)}
     for name in (*names[RELEASE], *names[OTHER], f"shop-two@{RELEASE}.service", "shop.service"):
@@ -224,7 +224,7 @@ def test_units_that_systemd_knows_are_sorted_by_release(tmp_path: Path, monkeypa
 # --- the log --------------------------------------------------------------------------------------------------------
 
 
-def test_the_log_is_told_in_the_apps_own_words() -> None:
+def test_the_log_omits_the_tracebacks_of_gunicorns_master() -> None:
     log = """[7] [ERROR] Exception in worker process
 Traceback (most recent call last):
   File "main.py", line 1, in <module>
@@ -245,10 +245,10 @@ gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
     assert app_log(log) == "\n".join(f"  {line}" for line in log.splitlines()[:6])
 
 
-def test_of_a_long_log_the_last_lines_are_told() -> None:
+def test_of_a_long_log_only_the_last_lines_are_shown() -> None:
     told = app_log("".join(f"line {n}\n" for n in range(100))).splitlines()
     assert told == [f"  line {n}" for n in range(100 - instances.LOG_LINES, 100)]
 
 
-def test_an_empty_log_is_told_to_be_empty() -> None:
+def test_an_empty_log_is_reported_as_empty() -> None:
     assert app_log("") == "  (it wrote nothing)"

@@ -35,11 +35,11 @@ def problems(*apps: Any) -> list[Problem]:
 # --- apps -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_minimal_app_is_fine() -> None:
+def test_a_minimal_app_is_valid() -> None:
     assert problems(GOOD) == []
 
 
-def test_every_key_of_the_example_inventory_is_fine() -> None:
+def test_every_key_of_the_example_inventory_is_valid() -> None:
     text = (PROJECT / "inventory/production/group_vars/webservers.yml").read_text()
     uncommented = re.sub(rf"^    # (?=({'|'.join(app_keys())}): )", "    ", text, flags=re.MULTILINE)
     shown = yaml.safe_load(uncommented.replace('["{{ ansible_host }}"]', "[shop.example]"))
@@ -49,7 +49,7 @@ def test_every_key_of_the_example_inventory_is_fine() -> None:
 
 
 @pytest.mark.parametrize("key", ["name", "domains", "source", "wsgi"])
-def test_a_missing_key_is_named(key: str) -> None:
+def test_a_missing_key_is_reported(key: str) -> None:
     app = {k: v for k, v in GOOD.items() if k != key}
     (problem,) = problems(app)
     assert problem.where.endswith(f", key {key}")
@@ -57,31 +57,31 @@ def test_a_missing_key_is_named(key: str) -> None:
     assert problem.example.startswith(f"{key}: ")
 
 
-def test_a_misspelt_key_gets_a_hint() -> None:
+def test_a_misspelt_key_gets_a_hint_before_the_list_of_keys() -> None:
     (problem,) = problems(GOOD | {"worker": 3})
     assert problem.where == "app shop, key worker"
     assert "did you mean 'workers'?" in problem.expected
 
 
-def test_two_apps_cannot_have_one_domain() -> None:
+def test_two_apps_cannot_have_the_same_domain() -> None:
     (problem,) = problems(GOOD, GOOD | {"name": "blog", "domains": ["blog.example", "www.shop.example"]})
     assert problem.where == "app blog, key domains"
     assert "'www.shop.example'" in problem.found
     assert "app shop has it already" in problem.expected
 
 
-def test_two_apps_cannot_have_one_name() -> None:
+def test_two_apps_cannot_have_the_same_name() -> None:
     (problem,) = problems(GOOD, GOOD | {"domains": ["blog.example"]})
     assert problem.found == "two apps of this name"
 
 
 @pytest.mark.parametrize("apps", [None, "shop", {"shop": GOOD}])
-def test_apps_is_a_list(apps: Any) -> None:
+def test_apps_must_be_a_list(apps: Any) -> None:
     (problem,) = check_apps(apps)
     assert problem.where == "key apps"
 
 
-def test_hosts_with_one_problem_are_named_together() -> None:
+def test_hosts_with_the_same_problem_are_listed_together() -> None:
     problem = problems(GOOD | {"worker": 3})[0]
     text = report({problem: [f"web{n}" for n in range(1, 8)]})
     assert text.count("found:") == 1
@@ -91,29 +91,29 @@ def test_hosts_with_one_problem_are_named_together() -> None:
 # --- certificates ---------------------------------------------------------------------------------------------------
 
 
-def test_an_address_does_for_a_domain_with_plain_http() -> None:
+def test_an_address_is_a_valid_domain_with_plain_http() -> None:
     assert problems(GOOD | {"domains": ["192.0.2.7"], "tls": "none"}) == []
 
 
-def test_a_bad_tls_is_one_problem_even_for_an_address() -> None:
+def test_an_invalid_tls_is_one_problem_even_for_an_address() -> None:
     (problem,) = problems(GOOD | {"domains": ["192.0.2.7"], "tls": "letsencrypt"})
     assert problem.found == "'letsencrypt'"
 
 
 @pytest.mark.parametrize("tls", ["acme", "selfsigned"])
-def test_an_address_gets_no_https(tls: str) -> None:
+def test_an_address_cannot_have_https(tls: str) -> None:
     (problem,) = problems(GOOD | {"domains": ["192.0.2.7"], "tls": tls})
     assert (problem.where, problem.example) == ("app shop, key tls", "tls: none")
 
 
-def test_a_wildcard_needs_dns() -> None:
+def test_a_wildcard_requires_the_challenge_dns() -> None:
     domains = {"domains": ["shop.example", "*.shop.example"]}
     (problem,) = problems(GOOD | domains)
     assert problem.example == "tls_challenge: dns"
     assert problems(GOOD | domains | {"tls_challenge": "dns"}) == []
 
 
-def test_the_challenge_by_dns_needs_a_program() -> None:
+def test_the_challenge_dns_requires_a_hook() -> None:
     app = GOOD | {"tls_challenge": "dns"}
     (problem,) = inventory.check_dns_hook([app], False)
     assert problem.where == "app shop, key tls_challenge"
@@ -136,7 +136,7 @@ def certify(names: list[str], days: int = 30) -> dict[str, str]:
     }
 
 
-def test_a_provided_certificate_that_fits_is_taken() -> None:
+def test_a_matching_provided_certificate_is_accepted() -> None:
     assert problems(GOOD | certify(["shop.example", "*.shop.example"])) == []
 
 
@@ -150,14 +150,14 @@ def test_a_provided_certificate_that_fits_is_taken() -> None:
     ],
     ids=["no key", "no certificate", "another key", "other names"],
 )
-def test_a_provided_certificate_that_does_not_fit_is_refused(change: Any, found: str) -> None:
+def test_a_provided_certificate_that_does_not_match_is_refused(change: Any, found: str) -> None:
     good, other = certify(GOOD["domains"]), certify(["other.example"])
     (problem,) = problems(GOOD | change(good, other))
     assert found in problem.found
     assert "PRIVATE KEY-----\n" not in str(problem)
 
 
-def test_a_provided_certificate_that_is_over_is_refused() -> None:
+def test_an_expired_provided_certificate_is_refused() -> None:
     (problem,) = problems(GOOD | certify(GOOD["domains"], days=-10))
     assert problem.found.startswith("valid from ")
 
@@ -177,13 +177,13 @@ PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBweY/L0cxGLI5mPHTcI33kGs0rNbEV3uP
         ([PUBLIC.replace("AAAAC3", "AAAAC4")], "'ssh-ed25519 AAAAC4NzaC1lZDI1NTE5AAAAIBwe…', which is none"),
     ],
 )
-def test_bad_keys_of_administrators_are_named(keys: list[str], found: str) -> None:
+def test_invalid_keys_of_administrators_are_reported(keys: list[str], found: str) -> None:
     (problem,) = inventory.check_admin_keys(keys)
     assert problem.found == found
     assert problem.where.startswith("key admin_keys")
 
 
-def test_good_keys_of_administrators_are_taken() -> None:
+def test_valid_keys_of_administrators_are_accepted() -> None:
     assert list(inventory.check_admin_keys([PUBLIC])) == []
     assert list(inventory.check_admin_keys(None)) == []
 
@@ -200,19 +200,19 @@ def host_problems(apps: Any, chosen: str | None, keys: list[str] | None) -> tupl
     return list(inventory.check_host({"apps": apps}, known, chosen, keys)), known
 
 
-def test_of_the_chosen_app_only_the_named_keys_are_checked() -> None:
+def test_only_the_given_keys_of_the_chosen_app_are_checked() -> None:
     app = GOOD | {"source": "no/such/folder", "wsgi": "main", "workers": 0, "unknown": 1}
     assert len(host_problems([app], "shop", None)[0]) == 4
     assert host_problems([app], "shop", USED) == ([], {"shop"})
 
 
-def test_of_the_chosen_app_a_named_key_that_is_wrong_is_a_problem() -> None:
+def test_an_invalid_given_key_of_the_chosen_app_is_a_problem() -> None:
     (problem,), _known = host_problems([GOOD | {"keep_releases": 0}], "shop", USED)
     assert problem.where == "app shop, key keep_releases"
     assert problem.found == "0"
 
 
-def test_a_key_that_is_left_out_gets_its_default_and_is_no_problem() -> None:
+def test_an_omitted_key_is_no_problem() -> None:
     assert "keep_releases" not in GOOD
     assert host_problems([{"name": "shop"}], "shop", USED)[0] == []
 
@@ -220,20 +220,20 @@ def test_a_key_that_is_left_out_gets_its_default_and_is_no_problem() -> None:
 @pytest.mark.parametrize(
     "other", [{"name": "blog", "keep_releases": 0}, {"name": "Blog;"}, {"name": "blog"}, "blog", None]
 )
-def test_another_app_that_is_wrong_is_no_problem_for_the_chosen_one(other: Any) -> None:
+def test_another_invalid_app_is_no_problem_for_the_chosen_one(other: Any) -> None:
     assert host_problems([other, GOOD], "shop", None)[0]
     found, known = host_problems([other, GOOD], "shop", USED)
     assert found == []
     assert "shop" in known
 
 
-def test_without_a_chosen_app_the_named_keys_of_all_are_checked() -> None:
+def test_without_a_chosen_app_the_given_keys_of_all_apps_are_checked() -> None:
     found, known = host_problems([GOOD | {"keep_releases": 0}, {"name": "blog", "keep_releases": 0}], None, USED)
     assert [problem.where for problem in found] == ["app shop, key keep_releases", "app blog, key keep_releases"]
     assert known == {"shop", "blog"}
 
 
-def test_machine_settings_that_are_wrong_are_no_problem_where_only_keys_of_an_app_are_checked() -> None:
+def test_invalid_settings_of_the_host_are_no_problem_when_only_keys_of_an_app_are_checked() -> None:
     hostvars = {"apps": [GOOD], "ssh_port": 70000, "admin_keys": []}
     assert list(inventory.check_host(hostvars, set(), "shop", None))
     assert list(inventory.check_host(hostvars, set(), "shop", USED)) == []

@@ -8,14 +8,14 @@ from pathlib import Path
 from ansible_collections.blueoctopus.site.plugins.module_utils import files, nginx
 
 
-def test_files_are_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_files_are_replaced_and_no_temporary_files_remain(tmp_path: Path) -> None:
     nginx.replace(tmp_path, {"sites/shop.conf": "old", "sites/blog.conf": "old"})
     nginx.replace(tmp_path, {"sites/shop.conf": "new"}, ["sites/blog.conf"])
     assert files.read(tmp_path / "sites/shop.conf") == "new"
     assert os.listdir(tmp_path / "sites") == ["shop.conf"]
 
 
-def test_a_path_in_place_of_a_text_becomes_a_link_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+def test_a_path_becomes_a_link_and_its_target_stays(tmp_path: Path) -> None:
     site = tmp_path / "live/site.conf"
     files.write(site, "server {}")
     for _ in range(2):

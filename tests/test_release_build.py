@@ -83,13 +83,13 @@ def test_files_get_plain_modes(tree: Path) -> None:
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user")
-def test_all_of_it_belongs_to_root(tree: Path) -> None:
+def test_all_files_belong_to_root(tree: Path) -> None:
     hand_to_root(tree)
     owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in (tree, *tree.rglob("*"))}
     assert owners == {(0, 0)}
 
 
-def test_what_is_neither_a_file_nor_a_folder_nor_a_link_is_removed(tree: Path) -> None:
+def test_special_files_are_removed(tree: Path) -> None:
     hand_to_root(tree)
     assert not os.path.lexists(tree / "lib/fifo")
     assert os.path.lexists(tree / "lib/writable")
@@ -107,14 +107,14 @@ def test_a_link_is_not_followed(tree: Path, tmp_path: Path) -> None:
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_error_keeps_its_first_and_its_last_lines() -> None:
+def test_a_long_error_keeps_its_first_and_last_lines() -> None:
     told = shorten("\n".join(f"line {n}" for n in range(100))).splitlines()
     assert (told[0], told[-1]) == ("  line 0", "  line 99")
     assert len(told) < 35
     assert any("70 lines more" in line for line in told)
 
 
-def test_a_short_error_is_told_as_it_is() -> None:
+def test_a_short_error_is_shown_completely() -> None:
     assert shorten("one\ntwo\n\n") == "  one\n  two"
 
 
@@ -124,7 +124,7 @@ def test_a_short_error_is_told_as_it_is() -> None:
 @pytest.mark.parametrize(
     "value", ["plain", "with space", 'a "quote"', "back\\slash", "$HOME `id`", "two\nlines", "é", ""]
 )
-def test_an_environment_value_arrives_as_it_is(value: str) -> None:
+def test_an_environment_value_is_unchanged(value: str) -> None:
     line = release_build.environment_file({"KEY": value})
     # systemd reads such a file the way a shell reads a double-quoted word
     shell = subprocess.run(["sh", "-c", f'{line}printf %s. "$KEY"'], capture_output=True, text=True, check=True)
@@ -147,11 +147,11 @@ HASHED = "flask==3.1.3 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n    # 
         (HASHED + "./wheels/own.whl \\\n    --hash=sha256:00\n", False),
     ],
 )
-def test_only_what_can_not_change_is_locked(requirements: str, locked: bool) -> None:
+def test_only_pinned_dependencies_with_hashes_are_locked(requirements: str, locked: bool) -> None:
     assert release_build.is_locked(requirements) is locked
 
 
-def test_a_venv_suits_the_python_it_was_made_for(tmp_path: Path) -> None:
+def test_a_venv_matches_the_python_it_was_created_for(tmp_path: Path) -> None:
     (tmp_path / "venv/lib/python3.11").mkdir(parents=True)
     for version in ("3.11", "3.13"):
         (tmp_path / f"python{version}").touch()
@@ -185,7 +185,7 @@ def published(building: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("url", "place"), [("/static/", "static"), ("/a/b/", "a/b")])
-def test_static_files_lie_where_their_addresses_are(building: Path, url: str, place: str) -> None:
+def test_static_files_have_the_structure_of_their_urls(building: Path, url: str, place: str) -> None:
     release_build.publish(building, {"url": url, "path": "static"})
     files = ["css/style.css", "css/style.css.gz", "photo.jpg", "small.css"]
     assert published(building) == [f"{place}/{file}" for file in files]
@@ -198,7 +198,7 @@ def test_a_compressed_file_has_the_content_of_its_original(building: Path) -> No
     assert len(packed.read_bytes()) < len(TEXT)
 
 
-def test_a_compressed_file_that_the_app_brings_stays_its_own(building: Path) -> None:
+def test_a_compressed_file_of_the_app_is_not_replaced(building: Path) -> None:
     (building / "source/static/css/style.css.gz").write_text("own")
     release_build.publish(building, {"url": "/static/", "path": "static"})
     assert (building / "public/static/css/style.css.gz").read_text() == "own"
@@ -210,14 +210,14 @@ def test_an_app_without_static_files_publishes_nothing(building: Path, static: d
     assert published(building) == []
 
 
-def test_nobody_but_nginx_enters_what_is_published(building: Path) -> None:
+def test_only_root_and_nginx_can_read_published_files(building: Path) -> None:
     release_build.publish(building, {"url": "/static/", "path": "static"})
     assert mode_of(building / "public") == 0o750
     if IS_ROOT:
         assert ((building / "public").stat().st_uid, (building / "public").stat().st_gid) == (0, NOBODY)
 
 
-def test_a_tree_that_was_replaced_by_a_link_is_refused(tmp_path: Path) -> None:
+def test_a_tree_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/shadow").touch(mode=0o600)
     (tmp_path / "venv").symlink_to(tmp_path / "outside")

@@ -29,18 +29,18 @@ def digest(source: Path, **settings: Any) -> str:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def test_caches_stay_out_of_a_release(source: Path) -> None:
+def test_caches_are_not_packed(source: Path) -> None:
     assert names(source) == ["main.py", "requirements.txt", "templates/index.html"]
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "../source/main.py/../../outside"])
-def test_a_link_that_leads_out_is_refused(source: Path, target: str) -> None:
+def test_a_link_to_a_target_outside_of_the_source_is_refused(source: Path, target: str) -> None:
     (source / "link").symlink_to(target)
     with pytest.raises(AnsibleActionFail, match="outside of the source"):
         packing.describe(source, Path("link"))
 
 
-def test_what_is_neither_a_file_nor_a_link_is_refused(source: Path) -> None:
+def test_special_files_are_refused(source: Path) -> None:
     os.mkfifo(source / "pipe")
     with pytest.raises(AnsibleActionFail, match="neither a file nor a link"):
         manifest(source)
@@ -73,7 +73,7 @@ def test_the_same_content_has_the_same_digest(source: Path) -> None:
     ],
     ids=["content", "mode", "name", "link"],
 )
-def test_other_files_have_another_digest(source: Path, change: Any) -> None:
+def test_changed_files_change_the_digest(source: Path, change: Any) -> None:
     before = digest(source)
     change(source)
     assert digest(source) != before
@@ -92,14 +92,14 @@ def test_other_files_have_another_digest(source: Path, change: Any) -> None:
     ],
     ids=lambda settings: next(iter(settings)),
 )
-def test_other_settings_have_another_digest(source: Path, settings: dict[str, Any]) -> None:
+def test_changed_settings_change_the_digest(source: Path, settings: dict[str, Any]) -> None:
     assert digest(source, **settings) != digest(source)
 
 
 # --- archives -------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_of_this_computer_is_packed(source: Path, tmp_path: Path) -> None:
+def test_owners_and_modes_of_the_control_node_are_not_packed(source: Path, tmp_path: Path) -> None:
     (source / "main.py").chmod(0o6700)
     packing.pack(source, packing.list_files(source), tmp_path / "a.tar.gz")
     listing = ["tar", "--list", "--verbose", "--file", str(tmp_path / "a.tar.gz")]
@@ -108,7 +108,7 @@ def test_nothing_of_this_computer_is_packed(source: Path, tmp_path: Path) -> Non
     assert all(line.split()[1] == "root/root" for line in shown)
 
 
-def test_one_source_is_packed_once(source: Path) -> None:
+def test_unchanged_sources_are_packed_once(source: Path) -> None:
     args = {"name": "shop", "source": str(source)}
     first = packing.ActionModule.package(args, source)
     written = os.stat(first["archive"]).st_ino
@@ -118,7 +118,7 @@ def test_one_source_is_packed_once(source: Path) -> None:
     assert packing.ActionModule.package(args, source)["archive"] != first["archive"]
 
 
-def test_archives_of_former_days_are_removed() -> None:
+def test_old_archives_are_removed() -> None:
     old, new = packing.CACHE / "old.tar.gz", packing.CACHE / "new.tar.gz"
     for archive in (old, new):
         archive.touch()

@@ -59,7 +59,7 @@ def manifest(source: Path) -> str:
 # --- work trees -----------------------------------------------------------------------------------------------------
 
 
-def test_what_git_ignores_stays_out_of_a_release(source: Path) -> None:
+def test_ignored_files_are_not_packed(source: Path) -> None:
     (source / ".gitignore").write_text("*.log\n.env\n")
     for name in ("debug.log", ".env", "new.py"):
         (source / name).write_text("x")
@@ -67,14 +67,14 @@ def test_what_git_ignores_stays_out_of_a_release(source: Path) -> None:
     assert names(source) == [".gitignore", "main.py", "new.py", "requirements.txt", "templates/index.html"]
 
 
-def test_a_folder_below_a_checkout_goes_by_its_rules(source: Path) -> None:
+def test_a_subfolder_of_a_checkout_has_the_same_ignore_rules(source: Path) -> None:
     (source / ".gitignore").write_text("*.log\n")
     (source / "templates/debug.log").write_text("x")
     commit(source)
     assert names(source / "templates") == ["index.html"]
 
 
-def test_a_folder_that_git_ignores_entirely_has_no_files(source: Path) -> None:
+def test_an_ignored_folder_has_no_files(source: Path) -> None:
     (source / ".gitignore").write_text("build/\n")
     commit(source)
     (source / "build/app").mkdir(parents=True)
@@ -83,7 +83,7 @@ def test_a_folder_that_git_ignores_entirely_has_no_files(source: Path) -> None:
     assert names(source / "build") == []
 
 
-def test_a_file_that_was_deleted_but_not_committed_is_no_file(source: Path) -> None:
+def test_a_deleted_file_is_not_listed_before_the_commit(source: Path) -> None:
     git(source, "init", "--quiet")
     git(source, "add", ".")
     (source / "main.py").unlink()
@@ -92,7 +92,7 @@ def test_a_file_that_was_deleted_but_not_committed_is_no_file(source: Path) -> N
 
 @pytest.mark.parametrize("name", ["with space.txt", "é.txt", 'a"b.txt', "two\nlines.txt"])
 @pytest.mark.parametrize("is_checkout", [True, False])
-def test_a_file_of_any_name_is_listed(source: Path, name: str, is_checkout: bool) -> None:
+def test_a_file_with_any_name_is_listed(source: Path, name: str, is_checkout: bool) -> None:
     (source / name).write_text("x")
     if is_checkout:
         commit(source)
@@ -118,7 +118,7 @@ def test_a_checkout_that_git_refuses_to_read_is_not_walked(source: Path, monkeyp
             packing.list_files(folder)
 
 
-def test_a_checkout_without_git_on_the_computer_is_not_walked(
+def test_a_checkout_without_git_on_the_control_node_is_not_walked(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit(source)
@@ -130,7 +130,7 @@ def test_a_checkout_without_git_on_the_computer_is_not_walked(
 # --- submodules and Git LFS -----------------------------------------------------------------------------------------
 
 
-def test_a_submodule_that_is_checked_out_is_packed_with_its_files(source: Path, tmp_path: Path) -> None:
+def test_the_files_of_a_submodule_are_packed(source: Path, tmp_path: Path) -> None:
     with_submodule(source, tmp_path)
     (source / "vendored/lib/debug.log").write_text("x")  # ignored there
     found = names(source)
@@ -141,7 +141,7 @@ def test_a_submodule_that_is_checked_out_is_packed_with_its_files(source: Path, 
     assert "vendored/lib/inner/code.py" in manifest(source)
 
 
-def test_a_submodule_that_is_not_checked_out_is_refused_by_name(source: Path, tmp_path: Path) -> None:
+def test_a_submodule_that_is_not_checked_out_is_refused(source: Path, tmp_path: Path) -> None:
     with_submodule(source, tmp_path)
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "--quiet", source, clone)
@@ -149,7 +149,7 @@ def test_a_submodule_that_is_not_checked_out_is_refused_by_name(source: Path, tm
         packing.list_files(clone)
 
 
-def test_a_repository_with_a_submodule_is_refused_by_the_name_of_that(source: Path, tmp_path: Path) -> None:
+def test_a_repository_at_a_url_with_a_submodule_is_refused(source: Path, tmp_path: Path) -> None:
     with_submodule(source, tmp_path)
     (tmp_path / "target").mkdir()
     with pytest.raises(AnsibleActionFail, match="submodule vendored/lib,"):
@@ -157,7 +157,7 @@ def test_a_repository_with_a_submodule_is_refused_by_the_name_of_that(source: Pa
     assert list((tmp_path / "target").iterdir()) == []
 
 
-def test_a_pointer_of_git_lfs_is_refused_by_name(source: Path) -> None:
+def test_a_pointer_of_git_lfs_is_refused(source: Path) -> None:
     (source / "templates/film.mp4").write_text(POINTER)
     with pytest.raises(AnsibleActionFail, match=r"templates/film\.mp4 is a pointer of Git LFS"):
         manifest(source)
@@ -171,9 +171,7 @@ def check_out(url: str, version: str | None, target: Path) -> str:
     return packing.check_out(url, version, target)
 
 
-def test_a_branch_a_tag_and_a_commit_are_found_and_a_new_commit_of_the_branch_is_seen(
-    source: Path, tmp_path: Path
-) -> None:
+def test_branches_tags_commits_and_new_commits_are_found(source: Path, tmp_path: Path) -> None:
     url, first = f"file://{source}", commit(source)
     git(source, "tag", "v1")
     assert check_out(url, None, tmp_path / "a") == first
@@ -187,7 +185,7 @@ def test_a_branch_a_tag_and_a_commit_are_found_and_a_new_commit_of_the_branch_is
     assert not (tmp_path / "d/.git").exists()
 
 
-def test_a_version_that_is_not_there_is_named(source: Path, tmp_path: Path) -> None:
+def test_an_unknown_version_is_reported(source: Path, tmp_path: Path) -> None:
     commit(source)
     with pytest.raises(AnsibleActionFail, match="'v9' is no branch, tag or commit"):
         check_out(f"file://{source}", "v9", tmp_path / "a")
@@ -196,7 +194,7 @@ def test_a_version_that_is_not_there_is_named(source: Path, tmp_path: Path) -> N
 SECRET = "https://user:s3cret@127.0.0.1:1/x.git"
 
 
-def test_a_token_in_a_url_shows_in_no_error(tmp_path: Path) -> None:
+def test_a_token_in_a_url_is_not_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(AnsibleActionFail) as caught:
         check_out(SECRET, None, tmp_path / "a")
     assert "127.0.0.1" in str(caught.value)
@@ -204,7 +202,7 @@ def test_a_token_in_a_url_shows_in_no_error(tmp_path: Path) -> None:
     assert "user" not in str(caught.value)
 
 
-def test_a_token_that_git_repeats_is_taken_out_of_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_in_gits_output_is_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin/git"
     program.parent.mkdir()
     program.write_text(
@@ -218,7 +216,7 @@ def test_a_token_that_git_repeats_is_taken_out_of_what_it_said(tmp_path: Path, m
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_token_in_a_url_is_in_none_of_gits_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_in_a_url_is_not_in_gits_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, log = tmp_path / "bin/git", tmp_path / "arguments"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {which("git")} "$@"\n')
@@ -265,7 +263,7 @@ def guarded() -> Iterator[tuple[int, list[str]]]:
     server.server_close()
 
 
-def test_a_token_in_a_url_reaches_the_server(tmp_path: Path, guarded: tuple[int, list[str]]) -> None:
+def test_a_token_in_a_url_is_sent_to_the_server(tmp_path: Path, guarded: tuple[int, list[str]]) -> None:
     port, given = guarded
     with pytest.raises(AnsibleActionFail, match="not found"):
         check_out(f"http://user:s3cret@127.0.0.1:{port}/x.git", None, tmp_path / "a")
@@ -275,7 +273,7 @@ def test_a_token_in_a_url_reaches_the_server(tmp_path: Path, guarded: tuple[int,
 # --- commits --------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_outside_of_git_and_one_without_a_commit_have_no_commit(source: Path) -> None:
+def test_folders_without_git_or_without_a_commit_have_no_commit(source: Path) -> None:
     assert packing.commit_of(source) == ""
     git(source, "init", "--quiet")
     assert packing.commit_of(source) == ""

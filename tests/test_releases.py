@@ -52,7 +52,7 @@ def test_a_release_that_was_never_live_is_not_good(store: Releases) -> None:
     assert (store.good(), store.stack, store.previous(), store.confirmed) == ([], [], "", "")
 
 
-def test_a_first_release_has_none_before_it(store: Releases) -> None:
+def test_the_first_release_has_no_previous_release(store: Releases) -> None:
     go_live(store, V1)
     assert store.confirmed == V1
     assert store.previous() == ""
@@ -78,7 +78,7 @@ def test_a_rollback_skips_a_release_that_was_rolled_back_from(store: Releases) -
     assert roll_back(store) == V2
 
 
-def test_a_rollback_to_a_named_release_that_was_rolled_back_from_makes_it_good_again(store: Releases) -> None:
+def test_a_rollback_to_a_given_release_makes_it_good_again(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     roll_back(store)
@@ -88,7 +88,7 @@ def test_a_rollback_to_a_named_release_that_was_rolled_back_from_makes_it_good_a
     assert store.rolled_back == []
 
 
-def test_a_new_deploy_of_a_release_that_was_rolled_back_from_makes_it_good_again(store: Releases) -> None:
+def test_a_new_deploy_of_a_release_makes_it_good_again(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     roll_back(store)
@@ -96,14 +96,14 @@ def test_a_new_deploy_of_a_release_that_was_rolled_back_from_makes_it_good_again
     assert (store.stack, store.rolled_back) == ([V1, V2], [])
 
 
-def test_a_rollback_to_a_named_older_release_leaves_all_after_it_behind(store: Releases) -> None:
+def test_a_rollback_to_an_older_release_rolls_back_from_all_later_ones(store: Releases) -> None:
     for release in (V1, V2, V3):
         go_live(store, release)
     go_live(store, V1, "rollback")
     assert (store.stack, store.rolled_back) == ([V1], [V2, V3])
 
 
-def test_a_deploy_that_went_well_here_and_was_undone_never_is_good(store: Releases) -> None:
+def test_an_undone_deploy_is_never_good_even_if_it_succeeded_on_this_host(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     store.make_live(V1)
@@ -115,7 +115,7 @@ def test_a_deploy_that_went_well_here_and_was_undone_never_is_good(store: Releas
     assert store.complete() == [V1]
 
 
-def test_a_rollback_that_was_undone_leaves_no_release_behind(store: Releases) -> None:
+def test_an_undone_rollback_marks_no_release_as_rolled_back(store: Releases) -> None:
     for release in (V1, V2, V3):
         go_live(store, release)
     go_live(store, V2, "rollback")
@@ -124,7 +124,7 @@ def test_a_rollback_that_was_undone_leaves_no_release_behind(store: Releases) ->
     assert (store.stack, store.rolled_back) == ([V1, V2, V3], [])
 
 
-def test_a_failed_release_never_is_good(store: Releases) -> None:
+def test_a_failed_release_is_never_good(store: Releases) -> None:
     go_live(store, V1)
     fail(store, V2)
     assert store.good() == [V1]
@@ -146,7 +146,7 @@ def test_a_failed_rollback_changes_nothing(store: Releases) -> None:
     assert (store.stack, store.rolled_back, store.live) == ([V1, V2], [], V2)
 
 
-def test_a_release_is_good_only_while_it_is_there(store: Releases) -> None:
+def test_a_removed_release_is_no_longer_good(store: Releases) -> None:
     for release in (V1, V2, V3):
         go_live(store, release)
     store.remove(V2)
@@ -154,7 +154,7 @@ def test_a_release_is_good_only_while_it_is_there(store: Releases) -> None:
     assert store.previous() == V1
 
 
-def test_what_is_undone_keeps_the_releases_of_before(store: Releases) -> None:
+def test_an_undo_restores_the_previous_stack(store: Releases) -> None:
     for release in IDS[:3]:
         store.path(release).mkdir(parents=True, exist_ok=True)
         store.record("deploy", release, "ok")
@@ -163,7 +163,7 @@ def test_what_is_undone_keeps_the_releases_of_before(store: Releases) -> None:
     assert store.good() == IDS[:3]
 
 
-def test_an_undo_is_read_the_same_when_the_failed_release_is_gone(store: Releases) -> None:
+def test_an_undo_gives_the_same_stack_after_the_failed_release_is_removed(store: Releases) -> None:
     failed = "20260109T000000Z-000000000f"
     for release in (IDS[0], IDS[1], IDS[0], failed):
         store.path(release).mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def test_an_undo_is_read_the_same_when_the_failed_release_is_gone(store: Release
 # --- unfinished runs ------------------------------------------------------------------------------------------------
 
 
-def test_a_deploy_that_has_begun_is_unfinished_until_its_end(store: Releases) -> None:
+def test_a_deploy_is_unfinished_until_its_end(store: Releases) -> None:
     go_live(store, V1)
     assert store.unfinished() is None
     build(store, V2)
@@ -191,14 +191,14 @@ def test_a_deploy_that_has_begun_is_unfinished_until_its_end(store: Releases) ->
     assert store.unfinished() is None
 
 
-def test_the_end_of_a_deploy_tells_what_was_live_before_it(store: Releases) -> None:
+def test_the_end_of_a_deploy_contains_the_previous_release(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     end = store.history()[-1]
     assert (end["result"], end["from"], end["commit"]) == ("ok", V1, f"commit of {V2}")
 
 
-def test_a_note_can_name_the_commit_of_a_release_that_is_gone(store: Releases) -> None:
+def test_an_event_can_have_the_commit_of_a_removed_release(store: Releases) -> None:
     store.record("deploy", V1, "failed", commit="abc")
     assert store.history()[-1]["commit"] == "abc"
 
@@ -207,7 +207,7 @@ def test_a_note_can_name_the_commit_of_a_release_that_is_gone(store: Releases) -
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(3, IDS[4:7]), (2, IDS[5:7]), (1, IDS[5:7])])
-def test_pruning_keeps_the_newest_good_ones_and_always_the_one_before(
+def test_pruning_keeps_the_newest_good_releases_and_always_the_previous_one(
     store: Releases, keep: int, kept: list[str]
 ) -> None:
     for release in IDS:
@@ -226,7 +226,7 @@ def test_pruning_removes_rolled_back_releases_before_others(store: Releases) -> 
     assert store.complete() == [V1, V2, V4]
 
 
-def test_pruning_keeps_a_rolled_back_release_while_there_is_room(store: Releases) -> None:
+def test_pruning_keeps_a_rolled_back_release_within_the_limit(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     roll_back(store)
@@ -243,7 +243,7 @@ def test_pruning_keeps_the_live_release_when_it_is_not_confirmed(store: Releases
     assert store.complete() == [V2, V3, V4]
 
 
-def test_sweeping_removes_what_crashes_left_and_what_never_was_good(store: Releases) -> None:
+def test_sweeping_removes_leftovers_of_crashes_and_releases_that_are_not_good(store: Releases) -> None:
     go_live(store, V1)
     build(store, V2)
     for name in (".building-x", ".removed-x"):
@@ -253,7 +253,7 @@ def test_sweeping_removes_what_crashes_left_and_what_never_was_good(store: Relea
     assert os.listdir(store.folder) == [V1]
 
 
-def test_the_live_release_can_not_be_removed(store: Releases) -> None:
+def test_the_live_release_cannot_be_removed(store: Releases) -> None:
     build(store, V1)
     store.make_live(V1)
     store.remove(V1)
@@ -269,7 +269,7 @@ def history_file(store: Releases) -> Path:
     return store.root / "history.jsonl"
 
 
-def test_a_line_that_a_crash_cut_short_is_skipped_and_the_next_one_stands_by_itself(store: Releases) -> None:
+def test_a_truncated_line_is_skipped_and_the_next_event_gets_its_own_line(store: Releases) -> None:
     go_live(store, V1)
     with history_file(store).open("a") as history:
         history.write('{"time": "20')
@@ -281,14 +281,16 @@ def test_a_line_that_a_crash_cut_short_is_skipped_and_the_next_one_stands_by_its
     assert store.confirmed == V2
 
 
-def test_a_line_of_bytes_that_are_no_text_is_skipped(store: Releases) -> None:
+def test_a_line_with_invalid_bytes_is_skipped(store: Releases) -> None:
     go_live(store, V1)
     with history_file(store).open("ab") as history:
         history.write(b'\xff\xfe{"\n')
     assert store.confirmed == V1
 
 
-def test_a_note_on_a_full_disk_fails_and_leaves_no_half_line(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_on_a_full_disk_fails_and_leaves_no_partial_line(
+    store: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_live(store, V1)
     before = history_file(store).read_bytes()
     build(store, V2)
@@ -309,7 +311,7 @@ def test_a_note_on_a_full_disk_fails_and_leaves_no_half_line(store: Releases, mo
     assert store.confirmed == V2
 
 
-def test_a_note_is_on_the_disk_when_it_returns(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_is_on_the_disk_when_record_returns(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     working = os.fsync
 
@@ -323,6 +325,6 @@ def test_a_note_is_on_the_disk_when_it_returns(store: Releases, monkeypatch: pyt
     assert str(store.root) in synced
 
 
-def test_only_root_and_its_group_read_the_history(store: Releases) -> None:
+def test_only_root_and_its_group_can_read_the_history(store: Releases) -> None:
     store.record("deploy", V1, "ok")
     assert history_file(store).stat().st_mode & 0o777 == 0o640

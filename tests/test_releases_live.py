@@ -25,7 +25,7 @@ def build(store: Releases, release: str) -> None:
 # --- links ----------------------------------------------------------------------------------------------------------
 
 
-def test_make_live_moves_the_links_to_the_release_and_to_its_site(store: Releases) -> None:
+def test_make_live_switches_the_links_to_the_release_and_its_site(store: Releases) -> None:
     for release in (V1, V2):
         build(store, release)
         store.make_live(release)
@@ -38,7 +38,7 @@ def test_make_live_moves_the_links_to_the_release_and_to_its_site(store: Release
     assert os.listdir(store.site.parent) == ["shop.conf"]
 
 
-def test_a_site_that_is_a_file_becomes_the_link(store: Releases) -> None:
+def test_a_site_that_is_a_file_is_replaced_with_the_link(store: Releases) -> None:
     store.site.parent.mkdir()
     store.site.write_text("server {}")
     assert not store.has_site
@@ -47,14 +47,14 @@ def test_a_site_that_is_a_file_becomes_the_link(store: Releases) -> None:
     assert store.has_site
 
 
-def test_making_the_live_release_live_again_keeps_the_one_before(store: Releases) -> None:
+def test_making_the_live_release_live_again_keeps_the_previous_one(store: Releases) -> None:
     for release in (V1, V2, V2):
         build(store, release)
         store.make_live(release)
     assert os.readlink(store.root / "before") == f"releases/{V1}"
 
 
-def test_no_reader_ever_finds_a_link_missing(store: Releases) -> None:
+def test_the_links_exist_at_every_moment(store: Releases) -> None:
     for release in (V1, V2):
         build(store, release)
         (store.path(release) / "site.conf").write_text(release)
@@ -79,7 +79,7 @@ def test_no_reader_ever_finds_a_link_missing(store: Releases) -> None:
     assert seen == {V1, V2}
 
 
-def test_what_a_crash_left_beside_a_link_is_no_obstacle(store: Releases) -> None:
+def test_leftovers_of_a_crash_do_not_prevent_a_switch(store: Releases) -> None:
     build(store, V1)
     (store.root / ".live.new").symlink_to("nowhere")
     store.make_live(V1)
@@ -87,7 +87,7 @@ def test_what_a_crash_left_beside_a_link_is_no_obstacle(store: Releases) -> None
     assert not (store.root / ".live.new").is_symlink()
 
 
-def test_no_live_takes_the_release_and_its_site_away(store: Releases) -> None:
+def test_clear_live_removes_the_links_to_the_release_and_its_site(store: Releases) -> None:
     build(store, V1)
     store.make_live(V1)
     store.clear_live()
@@ -113,12 +113,12 @@ def accounts(monkeypatch: pytest.MonkeyPatch, users: dict[str, str], groups: lis
     monkeypatch.setattr(grp, "getgrnam", group)
 
 
-def test_a_name_that_is_free_is_taken(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unused_name_is_accepted(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     accounts(monkeypatch, {}, [])
     store.check_account()
 
 
-def test_the_account_that_was_made_for_the_app_is_its_own(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_account_that_was_created_for_the_app_is_accepted(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     accounts(monkeypatch, {"shop": f"{store.root}/data"}, ["shop"])
     store.check_account()
 
@@ -130,7 +130,9 @@ def test_an_account_with_another_home_is_refused(store: Releases, monkeypatch: p
         store.check_account()
 
 
-def test_a_group_of_that_name_without_the_user_is_refused(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_with_the_name_but_without_the_user_is_refused(
+    store: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
     accounts(monkeypatch, {}, ["shop"])
     with pytest.raises(AccountError, match="the group shop"):
         store.check_account()

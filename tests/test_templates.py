@@ -68,22 +68,24 @@ def settings(render: Render, tmp_path: Path, **values: Any) -> dict[str, Any]:
     return runpy.run_path(str(path))
 
 
-def test_gunicorn_gets_the_workers_that_are_asked_for(render: Render, tmp_path: Path) -> None:
+def test_gunicorn_has_the_configured_number_of_workers(render: Render, tmp_path: Path) -> None:
     assert settings(render, tmp_path, app={"workers": 7})["workers"] == 7
 
 
-def test_gunicorn_goes_by_the_cores_otherwise(render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gunicorns_default_number_of_workers_depends_on_the_cores(
+    render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1, 2, 3}, raising=False)
     assert settings(render, tmp_path)["workers"] == 9
 
 
-def test_gunicorn_finds_the_app_and_lets_it_finish(render: Render, tmp_path: Path) -> None:
+def test_gunicorn_has_the_app_and_its_drain_timeout(render: Render, tmp_path: Path) -> None:
     found = settings(render, tmp_path, app={"wsgi": "shop.web:create_app()", "drain_timeout": 12})
     assert found["wsgi_app"] == "shop.web:create_app()"
     assert found["graceful_timeout"] == 12
 
 
-def test_gunicorn_tells_systemd_how_many_workers_have_died(
+def test_gunicorn_reports_the_number_of_dead_workers_to_systemd(
     render: Render, tmp_path: Path, told_to_systemd: list[str]
 ) -> None:
     found = settings(render, tmp_path)
@@ -94,7 +96,7 @@ def test_gunicorn_tells_systemd_how_many_workers_have_died(
     assert [count[1] for count in counts if count] == ["1", "2"]
 
 
-def test_every_answer_names_its_release(render: Render, tmp_path: Path) -> None:
+def test_every_response_contains_its_release(render: Render, tmp_path: Path) -> None:
     sent: list[Any] = []
     worker = SimpleNamespace(wsgi=lambda _environ, start: start("200 OK", [("X-Own", "a")]))
     settings(render, tmp_path)["post_worker_init"](worker)
@@ -102,7 +104,7 @@ def test_every_answer_names_its_release(render: Render, tmp_path: Path) -> None:
     assert sent == [("200 OK", [("X-Own", "a"), ("X-Release", tmp_path.name)])]
 
 
-def test_systemd_waits_longer_for_the_end_than_gunicorn(render: Render) -> None:
+def test_the_stop_timeout_of_systemd_is_longer_than_gunicorns(render: Render) -> None:
     unit = render("app", "web.service.j2", app={"drain_timeout": 12})
     assert "TimeoutStopSec=17\n" in unit
 
@@ -114,7 +116,7 @@ def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
 
 
 @pytest.mark.parametrize(("port", "shown"), [(80, ""), (8080, ":8080")])
-def test_further_domains_lead_to_the_first(render: Render, port: int, shown: str) -> None:
+def test_further_domains_redirect_to_the_first(render: Render, port: int, shown: str) -> None:
     domains = ["shop.example", "www.shop.example", "old.example"]
     site = render("app", "site.conf.j2", app={"domains": domains, "tls": "none"}, app_http_port=port)
     assert "server_name shop.example;" in site
@@ -125,22 +127,22 @@ def test_further_domains_lead_to_the_first(render: Render, port: int, shown: str
 @pytest.mark.parametrize(
     ("value", "written"), [("default-src 'self'", "default-src 'self'"), ('a "b" \\', 'a \\"b\\" \\\\')]
 )
-def test_a_header_reaches_nginx_as_it_is(render: Render, value: str, written: str) -> None:
+def test_nginx_gets_a_header_unchanged(render: Render, value: str, written: str) -> None:
     site = render("app", "site.conf.j2", app={"headers": {"X-Own": value}})
     assert f'"" "{written}";' in site
 
 
-def test_a_default_header_can_be_taken_away(render: Render) -> None:
+def test_a_default_header_can_be_removed(render: Render) -> None:
     assert "X-Frame-Options" in render("app", "site.conf.j2")
     assert "X-Frame-Options" not in render("app", "site.conf.j2", app={"headers": {"X-Frame-Options": ""}})
 
 
-def test_plain_http_promises_no_https(render: Render) -> None:
+def test_a_site_without_tls_has_no_https_headers(render: Render) -> None:
     site = render("app", "site.conf.j2", app={"tls": "none"})
     assert "Strict-Transport-Security $" not in site
     assert "ssl" not in site
 
 
 @pytest.mark.parametrize("http3", [True, False])
-def test_http3_is_offered_where_nginx_has_it(render: Render, http3: bool) -> None:
+def test_http3_is_offered_only_when_it_is_on(render: Render, http3: bool) -> None:
     assert ("quic" in render("nginx", "nginx.conf.j2", nginx_http3=http3)) == http3

@@ -26,7 +26,7 @@ def item(**keys: Any) -> dict[str, Any]:
         ({"from": "2001:DB8::/32"}, "allow from 2001:db8::/32 to any port 80 proto tcp"),
     ],
 )
-def test_a_rule_is_written_as_ufw_writes_it(keys: dict[str, str], rule: str) -> None:
+def test_a_rule_has_ufws_own_syntax(keys: dict[str, str], rule: str) -> None:
     assert ufw_policy.ufw_rule(item(**keys)) == rule
     assert shlex.split(rule)
 
@@ -46,12 +46,12 @@ def test_a_rule_is_written_as_ufw_writes_it(keys: dict[str, str], rule: str) -> 
         {"comment": "two\nlines"},
     ],
 )
-def test_a_bad_rule_is_refused(keys: dict[str, str]) -> None:
+def test_an_invalid_rule_is_refused(keys: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         ufw_policy.ufw_rule(item(**keys))
 
 
 @pytest.mark.parametrize(("port", "is_let_in"), [("22", True), ("20:30", True), ("23", False), ("30:40", False)])
-def test_a_rule_lets_in_the_ports_it_names(port: str, is_let_in: bool) -> None:
+def test_a_rule_allows_its_ports(port: str, is_let_in: bool) -> None:
     assert ufw_policy.allows_port(item(port=port), {22}) == is_let_in
     assert not ufw_policy.allows_port(item(port=port, proto="udp"), {22})

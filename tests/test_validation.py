@@ -105,7 +105,7 @@ def problems(*apps: Any) -> list[Problem]:
         ("maintenance_allow", ["192.0.2.1; allow all"]),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_expected(key: str, value: Any) -> None:
+def test_an_invalid_value_is_reported_with_the_expected_one(key: str, value: Any) -> None:
     found = problems(GOOD | {key: value})
     assert len(found) == 1, found
     assert f"key {key}" in found[0].where
@@ -141,7 +141,7 @@ def test_a_bad_value_is_named_with_what_is_expected(key: str, value: Any) -> Non
         ("maintenance_allow", ["192.0.2.0/24", "2001:db8::1"]),
     ],
 )
-def test_a_good_value_is_taken(key: str, value: Any) -> None:
+def test_a_valid_value_is_accepted(key: str, value: Any) -> None:
     assert problems(GOOD | {key: value}) == []
 
 
