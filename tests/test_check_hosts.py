@@ -1,4 +1,4 @@
-"""Which hosts are refused, and with which error."""
+"""The errors for hosts that are unreachable or not supported."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ from ansible_collections.blueoctopus.site.plugins.action import check_hosts, rea
 def test_only_debian_12_and_13_are_accepted(text: str, is_fine: bool) -> None:
     problem = check_hosts.find_problem("web1", {"ansible_host": "192.0.2.7"}, {"system": reach_host.parse(text)}, False)
     assert (problem is None) == is_fine
-    assert is_fine or "Debian 12 or 13 is needed" in str(problem)
+    assert is_fine or "Debian 12 or 13 is required" in str(problem)
     assert check_hosts.find_problem("web1", {}, {"system": reach_host.parse(text)}, False, True) is None

@@ -29,7 +29,7 @@ Play = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def play(tmp_path: Path) -> Play:
-    """Run a playbook, site.yml if no other is named, with an inventory of one host that nobody could reach."""
+    """Run a playbook, by default site.yml, with an inventory of one unreachable host."""
 
     def run(
         variables: dict[str, Any], *options: str, ansible: str = "ansible-playbook", playbook: str = "site"
@@ -55,7 +55,7 @@ def test_all_problems_are_in_one_error_before_any_login(play: Play) -> None:
     app = copy.deepcopy(GOOD) | {"domains": ['shop".example'], "helth_path": "/"}
     run = play({"apps": [app], "firewall_allow": [{"prot": "tcp", "port": 1}], "nginx_http_prt": 8080})
     assert run.returncode != 0
-    assert "The inventory has 4 problems. No host was touched." in run.stdout
+    assert "The inventory has 4 problems. No host was changed." in run.stdout
     for line in (
         "host web1, app shop, key domains\n",
         "host web1, app shop, key helth_path\n",
@@ -153,5 +153,5 @@ def test_an_outdated_ansible_is_refused(play: Play, tmp_path: Path) -> None:
     run = play({"apps": [GOOD]}, ansible=str(old / "bin/ansible-playbook"))
     assert run.returncode != 0
     assert "This is ansible-core 2.18" in run.stdout
-    assert "2.19 or newer is needed" in run.stdout
+    assert "2.19 or newer is required" in run.stdout
     assert "Reach every host" not in run.stdout

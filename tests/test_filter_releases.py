@@ -1,4 +1,4 @@
-"""What a deploy or rollback decides for all its hosts at once."""
+"""Decisions of a deploy or rollback that are the same for all hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ V1, V2, V3, V4 = (f"2026010{n}T000000Z-{n:010x}" for n in range(1, 5))
 
 
 def state(*stack: str, live: str | None = None, rolled_back: tuple[str, ...] = (), **keys: Any) -> dict[str, Any]:
-    """What a host with these good releases says; the last one is live unless another is named."""
+    """The state of a host with these good releases; the last one is live by default."""
     return {
         "live": (stack or ("",))[-1] if live is None else live,
         "stack": list(stack),
@@ -46,7 +46,7 @@ def package(digest: str, time: str = TIME) -> dict[str, str]:
 
 
 def having(**releases: str) -> dict[str, Any]:
-    """A host with releases of certain contents, by the last part of their names."""
+    """The state of a host whose releases have these digests."""
     return state(releases={f"2026010{n}T000000Z-{n:010x}": digest for n, digest in enumerate(releases.values(), 1)})
 
 
@@ -127,14 +127,14 @@ def test_hosts_without_the_app_are_ignored() -> None:
 
 
 def target(states: dict[str, dict[str, Any]], release: str = "") -> str:
-    """The release that is chosen; there must be no problem."""
+    """The chosen release; fails when there is a problem."""
     found = rollback_target(states, release)
     assert found["problem"] == ""
     return found["release"]
 
 
 def problem(states: dict[str, dict[str, Any]], release: str = "") -> str:
-    """The problem; there must be no release."""
+    """The problem; fails when a release is chosen."""
     found = rollback_target(states, release)
     assert found["release"] == ""
     return found["problem"]
@@ -164,8 +164,8 @@ def test_a_requested_release_is_chosen_when_every_host_has_it(release: str) -> N
 
 
 def test_a_requested_release_that_hosts_lack_is_refused_with_their_names() -> None:
-    said = problem({"web1": state(V1, V2), "web2": state(V2), "web3": state(V2)}, V1)
-    assert said.startswith(f"Release {V1} was never live on web2, web3, or is gone.")
+    text = problem({"web1": state(V1, V2), "web2": state(V2), "web3": state(V2)}, V1)
+    assert text.startswith(f"Release {V1} was never live on web2, web3, or was removed there.")
 
 
 def test_a_release_that_was_never_live_is_refused() -> None:
@@ -173,25 +173,25 @@ def test_a_release_that_was_never_live_is_refused() -> None:
 
 
 def test_hosts_without_a_common_release_are_listed_with_their_releases() -> None:
-    said = problem({"web1": state(V1, V2), "web2": state(V3, rolled_back=(V4,)), "web3": EMPTY})
-    rows = [line.split(None, 2) for line in said.splitlines() if line.startswith("  ")]
+    text = problem({"web1": state(V1, V2), "web2": state(V3, rolled_back=(V4,)), "web3": EMPTY})
+    rows = [line.split(None, 2) for line in text.splitlines() if line.startswith("  ")]
     assert rows == [
         ["web1", V2, "(live)"],
         ["web1", V1],
         ["web2", V3, "(live)"],
         ["web2", V4, "(rolled back from)"],
-        ["web3", "nothing"],
+        ["web3", "none"],
     ]
-    assert "Nothing was changed." in said
+    assert "Nothing was changed." in text
 
 
 def test_hosts_with_different_previous_releases_are_refused() -> None:
-    assert "good on every host" in problem({"web1": state(V1, V3), "web2": state(V2, V3)})
+    assert "no common good release" in problem({"web1": state(V1, V3), "web2": state(V2, V3)})
 
 
 @pytest.mark.parametrize("only", [state(V1), state(V2, rolled_back=(V3,)), EMPTY])
 def test_a_host_without_a_previous_release_is_refused(only: dict[str, Any]) -> None:
-    assert problem({"web1": only}).startswith("There is no good release before the live one.")
+    assert problem({"web1": only}).startswith("The host has no good release before the live one.")
 
 
 # --- release_failures -----------------------------------------------------------------------------------------------
@@ -199,13 +199,13 @@ def test_a_host_without_a_previous_release_is_refused(only: dict[str, Any]) -> N
 
 def test_failures_list_each_failed_host_with_the_first_line_of_its_error() -> None:
     hostvars: dict[str, dict[str, Any]] = {
-        "web1": {"ansible_failed_result": {"msg": "shop: It stopped as soon as it was started.\nits log"}},
+        "web1": {"ansible_failed_result": {"msg": "shop: It stopped right after the start.\nits log"}},
         "web2": {},
         "web3": {"ansible_failed_result": {"msg": "", "stderr": "no space left\n"}},
         "web4": {"ansible_failed_result": {"rc": 1}},
     }
     assert failures(hostvars, list(hostvars), "shop").splitlines() == [
-        "web1: It stopped as soon as it was started.",
+        "web1: It stopped right after the start.",
         "web3: no space left",
         "web4: failed",
     ]
@@ -220,7 +220,7 @@ def test_only_hosts_of_the_play_are_listed() -> None:
 
 
 def test_without_a_failed_task_a_host_is_unreachable() -> None:
-    assert "can't be reached" in failures({"web1": {}}, ["web1"], "shop")
+    assert "can no longer be reached" in failures({"web1": {}}, ["web1"], "shop")
 
 
 # --- short_commit ---------------------------------------------------------------------------------------------------

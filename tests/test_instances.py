@@ -1,4 +1,4 @@
-"""How a host tells whether a release runs, and runs well."""
+"""A running release on a host: health checks, units, log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER = "20260101T000000Z-00000000bb"
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers /STATUS[/RELEASE…] with that status and a header for each release; /as/NAME for that host only."""
+    """Responds to /STATUS[/RELEASE…] with that status and a header for each release; to /as/NAME only for that host."""
 
     def address_string(self) -> str:
         return "unix"
@@ -47,7 +47,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def answering(tmp_path: Path) -> Iterator[str]:
-    """A Unix socket that a server of this test answers."""
+    """The Unix socket of a server."""
     path = str(tmp_path / "socket")
     server = UnixStreamServer(path, Server)
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
@@ -146,7 +146,7 @@ UNITS = ["shop@.service", "shop@.socket", "shop.mail-1@.service", "shop.clean@.s
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Instance:
-    """A release with a process and a timer beside the web."""
+    """A release with a background process and a timer."""
     store = Releases("shop", tmp_path / "shop", sites=tmp_path / "sites")
     units = store.path(RELEASE) / "units"
     units.mkdir(parents=True)
@@ -167,9 +167,9 @@ Systemd = Callable[..., None]
 
 @pytest.fixture
 def systemd(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> Systemd:
-    """Have systemd tell of the web service and the process as usual, but for what is given."""
+    """Set systemd's output for the web service and the process: everything runs, except for the given properties."""
 
-    def told(unit: str = "", is_active: str = "active", **properties: str) -> None:
+    def set_output(unit: str = "", is_active: str = "active", **properties: str) -> None:
         def systemctl(action: str, *_: str) -> str:
             if action == "is-active":
                 return is_active
@@ -182,7 +182,7 @@ def systemd(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> Systemd:
 
         monkeypatch.setattr(instances, "systemctl", systemctl)
 
-    return told
+    return set_output
 
 
 def test_a_running_release_has_no_deaths(instance: Instance, systemd: Systemd) -> None:
@@ -198,11 +198,11 @@ def test_a_dead_unit_is_reported(instance: Instance, systemd: Systemd, propertie
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [("1 worker died since the start", "1 worker of "), ("12 workers died", "12 workers of ")]
+    ("status", "dead"), [("1 worker died since the start", "1 worker of "), ("12 workers died", "12 workers of ")]
 )
-def test_dead_workers_are_counted(instance: Instance, systemd: Systemd, status: str, told: str) -> None:
+def test_dead_workers_are_counted(instance: Instance, systemd: Systemd, status: str, dead: str) -> None:
     systemd(instance.service, StatusText=status)
-    assert instance.find_deaths() == [f"{told}{instance.service}"]
+    assert instance.find_deaths() == [f"{dead}{instance.service}"]
 
 
 def test_a_process_that_has_exited_is_reported(instance: Instance, systemd: Systemd) -> None:
@@ -246,9 +246,9 @@ gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
 
 
 def test_of_a_long_log_only_the_last_lines_are_shown() -> None:
-    told = app_log("".join(f"line {n}\n" for n in range(100))).splitlines()
-    assert told == [f"  line {n}" for n in range(100 - instances.LOG_LINES, 100)]
+    lines = app_log("".join(f"line {n}\n" for n in range(100))).splitlines()
+    assert lines == [f"  line {n}" for n in range(100 - instances.LOG_LINES, 100)]
 
 
 def test_an_empty_log_is_reported_as_empty() -> None:
-    assert app_log("") == "  (it wrote nothing)"
+    assert app_log("") == "  (the log is empty)"

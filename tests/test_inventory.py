@@ -60,19 +60,21 @@ def test_a_missing_key_is_reported(key: str) -> None:
 def test_a_misspelt_key_gets_a_hint_before_the_list_of_keys() -> None:
     (problem,) = problems(GOOD | {"worker": 3})
     assert problem.where == "app shop, key worker"
-    assert "did you mean 'workers'?" in problem.expected
+    assert problem.expected.startswith("did you mean 'workers'? The known keys are name, ")
+    (problem,) = problems(GOOD | {"zzz": 3})
+    assert problem.expected.startswith("one of name, ")
 
 
 def test_two_apps_cannot_have_the_same_domain() -> None:
     (problem,) = problems(GOOD, GOOD | {"name": "blog", "domains": ["blog.example", "www.shop.example"]})
     assert problem.where == "app blog, key domains"
     assert "'www.shop.example'" in problem.found
-    assert "app shop has it already" in problem.expected
+    assert "app shop already has it" in problem.expected
 
 
 def test_two_apps_cannot_have_the_same_name() -> None:
     (problem,) = problems(GOOD, GOOD | {"domains": ["blog.example"]})
-    assert problem.found == "two apps of this name"
+    assert problem.found == "two apps with this name"
 
 
 @pytest.mark.parametrize("apps", [None, "shop", {"shop": GOOD}])
@@ -121,7 +123,7 @@ def test_the_challenge_dns_requires_a_hook() -> None:
 
 
 def certify(names: list[str], days: int = 30) -> dict[str, str]:
-    """The keys of an app with a certificate of its own."""
+    """The keys of an app with a provided certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([])
     now = datetime.datetime.now(datetime.UTC)
@@ -144,8 +146,8 @@ def test_a_matching_provided_certificate_is_accepted() -> None:
     ("change", "found"),
     [
         (lambda good, _other: {k: v for k, v in good.items() if k != "tls_key"}, "nothing"),
-        (lambda good, _other: good | {"tls_certificate": "-----BEGIN CERTIFICATE-----\nAAAA"}, "no certificate"),
-        (lambda good, other: good | {"tls_key": other["tls_key"]}, "a key that does not belong to tls_certificate"),
+        (lambda good, _other: good | {"tls_certificate": "-----BEGIN CERTIFICATE-----\nAAAA"}, "not a certificate"),
+        (lambda good, other: good | {"tls_key": other["tls_key"]}, "a key that does not match tls_certificate"),
         (lambda _good, other: other, "for other.example, not for shop.example, www.shop.example"),
     ],
     ids=["no key", "no certificate", "another key", "other names"],
@@ -171,10 +173,10 @@ PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBweY/L0cxGLI5mPHTcI33kGs0rNbEV3uP
 @pytest.mark.parametrize(
     ("keys", "found"),
     [
-        ([], "an empty list, so nobody could log in"),
-        ([PUBLIC, "ssh-ed25519 AAAA"], "'ssh-ed25519 AAAA…', which is none"),
-        (["-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl"], "a private key, which is none"),
-        ([PUBLIC.replace("AAAAC3", "AAAAC4")], "'ssh-ed25519 AAAAC4NzaC1lZDI1NTE5AAAAIBwe…', which is none"),
+        ([], "an empty list: nobody could log in"),
+        ([PUBLIC, "ssh-ed25519 AAAA"], "'ssh-ed25519 AAAA…', not a public key"),
+        (["-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl"], "a private key, not a public key"),
+        ([PUBLIC.replace("AAAAC3", "AAAAC4")], "'ssh-ed25519 AAAAC4NzaC1lZDI1NTE5AAAAIBwe…', not a public key"),
     ],
 )
 def test_invalid_keys_of_administrators_are_reported(keys: list[str], found: str) -> None:
@@ -195,7 +197,7 @@ USED = ["name", "keep_releases"]
 
 
 def host_problems(apps: Any, chosen: str | None, keys: list[str] | None) -> tuple[list[Problem], set[str]]:
-    """The problems of a host, and the apps that are known."""
+    """The problems of a host, and the names of its apps."""
     known: set[str] = set()
     return list(inventory.check_host({"apps": apps}, known, chosen, keys)), known
 

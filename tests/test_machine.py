@@ -1,4 +1,4 @@
-"""script/machine where no machine can be made, and what keeps checkouts apart."""
+"""script/machine: errors where it can't create machines, and separate names for each checkout."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def test_missing_tools_are_reported_with_the_solution(
     monkeypatch.setattr(machine.shutil, "which", lambda _tool: None)
     monkeypatch.setattr(sys, "argv", ["machine", "up", "x"])
     assert machine.main() == 1
-    told = capsys.readouterr().err
-    assert "Not installed here: mmdebstrap, systemd-nspawn" in told
-    assert "Run script/bootstrap first." in told
+    output = capsys.readouterr().err
+    assert "Not installed here: mmdebstrap, systemd-nspawn" in output
+    assert "Run script/bootstrap first." in output
 
 
 def test_without_root_and_sudo_the_error_includes_the_solution(

@@ -1,4 +1,4 @@
-"""How a host builds a release: whose files it is made of, what nginx may see of it, what can be used again."""
+"""The build of a release on a host: owners and modes, environment, dependencies, static files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT = "a text that is long enough to be worth compressing " * 50
 
 @pytest.fixture(autouse=True)
 def owners(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tests that are not run by root leave the owners of files out."""
+    """Ignore the owners of files when root does not run the tests."""
     if not IS_ROOT:
         for name in ("chown", "lchown"):
             monkeypatch.setattr(os, name, lambda *_: None)
@@ -36,12 +36,12 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-# --- what a sandbox has written -------------------------------------------------------------------------------------
+# --- files from the sandbox -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree that somebody else has written, with all that could do harm in it."""
+    """A tree that another user has written, with everything in it that could be dangerous."""
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o700)
     (outside / "file").write_text("secret")
@@ -61,7 +61,7 @@ def tree(tmp_path: Path) -> Path:
     (root / "lib/dangling").symlink_to("nowhere")
     for path in (outside, outside / "file", root, *root.rglob("*")):
         give_away(path)
-    for name, mode in {"bin/setuid": 0o6755, "lib/sticky": 0o3777}.items():  # a change of the owner drops these
+    for name, mode in {"bin/setuid": 0o6755, "lib/sticky": 0o3777}.items():  # a change of the owner removes these
         (root / name).chmod(mode)
     assert mode_of(root / "bin/setuid") & stat.S_ISUID
     return root
@@ -108,10 +108,10 @@ def test_a_link_is_not_followed(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_long_error_keeps_its_first_and_last_lines() -> None:
-    told = shorten("\n".join(f"line {n}" for n in range(100))).splitlines()
-    assert (told[0], told[-1]) == ("  line 0", "  line 99")
-    assert len(told) < 35
-    assert any("70 lines more" in line for line in told)
+    lines = shorten("\n".join(f"line {n}" for n in range(100))).splitlines()
+    assert (lines[0], lines[-1]) == ("  line 0", "  line 99")
+    assert len(lines) < 35
+    assert any("70 more lines" in line for line in lines)
 
 
 def test_a_short_error_is_shown_completely() -> None:
@@ -126,7 +126,7 @@ def test_a_short_error_is_shown_completely() -> None:
 )
 def test_an_environment_value_is_unchanged(value: str) -> None:
     line = release_build.environment_file({"KEY": value})
-    # systemd reads such a file the way a shell reads a double-quoted word
+    # systemd parses the file like a shell parses a double-quoted word.
     shell = subprocess.run(["sh", "-c", f'{line}printf %s. "$KEY"'], capture_output=True, text=True, check=True)
     assert shell.stdout == f"{value}."
 
@@ -162,12 +162,12 @@ def test_a_venv_matches_the_python_it_was_created_for(tmp_path: Path) -> None:
     assert not release_build.venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
 
 
-# --- what nginx serves ----------------------------------------------------------------------------------------------
+# --- static files ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def building(tmp_path: Path) -> Path:
-    """A release that is being built, with its source in it."""
+    """The folder of an unfinished release, with its source."""
     folder = tmp_path / "building"
     (folder / "source/static/css").mkdir(parents=True)
     (folder / "source/main.py").write_text("app = None\n")
@@ -221,6 +221,6 @@ def test_a_tree_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/shadow").touch(mode=0o600)
     (tmp_path / "venv").symlink_to(tmp_path / "outside")
-    with pytest.raises(BuildError, match="not a folder any more"):
+    with pytest.raises(BuildError, match="no longer a folder"):
         hand_to_root(tmp_path / "venv")
     assert (tmp_path / "outside/shadow").stat().st_mode & 0o777 == 0o600

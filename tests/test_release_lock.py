@@ -1,4 +1,4 @@
-"""The lock of an app on a host: one run at a time, whatever happens to the others."""
+"""The lock of an app on a host: only one run at a time, even when other runs die."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock impo
 
 OWNER = {"by": "me@here", "since": "2026-01-01 00:00:00 UTC"}
 OTHER = {"by": "you@there", "since": "2026-01-01 00:01:00 UTC"}
-ROUNDS = 25  # of contenders who take the lock at once, each with a free one and with a stale one
+ROUNDS = 25  # number of times that all contenders take the lock at once
 CONTENDERS = 6
 
 
 @pytest.fixture
 def lock(tmp_path: Path) -> Lock:
-    """A lock that nobody has."""
+    """A free lock."""
     return Lock("shop", tmp_path / "releases")
 
 
 def grow_old(lock: Lock, seconds: float) -> None:
-    """Have the last renewal be that long ago."""
+    """Move the last renewal into the past."""
     (lock.folder / "renewed").write_text(str(lock.renewed - seconds))
 
 
 def shell(lock: Lock, token: str, action: str) -> int:
-    """Run the command for the host as Ansible does; its status."""
+    """Run the command for the host like Ansible does; return its exit status."""
     return subprocess.run(["sh", "-c", shell_command(lock.name, token, action, lock.folder.parent)]).returncode
 
 
-# --- taking and giving back -----------------------------------------------------------------------------------------
+# --- take and free --------------------------------------------------------------------------------------------------
 
 
 def test_only_one_run_at_a_time_has_the_lock(lock: Lock) -> None:
@@ -97,7 +97,7 @@ def test_tokens_are_unique() -> None:
     assert len({new_token() for _ in range(100)}) == 100
 
 
-# --- locks of runs that are gone ------------------------------------------------------------------------------------
+# --- locks of runs that have died -----------------------------------------------------------------------------------
 
 
 def test_a_stale_lock_is_taken_over(lock: Lock) -> None:
@@ -131,12 +131,12 @@ def test_a_change_of_the_clock_does_not_make_a_lock_stale(
     monkeypatch.setattr(time, "time", lambda: now() + shift)
     assert not lock.is_stale
     assert not lock.take("b", OTHER)
-    # Nor does it keep one from growing stale.
+    # It does not keep an old lock from being stale either.
     grow_old(lock, STALE_AFTER + 1)
     assert lock.is_stale
 
 
-# --- taking over ----------------------------------------------------------------------------------------------------
+# --- take over ------------------------------------------------------------------------------------------------------
 
 
 def test_force_takes_over_and_the_other_run_may_not_continue(lock: Lock) -> None:
@@ -167,7 +167,7 @@ def test_an_empty_token_is_not_valid_for_the_lock_of_another_run(lock: Lock) -> 
 
 
 def threads(contend: Callable[[int], bool]) -> list[bool]:
-    """Let all contend in threads of this process, and tell who won."""
+    """Run all contenders in threads of this process; return which ones succeeded."""
     won = [False] * CONTENDERS
     start = threading.Barrier(CONTENDERS)
 
@@ -184,7 +184,7 @@ def threads(contend: Callable[[int], bool]) -> list[bool]:
 
 
 def processes(contend: Callable[[int], bool]) -> list[bool]:
-    """Let all contend in processes of their own, and tell who won."""
+    """Run all contenders in separate processes; return which ones succeeded."""
     gate, opener = os.pipe()
     children = []
     for number in range(CONTENDERS):
@@ -226,20 +226,20 @@ def test_when_many_take_the_lock_at_once_exactly_one_succeeds(
 
 
 def worker(lock: Lock, token: str) -> int:
-    """A process that is at work, and does not end by itself; its id."""
-    told, tell = os.pipe()
+    """Start a process that changes the app and does not end by itself; return its id."""
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.close(told)
+            os.close(reader)
             with lock.work(token):
-                os.write(tell, b"!")
+                os.write(writer, b"!")
                 time.sleep(60)
         finally:
             os._exit(1)
-    os.close(tell)
-    assert os.read(told, 1) == b"!"
-    os.close(told)
+    os.close(writer)
+    assert os.read(reader, 1) == b"!"
+    os.close(reader)
     return child
 
 
@@ -254,7 +254,7 @@ def test_a_running_process_makes_others_wait_and_then_fail(lock: Lock) -> None:
     try:
         lock.take("b", OTHER, force=True)
         begun = time.monotonic()
-        with pytest.raises(LockLost, match="still at work"), lock.work("b", patience=0.3):
+        with pytest.raises(LockLost, match="still running"), lock.work("b", patience=0.3):
             pass
         assert time.monotonic() - begun >= 0.3
     finally:
@@ -264,7 +264,7 @@ def test_a_running_process_makes_others_wait_and_then_fail(lock: Lock) -> None:
 def test_a_killed_process_does_not_block_others(lock: Lock) -> None:
     lock.take("a", OWNER)
     end(worker(lock, "a"))
-    assert lock.token == "a"  # the lock itself is not given back by that
+    assert lock.token == "a"  # the end of the process does not free the lock itself
     with lock.work("a", patience=0):
         pass
 
@@ -371,7 +371,7 @@ def test_a_command_waits_while_another_process_takes_the_lock(lock: Lock) -> Non
 
 def test_a_zombie_process_counts_as_ended() -> None:
     ended = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays in the table of processes
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
     assert action.identity(ended.pid) == ""
     ended.wait()
     assert action.identity(ended.pid) == ""

@@ -1,4 +1,4 @@
-"""Which files of a source are packed, and which ones are refused; digests and archives."""
+"""The source of an app: packed and refused files, digests, archives."""
 
 from __future__ import annotations
 
@@ -31,6 +31,21 @@ def digest(source: Path, **settings: Any) -> str:
 
 def test_caches_are_not_packed(source: Path) -> None:
     assert names(source) == ["main.py", "requirements.txt", "templates/index.html"]
+
+
+@pytest.mark.parametrize("name", ["env", "octopusenv", "tools/env"])
+def test_a_virtual_environment_of_any_name_is_not_packed(source: Path, name: str) -> None:
+    before = names(source)
+    (source / name / "bin").mkdir(parents=True)
+    (source / name / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    (source / name / "bin/python").symlink_to("/usr/bin/python3")
+    (source / "pages").symlink_to(name)
+    assert names(source) == before
+
+
+def test_a_pyvenv_cfg_in_the_source_folder_itself_does_not_hide_the_source(source: Path) -> None:
+    (source / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    assert "main.py" in names(source)
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "../source/main.py/../../outside"])

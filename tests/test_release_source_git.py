@@ -23,13 +23,13 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
 
 
 def git(folder: Path, *argv: str | Path) -> str:
-    """Run git as a person does."""
+    """Run git and return its output."""
     command = ["git", "-C", folder, "-c", "protocol.file.allow=always", *argv]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def commit(folder: Path) -> str:
-    """Commit all that a folder holds; the commit."""
+    """Commit all files of a folder; return the commit."""
     git(folder, "init", "--quiet", "--initial-branch=main")
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "--message=Change")
@@ -152,7 +152,7 @@ def test_a_submodule_that_is_not_checked_out_is_refused(source: Path, tmp_path: 
 def test_a_repository_at_a_url_with_a_submodule_is_refused(source: Path, tmp_path: Path) -> None:
     with_submodule(source, tmp_path)
     (tmp_path / "target").mkdir()
-    with pytest.raises(AnsibleActionFail, match="submodule vendored/lib,"):
+    with pytest.raises(AnsibleActionFail, match=r"submodule vendored/lib\."):
         packing.check_out(f"file://{source}", None, tmp_path / "target")
     assert list((tmp_path / "target").iterdir()) == []
 
@@ -187,7 +187,7 @@ def test_branches_tags_commits_and_new_commits_are_found(source: Path, tmp_path:
 
 def test_an_unknown_version_is_reported(source: Path, tmp_path: Path) -> None:
     commit(source)
-    with pytest.raises(AnsibleActionFail, match="'v9' is no branch, tag or commit"):
+    with pytest.raises(AnsibleActionFail, match="'v9' is not a branch, tag or commit"):
         check_out(f"file://{source}", "v9", tmp_path / "a")
 
 
@@ -233,7 +233,7 @@ def test_a_token_in_a_url_is_not_in_gits_arguments(tmp_path: Path, monkeypatch: 
 
 
 class Guarded(BaseHTTPRequestHandler):
-    """Asks for a user name and a password, notes what it gets, and has no repository."""
+    """Requires a user name and a password, stores the given ones, and has no repository."""
 
     given: list[str]
 
@@ -252,7 +252,7 @@ class Guarded(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def guarded() -> Iterator[tuple[int, list[str]]]:
-    """A server on some port, and what user names and passwords it was given."""
+    """The port of a server, and the user names and passwords that it has received."""
     given: list[str] = []
     server = HTTPServer(("127.0.0.1", 0), type("Noting", (Guarded,), {"given": given}))
     thread = threading.Thread(target=server.serve_forever)
@@ -284,4 +284,4 @@ def test_a_commit_is_marked_when_there_are_changes(source: Path) -> None:
     assert packing.commit_of(source) == made
     (source / "new.py").write_text("x")
     assert packing.commit_of(source) == f"{made}+changes"
-    assert packing.commit_of(source / "templates") == made  # nothing of that folder has changed
+    assert packing.commit_of(source / "templates") == made  # this folder has no changes

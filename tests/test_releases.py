@@ -14,13 +14,13 @@ V1, V2, V3, V4 = IDS[:4]
 
 
 def build(store: Releases, release: str) -> None:
-    """Put a complete release there, with a note of its commit."""
+    """Create a complete release, with metadata."""
     store.path(release).mkdir(exist_ok=True)
     (store.path(release) / "release.json").write_text(json.dumps({"commit": f"commit of {release}"}))
 
 
 def go_live(store: Releases, release: str, action: str = "deploy") -> None:
-    """A deploy or rollback that comes to its end."""
+    """Record a successful deploy or rollback."""
     build(store, release)
     store.record(action, release, "begun")
     store.make_live(release)
@@ -28,7 +28,7 @@ def go_live(store: Releases, release: str, action: str = "deploy") -> None:
 
 
 def fail(store: Releases, release: str, action: str = "deploy") -> None:
-    """A deploy or rollback that fails and is undone on this host."""
+    """Record a deploy or rollback that fails and is undone on this host."""
     build(store, release)
     store.record(action, release, "begun")
     store.make_live(release)
@@ -37,7 +37,7 @@ def fail(store: Releases, release: str, action: str = "deploy") -> None:
 
 
 def roll_back(store: Releases) -> str:
-    """Roll back to the release before; its id."""
+    """Roll back to the previous release; return its id."""
     release = store.previous()
     go_live(store, release, "rollback")
     return release
@@ -158,7 +158,7 @@ def test_an_undo_restores_the_previous_stack(store: Releases) -> None:
     for release in IDS[:3]:
         store.path(release).mkdir(parents=True, exist_ok=True)
         store.record("deploy", release, "ok")
-    store.record("deploy", IDS[0], "ok")  # an older one again, on this host only
+    store.record("deploy", IDS[0], "ok")  # an older release again, only on this host
     store.record("undo", IDS[2], "ok")
     assert store.good() == IDS[:3]
 
@@ -258,7 +258,7 @@ def test_the_live_release_cannot_be_removed(store: Releases) -> None:
     store.make_live(V1)
     store.remove(V1)
     assert store.complete() == [V1]
-    store.remove("")  # and no name does not mean the folder itself
+    store.remove("")  # an empty id does not remove the folder itself
     assert store.complete() == [V1]
 
 

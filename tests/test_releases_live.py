@@ -17,7 +17,7 @@ V1, V2 = (f"2026010{n}T000000Z-{n:010x}" for n in (1, 2))
 
 
 def build(store: Releases, release: str) -> None:
-    """Put a complete release there, with a note of its commit."""
+    """Create a complete release, with metadata."""
     store.path(release).mkdir(exist_ok=True)
     (store.path(release) / "release.json").write_text(json.dumps({"commit": f"commit of {release}"}))
 
@@ -101,7 +101,7 @@ def test_clear_live_removes_the_links_to_the_release_and_its_site(store: Release
 
 
 def accounts(monkeypatch: pytest.MonkeyPatch, users: dict[str, str], groups: list[str]) -> None:
-    """Have the host know these users, with their homes, and these groups."""
+    """Make the host have only these users, with their homes, and these groups."""
 
     def user(name: str) -> Any:
         return SimpleNamespace(pw_name=name, pw_dir=users[name])

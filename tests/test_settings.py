@@ -1,4 +1,4 @@
-"""The roles' settings: one description of each, from which everything else follows, and a use for each."""
+"""The roles' settings: valid descriptions, generated files, no unused settings, the JSON Schema."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ APP = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "ma
 
 
 def entries(role: Path) -> dict[str, Any]:
-    """Every argument of a role, and every key of `apps`, by its name."""
+    """All arguments of a role and all keys of `apps`, by their names."""
     described = role_settings(role.name)
     return {**described["arguments"], **described.get("keys", {})}
 
 
 def texts(folder: Path, *parts: str) -> Iterator[str]:
-    """The texts of the files in some parts of a role."""
+    """The contents of the files in some folders of a role."""
     for part in parts:
         for path in (folder / part).glob("*"):
             yield path.read_text()
 
 
-# --- what follows from the settings ---------------------------------------------------------------------------------
+# --- descriptions and defaults --------------------------------------------------------------------------------------
 
 
 def test_generated_files_are_up_to_date() -> None:
@@ -102,7 +102,7 @@ def test_arguments_start_with_the_name_of_their_role_and_entry_points_have_tasks
 
 
 def check(variables: Mapping[str, Any], folder: Path) -> str:
-    """What check-jsonschema says of variables of the inventory; empty when they are right."""
+    """The errors of check-jsonschema for variables of the inventory; empty when they are valid."""
     file = folder / "webservers.yml"
     file.write_text(yaml.safe_dump(variables))
     program = Path(sys.executable).parent / "check-jsonschema"

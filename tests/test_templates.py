@@ -1,4 +1,4 @@
-"""What the templates make of the roles' arguments."""
+"""The roles' templates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Render = Callable[..., str]
 
 
 def trusted(value: Any) -> Any:
-    """Let Ansible template the strings in a value, as it does with what it reads itself."""
+    """Mark the strings in a value as templates, like the strings in files that Ansible reads."""
     if isinstance(value, str):
         return trust_as_template(value)
     if isinstance(value, list):
@@ -31,7 +31,7 @@ def trusted(value: Any) -> Any:
 
 @pytest.fixture
 def render() -> Render:
-    """Render a role's template with the role's defaults, and other values on top; with keys of the app where given."""
+    """Render a role's template with the role's defaults, the given keys of the app, and other values."""
 
     def rendered(role: str, template: str, app: dict[str, Any] | None = None, **values: Any) -> str:
         variables: dict[str, Any] = {"ansible_managed": "managed"}
@@ -52,17 +52,17 @@ def render() -> Render:
 
 
 @pytest.fixture(autouse=True)
-def told_to_systemd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What gunicorn, which is not installed here, tells systemd."""
-    told: list[str] = []
+def systemd_messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The messages from gunicorn, which is not installed here, to systemd."""
+    messages: list[str] = []
     gunicorn = ModuleType("gunicorn")
-    gunicorn.systemd = SimpleNamespace(sd_notify=lambda state, _log: told.append(state))  # type: ignore[attr-defined]
+    gunicorn.systemd = SimpleNamespace(sd_notify=lambda state, _log: messages.append(state))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gunicorn", gunicorn)
-    return told
+    return messages
 
 
 def settings(render: Render, tmp_path: Path, **values: Any) -> dict[str, Any]:
-    """Run gunicorn's configuration as gunicorn does."""
+    """Run gunicorn's configuration file like gunicorn does."""
     path = tmp_path / "gunicorn.conf.py"
     path.write_text(render("app", "gunicorn.conf.py.j2", **values))
     return runpy.run_path(str(path))
@@ -86,13 +86,13 @@ def test_gunicorn_has_the_app_and_its_drain_timeout(render: Render, tmp_path: Pa
 
 
 def test_gunicorn_reports_the_number_of_dead_workers_to_systemd(
-    render: Render, tmp_path: Path, told_to_systemd: list[str]
+    render: Render, tmp_path: Path, systemd_messages: list[str]
 ) -> None:
     found = settings(render, tmp_path)
     for process in (7, 8):
         found["child_exit"](SimpleNamespace(log=None), SimpleNamespace(pid=process))
-    # As plugins/module_utils/instances.py reads it.
-    counts = [re.match(r"STATUS=(\d+) workers? died", state) for state in told_to_systemd]
+    # The same expression as in plugins/module_utils/instances.py.
+    counts = [re.match(r"STATUS=(\d+) workers? died", state) for state in systemd_messages]
     assert [count[1] for count in counts if count] == ["1", "2"]
 
 

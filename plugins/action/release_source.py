@@ -79,7 +79,7 @@ def git(*argv: str | Path, failure: str, secrets: dict[str, str] | None = None) 
         output = done.stderr.decode(errors="replace").strip()
         for secret in (secrets or {}).get("RELEASE_GIT_PASSWORD"), (secrets or {}).get("RELEASE_GIT_USER"):
             output = output.replace(secret, "…") if secret else output
-        raise AnsibleActionFail(f"{failure} git printed:\n{output}")
+        raise AnsibleActionFail(f"{failure} git printed:\n{output}" if output else failure)
     return os.fsdecode(done.stdout)
 
 
