@@ -21,3 +21,19 @@ def test_only_debian_12_and_13_are_accepted(text: str, is_fine: bool) -> None:
     assert (problem is None) == is_fine
     assert is_fine or "Debian 12 or 13 is required" in str(problem)
     assert check_hosts.find_problem("web1", {}, {"system": reach_host.parse(text)}, False, True) is None
+
+
+@pytest.mark.parametrize("result", [{"unreachable": True}, {"failed": True}])
+def test_the_error_has_the_reason_without_the_prefix_of_ansible(result: dict[str, bool]) -> None:
+    reason = "root on port 22: Connection refused"
+    problem = check_hosts.find_problem(
+        "web1", {"ansible_host": "192.0.2.7"}, result | {"msg": f"Task failed: {reason}"}, False
+    )
+    assert str(problem).splitlines()[0].endswith(f": {reason}")
+    assert "Task failed" not in str(problem)
+
+
+def test_a_host_without_python_is_refused_only_in_check_mode() -> None:
+    result = {"system": {"ID": "debian", "VERSION_ID": "13"}, "python": False}
+    assert "has no Python yet" in str(check_hosts.find_problem("web1", {}, result, True))
+    assert check_hosts.find_problem("web1", {}, result, False) is None

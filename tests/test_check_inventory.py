@@ -61,7 +61,7 @@ def test_all_problems_are_in_one_error_before_any_login(play: Play) -> None:
         "host web1, app shop, key helth_path\n",
         "did you mean 'health_path'?",
         "host web1, key firewall_allow\n",
-        "; there is no 'prot'; did you mean 'proto'?\n",
+        "; 'prot' is an unknown key; did you mean 'proto'?\n",
         "host web1, key nginx_http_prt\n",
         "did you mean 'nginx_http_port'?",
     ):
@@ -126,7 +126,8 @@ def test_an_unknown_app_is_refused_with_the_list_of_apps(play: Play) -> None:
 
 def test_with_a_valid_inventory_the_hosts_are_checked_next(play: Play) -> None:
     run = play({"apps": [GOOD]}, "-e", "patience=0")
-    assert "web1 (127.0.0.1) can't be reached" in run.stdout
+    assert "web1 (127.0.0.1) can't be reached: " in run.stdout
+    assert "reached: Task failed" not in run.stdout
     assert "The inventory has" not in run.stdout
 
 

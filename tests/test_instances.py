@@ -46,7 +46,7 @@ class Server(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def answering(tmp_path: Path) -> Iterator[str]:
+def server_socket(tmp_path: Path) -> Iterator[str]:
     """The Unix socket of a server."""
     path = str(tmp_path / "socket")
     server = UnixStreamServer(path, Server)
@@ -58,49 +58,49 @@ def answering(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def ask(socket_path: str, path: str, patience: float = 5) -> str:
+def request(socket_path: str, path: str, patience: float = 5) -> str:
     return probe(UnixConnection(socket_path, patience), path, "shop.example", RELEASE)
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 304, 399])
-def test_a_response_of_the_release_itself_is_good(answering: str, status: int) -> None:
-    assert ask(answering, f"/{status}/{RELEASE}") == ""
+def test_a_response_of_the_release_itself_is_good(server_socket: str, status: int) -> None:
+    assert request(server_socket, f"/{status}/{RELEASE}") == ""
 
 
-def test_a_response_of_another_release_is_a_problem(answering: str) -> None:
-    assert f"came from release {OTHER}" in ask(answering, f"/200/{OTHER}")
+def test_a_response_of_another_release_is_a_problem(server_socket: str) -> None:
+    assert f"came from release {OTHER}" in request(server_socket, f"/200/{OTHER}")
 
 
 @pytest.mark.parametrize("path", ["/200", "/200//"])
-def test_a_response_without_a_release_is_a_problem(answering: str, path: str) -> None:
-    assert "came from no release" in ask(answering, path)
+def test_a_response_without_a_release_is_a_problem(server_socket: str, path: str) -> None:
+    assert "came from no release" in request(server_socket, path)
 
 
 @pytest.mark.parametrize("part", [RELEASE[:-1], f"{RELEASE}x", RELEASE.lower(), f"{OTHER}, {RELEASE}x"])
-def test_a_response_of_a_release_with_a_similar_id_is_a_problem(answering: str, part: str) -> None:
+def test_a_response_of_a_release_with_a_similar_id_is_a_problem(server_socket: str, part: str) -> None:
     assert part != RELEASE
-    assert ask(answering, f"/200/{part.replace(' ', '%20')}")
+    assert request(server_socket, f"/200/{part.replace(' ', '%20')}")
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])
-def test_a_bad_status_is_a_problem_even_from_the_release_itself(answering: str, status: int) -> None:
-    assert f"status {status}" in ask(answering, f"/{status}/{RELEASE}")
+def test_a_bad_status_is_a_problem_even_from_the_release_itself(server_socket: str, status: int) -> None:
+    assert f"status {status}" in request(server_socket, f"/{status}/{RELEASE}")
 
 
-def test_the_request_has_the_host_name_of_the_app(answering: str) -> None:
-    assert ask(answering, "/as/shop.example") == ""
-    assert "status 404" in ask(answering, "/as/localhost")
+def test_the_request_has_the_host_name_of_the_app(server_socket: str) -> None:
+    assert request(server_socket, "/as/shop.example") == ""
+    assert "status 404" in request(server_socket, "/as/localhost")
 
 
 def test_a_missing_socket_is_a_problem(tmp_path: Path) -> None:
-    assert "No such file" in ask(str(tmp_path / "none"), "/")
+    assert "No such file" in request(str(tmp_path / "none"), "/")
 
 
 def test_no_response_is_a_problem(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(tmp_path / "socket"))
         mute.listen()
-        assert "timed out" in ask(str(tmp_path / "socket"), f"/200/{RELEASE}", 0.2)
+        assert "timed out" in request(str(tmp_path / "socket"), f"/200/{RELEASE}", 0.2)
 
 
 @pytest.mark.parametrize("words", [b"", b"no HTTP at all\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Len"])
@@ -117,7 +117,7 @@ def test_an_invalid_response_is_a_problem(tmp_path: Path, words: bytes) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert ask(str(tmp_path / "socket"), f"/200/{RELEASE}")
+        assert request(str(tmp_path / "socket"), f"/200/{RELEASE}")
         thread.join()
 
 

@@ -67,6 +67,15 @@ def test_ignored_files_are_not_packed(source: Path) -> None:
     assert names(source) == [".gitignore", "main.py", "new.py", "requirements.txt", "templates/index.html"]
 
 
+def test_a_virtual_environment_that_git_does_not_ignore_is_not_packed(source: Path) -> None:
+    commit(source)
+    before = names(source)
+    (source / "octopusenv/bin").mkdir(parents=True)
+    (source / "octopusenv/pyvenv.cfg").write_text("home = /usr/bin\n")
+    (source / "octopusenv/bin/python").symlink_to("/usr/bin/python3")
+    assert names(source) == before
+
+
 def test_a_subfolder_of_a_checkout_has_the_same_ignore_rules(source: Path) -> None:
     (source / ".gitignore").write_text("*.log\n")
     (source / "templates/debug.log").write_text("x")

@@ -59,16 +59,16 @@ def test_the_links_exist_at_every_moment(store: Releases) -> None:
         build(store, release)
         (store.path(release) / "site.conf").write_text(release)
     store.make_live(V1)
-    seen: set[str] = set()
+    found: set[str] = set()
     ended = threading.Event()
 
     def read() -> None:
         while not ended.is_set():
             try:
-                seen.add(store.site.read_text())
-                seen.add(os.path.basename(os.readlink(store.root / "live")))
+                found.add(store.site.read_text())
+                found.add(os.path.basename(os.readlink(store.root / "live")))
             except OSError as error:
-                seen.add(str(error))
+                found.add(str(error))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -76,7 +76,7 @@ def test_the_links_exist_at_every_moment(store: Releases) -> None:
         store.make_live((V1, V2)[number % 2])
     ended.set()
     reader.join()
-    assert seen == {V1, V2}
+    assert found == {V1, V2}
 
 
 def test_leftovers_of_a_crash_do_not_prevent_a_switch(store: Releases) -> None:
