@@ -37,7 +37,10 @@ def test_architecture_page_lists_every_filter() -> None:
 def test_architecture_page_states_where_each_module_and_filter_is_used() -> None:
     files = [path for folder in ("playbooks", "roles") for path in (PROJECT / folder).rglob("*") if path.is_file()]
     texts = {str(path.relative_to(PROJECT)): path.read_text() for path in files if path.suffix in (".yml", ".j2")}
-    for section, use in (("Modules", r"^ *blueoctopus\.site\.{}:$"), ("Filters", r"\| blueoctopus\.site\.{}\b")):
+    for section, use in (
+        ("Modules", r"^ *blueoctopus\.site\.{}:$"),
+        ("Filters", r"(?:\| |map\(')blueoctopus\.site\.{}\b"),
+    ):
         for name, cell in rows(section).items():
             pattern = re.compile(use.format(name), re.MULTILINE)
             used = {path for path, text in texts.items() if pattern.search(text)}

@@ -1,4 +1,4 @@
-"""How a host tells whether a release runs, and runs well."""
+"""A running release on a host: health checks, units, log."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils import instances
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     Instance,
     UnixConnection,
-    own_words,
-    problem_of,
+    app_log,
+    probe,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
@@ -26,7 +26,7 @@ OTHER = "20260101T000000Z-00000000bb"
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers /STATUS[/RELEASE…] with that status and a header for each release; /as/NAME for that host only."""
+    """Responds to /STATUS[/RELEASE…] with that status and a header for each release; to /as/NAME only for that host."""
 
     def address_string(self) -> str:
         return "unix"
@@ -46,8 +46,8 @@ class Server(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def answering(tmp_path: Path) -> Iterator[str]:
-    """A Unix socket that a server of this test answers."""
+def server_socket(tmp_path: Path) -> Iterator[str]:
+    """The Unix socket of a server."""
     path = str(tmp_path / "socket")
     server = UnixStreamServer(path, Server)
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
@@ -58,53 +58,53 @@ def answering(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def ask(socket_path: str, path: str, patience: float = 5) -> str:
-    return problem_of(UnixConnection(socket_path, patience), path, "shop.example", RELEASE)
+def request(socket_path: str, path: str, patience: float = 5) -> str:
+    return probe(UnixConnection(socket_path, patience), path, "shop.example", RELEASE)
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 304, 399])
-def test_an_answer_of_the_release_itself_is_good(answering: str, status: int) -> None:
-    assert ask(answering, f"/{status}/{RELEASE}") == ""
+def test_a_response_of_the_release_itself_is_good(server_socket: str, status: int) -> None:
+    assert request(server_socket, f"/{status}/{RELEASE}") == ""
 
 
-def test_an_answer_of_another_release_is_a_problem(answering: str) -> None:
-    assert f"came from release {OTHER}" in ask(answering, f"/200/{OTHER}")
+def test_a_response_of_another_release_is_a_problem(server_socket: str) -> None:
+    assert f"came from release {OTHER}" in request(server_socket, f"/200/{OTHER}")
 
 
 @pytest.mark.parametrize("path", ["/200", "/200//"])
-def test_an_answer_of_no_release_is_a_problem(answering: str, path: str) -> None:
-    assert "came from no release" in ask(answering, path)
+def test_a_response_without_a_release_is_a_problem(server_socket: str, path: str) -> None:
+    assert "came from no release" in request(server_socket, path)
 
 
 @pytest.mark.parametrize("part", [RELEASE[:-1], f"{RELEASE}x", RELEASE.lower(), f"{OTHER}, {RELEASE}x"])
-def test_a_release_that_only_looks_similar_is_a_problem(answering: str, part: str) -> None:
+def test_a_response_of_a_release_with_a_similar_id_is_a_problem(server_socket: str, part: str) -> None:
     assert part != RELEASE
-    assert ask(answering, f"/200/{part.replace(' ', '%20')}")
+    assert request(server_socket, f"/200/{part.replace(' ', '%20')}")
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])
-def test_a_bad_status_is_a_problem_even_from_the_release_itself(answering: str, status: int) -> None:
-    assert f"status {status}" in ask(answering, f"/{status}/{RELEASE}")
+def test_a_bad_status_is_a_problem_even_from_the_release_itself(server_socket: str, status: int) -> None:
+    assert f"status {status}" in request(server_socket, f"/{status}/{RELEASE}")
 
 
-def test_the_app_is_asked_under_its_own_name(answering: str) -> None:
-    assert ask(answering, "/as/shop.example") == ""
-    assert "status 404" in ask(answering, "/as/localhost")
+def test_the_request_has_the_host_name_of_the_app(server_socket: str) -> None:
+    assert request(server_socket, "/as/shop.example") == ""
+    assert "status 404" in request(server_socket, "/as/localhost")
 
 
-def test_a_socket_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
-    assert "No such file" in ask(str(tmp_path / "none"), "/")
+def test_a_missing_socket_is_a_problem(tmp_path: Path) -> None:
+    assert "No such file" in request(str(tmp_path / "none"), "/")
 
 
-def test_silence_is_a_problem(tmp_path: Path) -> None:
+def test_no_response_is_a_problem(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(tmp_path / "socket"))
         mute.listen()
-        assert "timed out" in ask(str(tmp_path / "socket"), f"/200/{RELEASE}", 0.2)
+        assert "timed out" in request(str(tmp_path / "socket"), f"/200/{RELEASE}", 0.2)
 
 
 @pytest.mark.parametrize("words", [b"", b"no HTTP at all\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Len"])
-def test_an_answer_that_is_no_answer_is_a_problem(tmp_path: Path, words: bytes) -> None:
+def test_an_invalid_response_is_a_problem(tmp_path: Path, words: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
         server.listen()
@@ -117,11 +117,11 @@ def test_an_answer_that_is_no_answer_is_a_problem(tmp_path: Path, words: bytes) 
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert ask(str(tmp_path / "socket"), f"/200/{RELEASE}")
+        assert request(str(tmp_path / "socket"), f"/200/{RELEASE}")
         thread.join()
 
 
-def test_a_release_is_asked_in_the_same_way_through_nginx() -> None:
+def test_a_probe_works_over_tcp_too() -> None:
     server = HTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
@@ -129,7 +129,7 @@ def test_a_release_is_asked_in_the_same_way_through_nginx() -> None:
 
         def through(path: str) -> str:
             connection = HTTPConnection("127.0.0.1", server.server_port, timeout=5)
-            return problem_of(connection, path, "shop.example", RELEASE)
+            return probe(connection, path, "shop.example", RELEASE)
 
         assert through(f"/200/{RELEASE}") == ""
         assert OTHER in through(f"/200/{OTHER}")
@@ -146,7 +146,7 @@ UNITS = ["shop@.service", "shop@.socket", "shop.mail-1@.service", "shop.clean@.s
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Instance:
-    """A release with a process and a timer beside the web."""
+    """A release with a background process and a timer."""
     store = Releases("shop", tmp_path / "shop", sites=tmp_path / "sites")
     units = store.path(RELEASE) / "units"
     units.mkdir(parents=True)
@@ -155,11 +155,11 @@ def instance(tmp_path: Path) -> Instance:
     return Instance(store, RELEASE)
 
 
-def test_the_units_of_a_release_carry_its_id(instance: Instance) -> None:
+def test_the_units_of_a_release_contain_its_id(instance: Instance) -> None:
     assert instance.web == [f"shop@{RELEASE}.socket", f"shop@{RELEASE}.service"]
     assert instance.processes == [f"shop.mail-1@{RELEASE}.service"]
     assert instance.timers == [f"shop.clean@{RELEASE}.timer"]
-    assert instance.beside == [*instance.processes, *instance.timers]
+    assert instance.background == [*instance.processes, *instance.timers]
 
 
 Systemd = Callable[..., None]
@@ -167,9 +167,9 @@ Systemd = Callable[..., None]
 
 @pytest.fixture
 def systemd(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> Systemd:
-    """Have systemd tell of the web service and the process as usual, but for what is given."""
+    """Set systemd's output for the web service and the process: everything runs, except for the given properties."""
 
-    def told(unit: str = "", is_active: str = "active", **properties: str) -> None:
+    def set_output(unit: str = "", is_active: str = "active", **properties: str) -> None:
         def systemctl(action: str, *_: str) -> str:
             if action == "is-active":
                 return is_active
@@ -182,40 +182,40 @@ def systemd(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> Systemd:
 
         monkeypatch.setattr(instances, "systemctl", systemctl)
 
-    return told
+    return set_output
 
 
-def test_a_release_that_runs_has_no_deaths(instance: Instance, systemd: Systemd) -> None:
+def test_a_running_release_has_no_deaths(instance: Instance, systemd: Systemd) -> None:
     systemd()
-    assert instance.deaths() == []
+    assert instance.find_deaths() == []
 
 
 @pytest.mark.parametrize("properties", [{"NRestarts": "1"}, {"SubState": "auto-restart"}, {"SubState": "failed"}])
-def test_a_unit_that_has_died_is_named(instance: Instance, systemd: Systemd, properties: dict[str, str]) -> None:
+def test_a_dead_unit_is_reported(instance: Instance, systemd: Systemd, properties: dict[str, str]) -> None:
     for unit in (instance.service, *instance.processes):
         systemd(unit, **properties)
-        assert instance.deaths() == [unit]
+        assert instance.find_deaths() == [unit]
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [("1 worker died since the start", "1 worker of "), ("12 workers died", "12 workers of ")]
+    ("status", "dead"), [("1 worker died since the start", "1 worker of "), ("12 workers died", "12 workers of ")]
 )
-def test_workers_that_have_died_are_counted(instance: Instance, systemd: Systemd, status: str, told: str) -> None:
+def test_dead_workers_are_counted(instance: Instance, systemd: Systemd, status: str, dead: str) -> None:
     systemd(instance.service, StatusText=status)
-    assert instance.deaths() == [f"{told}{instance.service}"]
+    assert instance.find_deaths() == [f"{dead}{instance.service}"]
 
 
-def test_a_process_that_has_ended_by_itself_is_named(instance: Instance, systemd: Systemd) -> None:
+def test_a_process_that_has_exited_is_reported(instance: Instance, systemd: Systemd) -> None:
     systemd(is_active="inactive")
-    assert instance.deaths() == instance.processes
+    assert instance.find_deaths() == instance.processes
 
 
-def test_units_that_systemd_knows_are_sorted_by_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_units_are_grouped_by_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instances, "UNITS", tmp_path)
     names = {release: [unit.replace("@.", f"@{release}.") for unit in UNITS] for release in (RELEASE, OTHER)}
     for name in (*names[RELEASE], *names[OTHER], f"shop-two@{RELEASE}.service", "shop.service"):
         (tmp_path / name).touch()
-    found = instances.installed("shop")
+    found = instances.installed_units("shop")
     assert {release: sorted(units) for release, units in found.items()} == {
         release: sorted(units) for release, units in names.items()
     }
@@ -224,7 +224,7 @@ def test_units_that_systemd_knows_are_sorted_by_release(tmp_path: Path, monkeypa
 # --- the log --------------------------------------------------------------------------------------------------------
 
 
-def test_the_log_is_told_in_the_apps_own_words() -> None:
+def test_the_log_omits_the_tracebacks_of_gunicorns_master() -> None:
     log = """[7] [ERROR] Exception in worker process
 Traceback (most recent call last):
   File "main.py", line 1, in <module>
@@ -242,13 +242,13 @@ Traceback (most recent call last):
   File "gunicorn", line 1, in <module>
 gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
 """
-    assert own_words(log) == "\n".join(f"  {line}" for line in log.splitlines()[:6])
+    assert app_log(log) == "\n".join(f"  {line}" for line in log.splitlines()[:6])
 
 
-def test_of_a_long_log_the_last_lines_are_told() -> None:
-    told = own_words("".join(f"line {n}\n" for n in range(100))).splitlines()
-    assert told == [f"  line {n}" for n in range(100 - instances.LOG_LINES, 100)]
+def test_of_a_long_log_only_the_last_lines_are_shown() -> None:
+    lines = app_log("".join(f"line {n}\n" for n in range(100))).splitlines()
+    assert lines == [f"  line {n}" for n in range(100 - instances.LOG_LINES, 100)]
 
 
-def test_an_empty_log_is_told_to_be_empty() -> None:
-    assert own_words("") == "  (it wrote nothing)"
+def test_an_empty_log_is_reported_as_empty() -> None:
+    assert app_log("") == "  (the log is empty)"

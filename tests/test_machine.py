@@ -1,4 +1,4 @@
-"""script/machine where no machine can be made, and what keeps checkouts apart."""
+"""script/machine: errors where it can't create machines, and separate names for each checkout."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def machine() -> ModuleType:
     return module
 
 
-def test_a_mac_is_told_the_way_out(machine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_macos_the_error_includes_the_solution(machine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(machine.MachineError, match=r"need Linux.*this is darwin.*VM of your own") as error:
         machine.check_computer(False)
     assert "README.md" in str(error.value)
 
 
-def test_missing_tools_are_named_with_the_way_out(
+def test_missing_tools_are_reported_with_the_solution(
     machine: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(machine.shutil, "which", lambda _tool: None)
     monkeypatch.setattr(sys, "argv", ["machine", "up", "x"])
     assert machine.main() == 1
-    told = capsys.readouterr().err
-    assert "Not installed here: mmdebstrap, systemd-nspawn" in told
-    assert "Run script/bootstrap first." in told
+    output = capsys.readouterr().err
+    assert "Not installed here: mmdebstrap, systemd-nspawn" in output
+    assert "Run script/bootstrap first." in output
 
 
-def test_without_root_and_sudo_the_way_out_is_told(
+def test_without_root_and_sudo_the_error_includes_the_solution(
     machine: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(machine.shutil, "which", lambda tool: None if tool == "sudo" else tool)

@@ -1,4 +1,4 @@
-"""How a host builds a release: whose files it is made of, what nginx may see of it, what can be used again."""
+"""The build of a release on a host: owners and modes, environment, dependencies, static files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError, shortened, take_over
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError, hand_to_root, shorten
 from ansible_collections.blueoctopus.site.plugins.modules import release_build
 
 NOBODY = 65534
@@ -20,7 +20,7 @@ TEXT = "a text that is long enough to be worth compressing " * 50
 
 @pytest.fixture(autouse=True)
 def owners(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tests that are not run by root leave the owners of files out."""
+    """Ignore the owners of files when root does not run the tests."""
     if not IS_ROOT:
         for name in ("chown", "lchown"):
             monkeypatch.setattr(os, name, lambda *_: None)
@@ -36,12 +36,12 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-# --- what a sandbox has written -------------------------------------------------------------------------------------
+# --- files from the sandbox -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree that somebody else has written, with all that could do harm in it."""
+    """A tree that another user has written, with everything in it that could be dangerous."""
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o700)
     (outside / "file").write_text("secret")
@@ -61,14 +61,14 @@ def tree(tmp_path: Path) -> Path:
     (root / "lib/dangling").symlink_to("nowhere")
     for path in (outside, outside / "file", root, *root.rglob("*")):
         give_away(path)
-    for name, mode in {"bin/setuid": 0o6755, "lib/sticky": 0o3777}.items():  # a change of the owner drops these
+    for name, mode in {"bin/setuid": 0o6755, "lib/sticky": 0o3777}.items():  # a change of the owner removes these
         (root / name).chmod(mode)
     assert mode_of(root / "bin/setuid") & stat.S_ISUID
     return root
 
 
 def test_files_get_plain_modes(tree: Path) -> None:
-    take_over(tree)
+    hand_to_root(tree)
     modes = {str(path.relative_to(tree)): mode_of(path) for path in tree.rglob("*") if not path.is_symlink()}
     assert modes == {
         "bin": 0o755,
@@ -83,14 +83,14 @@ def test_files_get_plain_modes(tree: Path) -> None:
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user")
-def test_all_of_it_belongs_to_root(tree: Path) -> None:
-    take_over(tree)
+def test_all_files_belong_to_root(tree: Path) -> None:
+    hand_to_root(tree)
     owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in (tree, *tree.rglob("*"))}
     assert owners == {(0, 0)}
 
 
-def test_what_is_neither_a_file_nor_a_folder_nor_a_link_is_removed(tree: Path) -> None:
-    take_over(tree)
+def test_special_files_are_removed(tree: Path) -> None:
+    hand_to_root(tree)
     assert not os.path.lexists(tree / "lib/fifo")
     assert os.path.lexists(tree / "lib/writable")
 
@@ -98,7 +98,7 @@ def test_what_is_neither_a_file_nor_a_folder_nor_a_link_is_removed(tree: Path) -
 def test_a_link_is_not_followed(tree: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     before = [(path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in (outside, outside / "file")]
-    take_over(tree)
+    hand_to_root(tree)
     after = [(path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in (outside, outside / "file")]
     assert after == before
     assert all((tree / "lib" / name).is_symlink() for name in ("file-link", "folder-link", "dangling"))
@@ -107,15 +107,15 @@ def test_a_link_is_not_followed(tree: Path, tmp_path: Path) -> None:
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_error_keeps_its_first_and_its_last_lines() -> None:
-    told = shortened("\n".join(f"line {n}" for n in range(100))).splitlines()
-    assert (told[0], told[-1]) == ("  line 0", "  line 99")
-    assert len(told) < 35
-    assert any("70 lines more" in line for line in told)
+def test_a_long_error_keeps_its_first_and_last_lines() -> None:
+    lines = shorten("\n".join(f"line {n}" for n in range(100))).splitlines()
+    assert (lines[0], lines[-1]) == ("  line 0", "  line 99")
+    assert len(lines) < 35
+    assert any("70 more lines" in line for line in lines)
 
 
-def test_a_short_error_is_told_as_it_is() -> None:
-    assert shortened("one\ntwo\n\n") == "  one\n  two"
+def test_a_short_error_is_shown_completely() -> None:
+    assert shorten("one\ntwo\n\n") == "  one\n  two"
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -124,9 +124,9 @@ def test_a_short_error_is_told_as_it_is() -> None:
 @pytest.mark.parametrize(
     "value", ["plain", "with space", 'a "quote"', "back\\slash", "$HOME `id`", "two\nlines", "é", ""]
 )
-def test_an_environment_value_arrives_as_it_is(value: str) -> None:
+def test_an_environment_value_is_unchanged(value: str) -> None:
     line = release_build.environment_file({"KEY": value})
-    # systemd reads such a file the way a shell reads a double-quoted word
+    # systemd parses the file like a shell parses a double-quoted word.
     shell = subprocess.run(["sh", "-c", f'{line}printf %s. "$KEY"'], capture_output=True, text=True, check=True)
     assert shell.stdout == f"{value}."
 
@@ -147,27 +147,27 @@ HASHED = "flask==3.1.3 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n    # 
         (HASHED + "./wheels/own.whl \\\n    --hash=sha256:00\n", False),
     ],
 )
-def test_only_what_can_not_change_is_locked(requirements: str, locked: bool) -> None:
+def test_only_pinned_dependencies_with_hashes_are_locked(requirements: str, locked: bool) -> None:
     assert release_build.is_locked(requirements) is locked
 
 
-def test_a_venv_suits_the_python_it_was_made_for(tmp_path: Path) -> None:
+def test_a_venv_matches_the_python_it_was_created_for(tmp_path: Path) -> None:
     (tmp_path / "venv/lib/python3.11").mkdir(parents=True)
     for version in ("3.11", "3.13"):
         (tmp_path / f"python{version}").touch()
     (tmp_path / "python3").symlink_to("python3.11")
-    assert release_build.suits(tmp_path / "venv", str(tmp_path / "python3"))
+    assert release_build.venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
     (tmp_path / "python3").unlink()
     (tmp_path / "python3").symlink_to("python3.13")
-    assert not release_build.suits(tmp_path / "venv", str(tmp_path / "python3"))
+    assert not release_build.venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
 
 
-# --- what nginx serves ----------------------------------------------------------------------------------------------
+# --- static files ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def building(tmp_path: Path) -> Path:
-    """A release that is being built, with its source in it."""
+    """The folder of an unfinished release, with its source."""
     folder = tmp_path / "building"
     (folder / "source/static/css").mkdir(parents=True)
     (folder / "source/main.py").write_text("app = None\n")
@@ -185,7 +185,7 @@ def published(building: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("url", "place"), [("/static/", "static"), ("/a/b/", "a/b")])
-def test_static_files_lie_where_their_addresses_are(building: Path, url: str, place: str) -> None:
+def test_static_files_have_the_structure_of_their_urls(building: Path, url: str, place: str) -> None:
     release_build.publish(building, {"url": url, "path": "static"})
     files = ["css/style.css", "css/style.css.gz", "photo.jpg", "small.css"]
     assert published(building) == [f"{place}/{file}" for file in files]
@@ -198,7 +198,7 @@ def test_a_compressed_file_has_the_content_of_its_original(building: Path) -> No
     assert len(packed.read_bytes()) < len(TEXT)
 
 
-def test_a_compressed_file_that_the_app_brings_stays_its_own(building: Path) -> None:
+def test_a_compressed_file_of_the_app_is_not_replaced(building: Path) -> None:
     (building / "source/static/css/style.css.gz").write_text("own")
     release_build.publish(building, {"url": "/static/", "path": "static"})
     assert (building / "public/static/css/style.css.gz").read_text() == "own"
@@ -210,17 +210,17 @@ def test_an_app_without_static_files_publishes_nothing(building: Path, static: d
     assert published(building) == []
 
 
-def test_nobody_but_nginx_enters_what_is_published(building: Path) -> None:
+def test_only_root_and_nginx_can_read_published_files(building: Path) -> None:
     release_build.publish(building, {"url": "/static/", "path": "static"})
     assert mode_of(building / "public") == 0o750
     if IS_ROOT:
         assert ((building / "public").stat().st_uid, (building / "public").stat().st_gid) == (0, NOBODY)
 
 
-def test_a_tree_that_was_replaced_by_a_link_is_refused(tmp_path: Path) -> None:
+def test_a_tree_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/shadow").touch(mode=0o600)
     (tmp_path / "venv").symlink_to(tmp_path / "outside")
-    with pytest.raises(BuildError, match="not a folder any more"):
-        take_over(tmp_path / "venv")
+    with pytest.raises(BuildError, match="no longer a folder"):
+        hand_to_root(tmp_path / "venv")
     assert (tmp_path / "outside/shadow").stat().st_mode & 0o777 == 0o600

@@ -1,4 +1,4 @@
-"""The lock of an app on a host: one run at a time, whatever happens to the others."""
+"""The lock of an app on a host: only one run at a time, even when other runs die."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock impo
 
 OWNER = {"by": "me@here", "since": "2026-01-01 00:00:00 UTC"}
 OTHER = {"by": "you@there", "since": "2026-01-01 00:01:00 UTC"}
-ROUNDS = 25  # of contenders who take the lock at once, each with a free one and with a stale one
+ROUNDS = 25  # number of times that all contenders take the lock at once
 CONTENDERS = 6
 
 
 @pytest.fixture
 def lock(tmp_path: Path) -> Lock:
-    """A lock that nobody has."""
+    """A free lock."""
     return Lock("shop", tmp_path / "releases")
 
 
 def grow_old(lock: Lock, seconds: float) -> None:
-    """Have the last renewal be that long ago."""
+    """Move the last renewal into the past."""
     (lock.folder / "renewed").write_text(str(lock.renewed - seconds))
 
 
 def shell(lock: Lock, token: str, action: str) -> int:
-    """Run the command for the host as Ansible does; its status."""
+    """Run the command for the host like Ansible does; return its exit status."""
     return subprocess.run(["sh", "-c", shell_command(lock.name, token, action, lock.folder.parent)]).returncode
 
 
-# --- taking and giving back -----------------------------------------------------------------------------------------
+# --- take and free --------------------------------------------------------------------------------------------------
 
 
-def test_one_run_has_the_lock_at_a_time(lock: Lock) -> None:
+def test_only_one_run_at_a_time_has_the_lock(lock: Lock) -> None:
     assert lock.owner is None
     assert lock.take("a", OWNER)
     assert not lock.take("b", OTHER)
@@ -64,42 +64,42 @@ def test_the_run_that_has_the_lock_may_take_it_again(lock: Lock) -> None:
     assert lock.token == "a"
 
 
-def test_a_lock_that_was_given_back_is_free(lock: Lock) -> None:
+def test_a_freed_lock_is_free(lock: Lock) -> None:
     lock.take("a", OWNER)
     lock.free("a")
     assert (lock.token, lock.owner) == ("", None)
     assert lock.take("b", OTHER)
 
 
-def test_nobody_gives_back_the_lock_of_another_run(lock: Lock) -> None:
+def test_a_run_cannot_free_the_lock_of_another_run(lock: Lock) -> None:
     lock.take("a", OWNER)
     lock.free("b")
     assert lock.token == "a"
     assert lock.owner == OWNER
 
 
-def test_the_locks_of_two_apps_are_two(lock: Lock) -> None:
+def test_two_apps_have_two_locks(lock: Lock) -> None:
     assert lock.take("a", OWNER)
     assert Lock("blog", lock.folder.parent).take("b", OTHER)
 
 
-def test_only_root_enters_the_folder(lock: Lock) -> None:
+def test_only_root_can_enter_the_folder(lock: Lock) -> None:
     lock.take("a", OWNER)
     assert [path.stat().st_mode & 0o777 for path in (lock.folder.parent, lock.folder)] == [0o700, 0o700]
 
 
-def test_a_lock_without_a_readable_owner_still_is_a_lock(lock: Lock) -> None:
+def test_a_lock_without_a_readable_owner_is_still_a_lock(lock: Lock) -> None:
     lock.take("a", OWNER)
     (lock.folder / "owner").write_text('{"by"')
     assert lock.owner == {"by": "an unknown run", "since": ""}
     assert not lock.take("b", OTHER)
 
 
-def test_no_two_tokens_are_equal() -> None:
+def test_tokens_are_unique() -> None:
     assert len({new_token() for _ in range(100)}) == 100
 
 
-# --- locks of runs that are gone ------------------------------------------------------------------------------------
+# --- locks of runs that have died -----------------------------------------------------------------------------------
 
 
 def test_a_stale_lock_is_taken_over(lock: Lock) -> None:
@@ -110,14 +110,14 @@ def test_a_stale_lock_is_taken_over(lock: Lock) -> None:
     assert (lock.token, lock.owner, lock.is_stale) == ("b", OTHER, False)
 
 
-def test_a_lock_that_was_renewed_a_moment_ago_is_not_stale(lock: Lock) -> None:
+def test_a_recently_renewed_lock_is_not_stale(lock: Lock) -> None:
     lock.take("a", OWNER)
     grow_old(lock, STALE_AFTER - 10)
     assert not lock.is_stale
     assert not lock.take("b", OTHER)
 
 
-def test_a_renewal_that_a_crash_cut_short_is_stale(lock: Lock) -> None:
+def test_a_truncated_renewal_is_stale(lock: Lock) -> None:
     lock.take("a", OWNER)
     (lock.folder / "renewed").write_text("")
     assert lock.is_stale
@@ -133,15 +133,15 @@ def test_a_change_of_the_clock_does_not_make_a_lock_stale(
     monkeypatch.setattr(time, "time", lambda: now() + shift)
     assert not lock.is_stale
     assert not lock.take("b", OTHER)
-    # Nor does it keep one from growing stale.
+    # It does not keep an old lock from being stale either.
     grow_old(lock, STALE_AFTER + 1)
     assert lock.is_stale
 
 
-# --- taking over ----------------------------------------------------------------------------------------------------
+# --- take over ------------------------------------------------------------------------------------------------------
 
 
-def test_force_takes_over_and_the_former_run_may_not_go_on(lock: Lock) -> None:
+def test_force_takes_over_and_the_other_run_may_not_continue(lock: Lock) -> None:
     lock.take("a", OWNER)
     assert lock.take("b", OTHER, force=True)
     with pytest.raises(LockLost, match="you@there has it now"):
@@ -159,7 +159,7 @@ def test_a_run_without_the_lock_may_not_work(lock: Lock) -> None:
         pass
 
 
-def test_no_token_is_not_the_token_of_a_free_lock_that_another_run_has(lock: Lock) -> None:
+def test_an_empty_token_is_not_valid_for_the_lock_of_another_run(lock: Lock) -> None:
     lock.take("a", OWNER)
     with pytest.raises(LockLost), lock.work(""):
         pass
@@ -169,7 +169,7 @@ def test_no_token_is_not_the_token_of_a_free_lock_that_another_run_has(lock: Loc
 
 
 def threads(contend: Callable[[int], bool]) -> list[bool]:
-    """Let all contend in threads of this process, and tell who won."""
+    """Run all contenders in threads of this process; return which ones succeeded."""
     won = [False] * CONTENDERS
     start = threading.Barrier(CONTENDERS)
 
@@ -186,7 +186,7 @@ def threads(contend: Callable[[int], bool]) -> list[bool]:
 
 
 def processes(contend: Callable[[int], bool]) -> list[bool]:
-    """Let all contend in processes of their own, and tell who won."""
+    """Run all contenders in separate processes; return which ones succeeded."""
     gate, opener = os.pipe()
     children = []
     for number in range(CONTENDERS):
@@ -209,7 +209,7 @@ def processes(contend: Callable[[int], bool]) -> list[bool]:
 
 @pytest.mark.parametrize("stale", [False, True], ids=["free", "stale"])
 @pytest.mark.parametrize("contest", [threads, processes])
-def test_of_many_who_take_the_lock_at_once_exactly_one_wins(
+def test_when_many_take_the_lock_at_once_exactly_one_succeeds(
     tmp_path: Path, contest: Callable[[Callable[[int], bool]], list[bool]], stale: bool
 ) -> None:
     for number in range(ROUNDS):
@@ -228,20 +228,20 @@ def test_of_many_who_take_the_lock_at_once_exactly_one_wins(
 
 
 def worker(lock: Lock, token: str) -> int:
-    """A process that is at work, and does not end by itself; its id."""
-    told, tell = os.pipe()
+    """Start a process that changes the app and does not end by itself; return its id."""
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.close(told)
+            os.close(reader)
             with lock.work(token):
-                os.write(tell, b"!")
+                os.write(writer, b"!")
                 time.sleep(60)
         finally:
             os._exit(1)
-    os.close(tell)
-    assert os.read(told, 1) == b"!"
-    os.close(told)
+    os.close(writer)
+    assert os.read(reader, 1) == b"!"
+    os.close(reader)
     return child
 
 
@@ -250,28 +250,28 @@ def end(process: int) -> None:
     os.waitpid(process, 0)
 
 
-def test_a_process_at_work_makes_others_wait_and_then_fail(lock: Lock) -> None:
+def test_a_running_process_makes_others_wait_and_then_fail(lock: Lock) -> None:
     lock.take("a", OWNER)
     former = worker(lock, "a")
     try:
         lock.take("b", OTHER, force=True)
         begun = time.monotonic()
-        with pytest.raises(LockLost, match="still at work"), lock.work("b", patience=0.3):
+        with pytest.raises(LockLost, match="still running"), lock.work("b", patience=0.3):
             pass
         assert time.monotonic() - begun >= 0.3
     finally:
         end(former)
 
 
-def test_a_process_that_was_killed_at_work_holds_up_nobody(lock: Lock) -> None:
+def test_a_killed_process_does_not_block_others(lock: Lock) -> None:
     lock.take("a", OWNER)
     end(worker(lock, "a"))
-    assert lock.token == "a"  # the lock itself is not given back by that
+    assert lock.token == "a"  # the end of the process does not free the lock itself
     with lock.work("a", patience=0):
         pass
 
 
-def test_who_waits_for_a_process_at_work_goes_on_when_it_ends(lock: Lock) -> None:
+def test_a_waiting_run_continues_when_the_running_process_ends(lock: Lock) -> None:
     lock.take("a", OWNER)
     former = worker(lock, "a")
     killer = threading.Timer(0.3, end, [former])
@@ -282,7 +282,7 @@ def test_who_waits_for_a_process_at_work_goes_on_when_it_ends(lock: Lock) -> Non
     killer.join()
 
 
-def test_an_error_at_work_ends_the_work(lock: Lock) -> None:
+def test_an_error_in_the_block_frees_the_kernel_lock(lock: Lock) -> None:
     lock.take("a", OWNER)
     with pytest.raises(ZeroDivisionError), lock.work("a"):
         raise ZeroDivisionError
@@ -290,7 +290,7 @@ def test_an_error_at_work_ends_the_work(lock: Lock) -> None:
         pass
 
 
-def test_a_lock_that_was_lost_while_waiting_is_seen_before_the_work(lock: Lock) -> None:
+def test_a_lock_lost_while_waiting_is_detected_before_the_block_runs(lock: Lock) -> None:
     lock.take("a", OWNER)
     former = worker(lock, "a")
 
@@ -318,7 +318,7 @@ def test_the_command_renew_renews(lock: Lock) -> None:
     assert lock.token == "a"
 
 
-def test_the_command_abandon_lets_the_next_run_take_over(lock: Lock) -> None:
+def test_after_the_command_abandon_the_next_run_can_take_over(lock: Lock) -> None:
     lock.take("a", OWNER)
     assert shell(lock, "a", "abandon") == 0
     assert lock.renewed == ABANDONED
@@ -326,14 +326,14 @@ def test_the_command_abandon_lets_the_next_run_take_over(lock: Lock) -> None:
     assert lock.take("b", OTHER)
 
 
-def test_the_command_free_gives_the_lock_back(lock: Lock) -> None:
+def test_the_command_free_frees_the_lock(lock: Lock) -> None:
     lock.take("a", OWNER)
     assert shell(lock, "a", "free") == 0
     assert (lock.token, lock.owner) == ("", None)
 
 
 @pytest.mark.parametrize("action", ["renew", "abandon", "free"])
-def test_a_command_of_a_run_that_lost_the_lock_changes_nothing_and_says_so(lock: Lock, action: str) -> None:
+def test_a_command_of_a_run_without_the_lock_changes_nothing_and_exits_with_9(lock: Lock, action: str) -> None:
     lock.take("b", OTHER)
     before = {path.name: path.read_bytes() for path in lock.folder.iterdir()}
     assert shell(lock, "a", action) == 9
@@ -341,25 +341,25 @@ def test_a_command_of_a_run_that_lost_the_lock_changes_nothing_and_says_so(lock:
 
 
 @pytest.mark.parametrize("action", ["renew", "abandon", "free"])
-def test_a_command_for_a_lock_that_nobody_has_says_so(lock: Lock, action: str) -> None:
+def test_a_command_for_a_free_lock_exits_with_9(lock: Lock, action: str) -> None:
     lock.take("a", OWNER)
     lock.free("a")
     assert shell(lock, "a", action) == 9
     assert lock.token == ""
 
 
-def test_a_command_after_a_reboot_says_that_the_lock_is_gone(lock: Lock) -> None:
+def test_a_command_after_a_reboot_exits_with_9(lock: Lock) -> None:
     assert shell(lock, "a", "renew") == 9
 
 
-def test_a_command_for_a_folder_with_a_space_reaches_it(tmp_path: Path) -> None:
+def test_a_command_works_for_a_folder_with_special_characters(tmp_path: Path) -> None:
     lock = Lock("shop", tmp_path / "a 'b' $c")
     lock.take("a", OWNER)
     assert shell(lock, "a", "free") == 0
     assert lock.token == ""
 
 
-def test_a_command_waits_for_who_takes_the_lock_at_that_moment(lock: Lock) -> None:
+def test_a_command_waits_while_another_process_takes_the_lock(lock: Lock) -> None:
     lock.take("a", OWNER)
     command = shell_command("shop", "a", "free", lock.folder.parent)
     with lock._held("mutex", 0):
@@ -371,19 +371,19 @@ def test_a_command_waits_for_who_takes_the_lock_at_that_moment(lock: Lock) -> No
     assert lock.token == ""
 
 
-def test_a_run_that_has_ended_is_known_to_have_ended_though_nobody_waited_for_it() -> None:
+def test_a_zombie_process_counts_as_ended() -> None:
     ended = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays in the table of processes
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
     assert action.identity(ended.pid) == ""
     ended.wait()
     assert action.identity(ended.pid) == ""
     assert action.identity(os.getpid()) == action.identity(os.getpid()) != ""
 
 
-def test_a_task_knows_the_run_that_it_belongs_to() -> None:
+def test_a_task_finds_the_process_of_its_run() -> None:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    task = context.Process(target=lambda: sender.send(action.process_of_run()))
+    task = context.Process(target=lambda: sender.send(action.run_process()))
     task.start()
     assert receiver.poll(10)
     assert receiver.recv() == os.getpid()

@@ -1,135 +1,46 @@
-"""What a host knows of an app's releases, and what a rollback makes of it."""
+"""The history of an app's releases on a host: good releases, rollbacks, removal."""
 
 from __future__ import annotations
 
-import grp
 import json
 import os
-import pwd
-import threading
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.filter.systemd import systemd_command
-from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
 IDS = [f"2026010{n}T000000Z-{n:010x}" for n in range(1, 8)]
 V1, V2, V3, V4 = IDS[:4]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Releases:
-    """An app without releases, with folders of its own."""
-    made = Releases("shop", tmp_path / "shop", sites=tmp_path / "sites")
-    made.folder.mkdir(parents=True)
-    return made
-
-
 def build(store: Releases, release: str) -> None:
-    """Put a complete release there, with a note of its commit."""
+    """Create a complete release, with metadata."""
     store.path(release).mkdir(exist_ok=True)
     (store.path(release) / "release.json").write_text(json.dumps({"commit": f"commit of {release}"}))
 
 
 def go_live(store: Releases, release: str, action: str = "deploy") -> None:
-    """A deploy or rollback that comes to its end."""
+    """Record a successful deploy or rollback."""
     build(store, release)
-    store.note(action, release, "begun")
+    store.record(action, release, "begun")
     store.make_live(release)
-    store.note(action, release, "ok")
+    store.record(action, release, "ok")
 
 
 def fail(store: Releases, release: str, action: str = "deploy") -> None:
-    """A deploy or rollback that fails and is undone on this host."""
+    """Record a deploy or rollback that fails and is undone on this host."""
     build(store, release)
-    store.note(action, release, "begun")
+    store.record(action, release, "begun")
     store.make_live(release)
     store.make_live(store.confirmed)
-    store.note(action, release, "failed", "it is broken")
+    store.record(action, release, "failed", "it is broken")
 
 
 def roll_back(store: Releases) -> str:
-    """Roll back to the release before; its id."""
+    """Roll back to the previous release; return its id."""
     release = store.previous()
     go_live(store, release, "rollback")
     return release
-
-
-# --- the live release -----------------------------------------------------------------------------------------------
-
-
-def test_make_live_moves_the_links_to_the_release_and_to_its_site(store: Releases) -> None:
-    for release in (V1, V2):
-        build(store, release)
-        store.make_live(release)
-        assert store.live == release
-        assert os.readlink(store.root / "live") == f"releases/{release}"
-        assert os.readlink(store.site) == f"{store.root}/live/site.conf"
-        assert store.has_site
-    assert os.readlink(store.root / "before") == f"releases/{V1}"
-    assert sorted(os.listdir(store.root)) == ["before", "live", "releases"]
-    assert os.listdir(store.site.parent) == ["shop.conf"]
-
-
-def test_a_site_that_is_a_file_becomes_the_link(store: Releases) -> None:
-    store.site.parent.mkdir()
-    store.site.write_text("server {}")
-    assert not store.has_site
-    build(store, V1)
-    store.make_live(V1)
-    assert store.has_site
-
-
-def test_making_the_live_release_live_again_keeps_the_one_before(store: Releases) -> None:
-    for release in (V1, V2, V2):
-        build(store, release)
-        store.make_live(release)
-    assert os.readlink(store.root / "before") == f"releases/{V1}"
-
-
-def test_no_reader_ever_finds_a_link_missing(store: Releases) -> None:
-    for release in (V1, V2):
-        build(store, release)
-        (store.path(release) / "site.conf").write_text(release)
-    store.make_live(V1)
-    seen: set[str] = set()
-    ended = threading.Event()
-
-    def read() -> None:
-        while not ended.is_set():
-            try:
-                seen.add(store.site.read_text())
-                seen.add(os.path.basename(os.readlink(store.root / "live")))
-            except OSError as error:
-                seen.add(str(error))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(300):
-        store.make_live((V1, V2)[number % 2])
-    ended.set()
-    reader.join()
-    assert seen == {V1, V2}
-
-
-def test_what_a_crash_left_beside_a_link_is_no_obstacle(store: Releases) -> None:
-    build(store, V1)
-    (store.root / ".live.new").symlink_to("nowhere")
-    store.make_live(V1)
-    assert store.live == V1
-    assert not (store.root / ".live.new").is_symlink()
-
-
-def test_no_live_takes_the_release_and_its_site_away(store: Releases) -> None:
-    build(store, V1)
-    store.make_live(V1)
-    store.no_live()
-    assert store.live == ""
-    assert not store.has_site
-    assert not store.site.is_symlink()
-    store.no_live()  # a second time changes nothing
 
 
 # --- good releases and rollback -------------------------------------------------------------------------------------
@@ -141,7 +52,7 @@ def test_a_release_that_was_never_live_is_not_good(store: Releases) -> None:
     assert (store.good(), store.stack, store.previous(), store.confirmed) == ([], [], "", "")
 
 
-def test_a_first_release_has_none_before_it(store: Releases) -> None:
+def test_the_first_release_has_no_previous_release(store: Releases) -> None:
     go_live(store, V1)
     assert store.confirmed == V1
     assert store.previous() == ""
@@ -167,7 +78,7 @@ def test_a_rollback_skips_a_release_that_was_rolled_back_from(store: Releases) -
     assert roll_back(store) == V2
 
 
-def test_a_rollback_to_a_named_release_that_was_rolled_back_from_makes_it_good_again(store: Releases) -> None:
+def test_a_rollback_to_a_given_release_makes_it_good_again(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     roll_back(store)
@@ -177,7 +88,7 @@ def test_a_rollback_to_a_named_release_that_was_rolled_back_from_makes_it_good_a
     assert store.rolled_back == []
 
 
-def test_a_new_deploy_of_a_release_that_was_rolled_back_from_makes_it_good_again(store: Releases) -> None:
+def test_a_new_deploy_of_a_release_makes_it_good_again(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     roll_back(store)
@@ -185,35 +96,35 @@ def test_a_new_deploy_of_a_release_that_was_rolled_back_from_makes_it_good_again
     assert (store.stack, store.rolled_back) == ([V1, V2], [])
 
 
-def test_a_rollback_to_a_named_older_release_leaves_all_after_it_behind(store: Releases) -> None:
+def test_a_rollback_to_an_older_release_rolls_back_from_all_later_ones(store: Releases) -> None:
     for release in (V1, V2, V3):
         go_live(store, release)
     go_live(store, V1, "rollback")
     assert (store.stack, store.rolled_back) == ([V1], [V2, V3])
 
 
-def test_a_deploy_that_went_well_here_and_was_undone_never_is_good(store: Releases) -> None:
+def test_an_undone_deploy_is_never_good_even_if_it_succeeded_on_this_host(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     store.make_live(V1)
-    store.note("deploy", V2, "failed", "another host failed")
-    store.note("undo", V1, "ok")
+    store.record("deploy", V2, "failed", "another host failed")
+    store.record("undo", V1, "ok")
     assert store.confirmed == V1
     assert store.good() == [V1]
     store.sweep()
     assert store.complete() == [V1]
 
 
-def test_a_rollback_that_was_undone_leaves_no_release_behind(store: Releases) -> None:
+def test_an_undone_rollback_marks_no_release_as_rolled_back(store: Releases) -> None:
     for release in (V1, V2, V3):
         go_live(store, release)
     go_live(store, V2, "rollback")
     store.make_live(V3)
-    store.note("undo", V3, "ok")
+    store.record("undo", V3, "ok")
     assert (store.stack, store.rolled_back) == ([V1, V2, V3], [])
 
 
-def test_a_failed_release_never_is_good(store: Releases) -> None:
+def test_a_failed_release_is_never_good(store: Releases) -> None:
     go_live(store, V1)
     fail(store, V2)
     assert store.good() == [V1]
@@ -235,7 +146,7 @@ def test_a_failed_rollback_changes_nothing(store: Releases) -> None:
     assert (store.stack, store.rolled_back, store.live) == ([V1, V2], [], V2)
 
 
-def test_a_release_is_good_only_while_it_is_there(store: Releases) -> None:
+def test_a_removed_release_is_no_longer_good(store: Releases) -> None:
     for release in (V1, V2, V3):
         go_live(store, release)
     store.remove(V2)
@@ -243,32 +154,52 @@ def test_a_release_is_good_only_while_it_is_there(store: Releases) -> None:
     assert store.previous() == V1
 
 
-# --- a run that has not ended ---------------------------------------------------------------------------------------
+def test_an_undo_restores_the_previous_stack(store: Releases) -> None:
+    for release in IDS[:3]:
+        store.path(release).mkdir(parents=True, exist_ok=True)
+        store.record("deploy", release, "ok")
+    store.record("deploy", IDS[0], "ok")  # an older release again, only on this host
+    store.record("undo", IDS[2], "ok")
+    assert store.good() == IDS[:3]
 
 
-def test_a_deploy_that_has_begun_is_unfinished_until_its_end(store: Releases) -> None:
+def test_an_undo_gives_the_same_stack_after_the_failed_release_is_removed(store: Releases) -> None:
+    failed = "20260109T000000Z-000000000f"
+    for release in (IDS[0], IDS[1], IDS[0], failed):
+        store.path(release).mkdir(parents=True, exist_ok=True)
+        store.record("deploy", release, "ok")
+    store.record("undo", IDS[0], "ok")
+    before = store.stack
+    store.remove(failed)
+    assert store.stack == before == [IDS[1], IDS[0]]
+
+
+# --- unfinished runs ------------------------------------------------------------------------------------------------
+
+
+def test_a_deploy_is_unfinished_until_its_end(store: Releases) -> None:
     go_live(store, V1)
     assert store.unfinished() is None
     build(store, V2)
-    store.note("deploy", V2, "begun", by="me@here")
+    store.record("deploy", V2, "begun", by="me@here")
     store.make_live(V2)
     begun = store.unfinished()
     assert begun is not None
     assert (begun["release"], begun["action"], begun["by"], begun["from"]) == (V2, "deploy", "me@here", V1)
     assert store.confirmed == V1
-    store.note("deploy", V2, "failed")
+    store.record("deploy", V2, "failed")
     assert store.unfinished() is None
 
 
-def test_the_end_of_a_deploy_tells_what_was_live_before_it(store: Releases) -> None:
+def test_the_end_of_a_deploy_contains_the_previous_release(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     end = store.history()[-1]
     assert (end["result"], end["from"], end["commit"]) == ("ok", V1, f"commit of {V2}")
 
 
-def test_a_note_can_name_the_commit_of_a_release_that_is_gone(store: Releases) -> None:
-    store.note("deploy", V1, "failed", commit="abc")
+def test_an_event_can_have_the_commit_of_a_removed_release(store: Releases) -> None:
+    store.record("deploy", V1, "failed", commit="abc")
     assert store.history()[-1]["commit"] == "abc"
 
 
@@ -276,7 +207,7 @@ def test_a_note_can_name_the_commit_of_a_release_that_is_gone(store: Releases) -
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(3, IDS[4:7]), (2, IDS[5:7]), (1, IDS[5:7])])
-def test_pruning_keeps_the_newest_good_ones_and_always_the_one_before(
+def test_pruning_keeps_the_newest_good_releases_and_always_the_previous_one(
     store: Releases, keep: int, kept: list[str]
 ) -> None:
     for release in IDS:
@@ -295,7 +226,7 @@ def test_pruning_removes_rolled_back_releases_before_others(store: Releases) -> 
     assert store.complete() == [V1, V2, V4]
 
 
-def test_pruning_keeps_a_rolled_back_release_while_there_is_room(store: Releases) -> None:
+def test_pruning_keeps_a_rolled_back_release_within_the_limit(store: Releases) -> None:
     for release in (V1, V2):
         go_live(store, release)
     roll_back(store)
@@ -312,7 +243,7 @@ def test_pruning_keeps_the_live_release_when_it_is_not_confirmed(store: Releases
     assert store.complete() == [V2, V3, V4]
 
 
-def test_sweeping_removes_what_crashes_left_and_what_never_was_good(store: Releases) -> None:
+def test_sweeping_removes_leftovers_of_crashes_and_releases_that_are_not_good(store: Releases) -> None:
     go_live(store, V1)
     build(store, V2)
     for name in (".building-x", ".removed-x"):
@@ -322,12 +253,12 @@ def test_sweeping_removes_what_crashes_left_and_what_never_was_good(store: Relea
     assert os.listdir(store.folder) == [V1]
 
 
-def test_the_live_release_can_not_be_removed(store: Releases) -> None:
+def test_the_live_release_cannot_be_removed(store: Releases) -> None:
     build(store, V1)
     store.make_live(V1)
     store.remove(V1)
     assert store.complete() == [V1]
-    store.remove("")  # and no name does not mean the folder itself
+    store.remove("")  # an empty id does not remove the folder itself
     assert store.complete() == [V1]
 
 
@@ -338,26 +269,28 @@ def history_file(store: Releases) -> Path:
     return store.root / "history.jsonl"
 
 
-def test_a_line_that_a_crash_cut_short_is_skipped_and_the_next_one_stands_by_itself(store: Releases) -> None:
+def test_a_truncated_line_is_skipped_and_the_next_event_gets_its_own_line(store: Releases) -> None:
     go_live(store, V1)
     with history_file(store).open("a") as history:
         history.write('{"time": "20')
     assert [event["release"] for event in store.history()] == [V1, V1]
     build(store, V2)
-    store.note("deploy", V2, "ok")
+    store.record("deploy", V2, "ok")
     assert [event["release"] for event in store.history()] == [V1, V1, V2]
     assert history_file(store).read_text().endswith("}\n")
     assert store.confirmed == V2
 
 
-def test_a_line_of_bytes_that_are_no_text_is_skipped(store: Releases) -> None:
+def test_a_line_with_invalid_bytes_is_skipped(store: Releases) -> None:
     go_live(store, V1)
     with history_file(store).open("ab") as history:
         history.write(b'\xff\xfe{"\n')
     assert store.confirmed == V1
 
 
-def test_a_note_on_a_full_disk_fails_and_leaves_no_half_line(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_on_a_full_disk_fails_and_leaves_no_partial_line(
+    store: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_live(store, V1)
     before = history_file(store).read_bytes()
     build(store, V2)
@@ -371,14 +304,14 @@ def test_a_note_on_a_full_disk_fails_and_leaves_no_half_line(store: Releases, mo
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left"):
-        store.note("deploy", V2, "ok")
+        store.record("deploy", V2, "ok")
     assert history_file(store).read_bytes() == before
-    store.note("deploy", V2, "ok")
+    store.record("deploy", V2, "ok")
     assert history_file(store).read_bytes().startswith(before)
     assert store.confirmed == V2
 
 
-def test_a_note_is_on_the_disk_when_it_returns(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_is_on_the_disk_when_record_returns(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     working = os.fsync
 
@@ -387,86 +320,11 @@ def test_a_note_is_on_the_disk_when_it_returns(store: Releases, monkeypatch: pyt
         working(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    store.note("deploy", V1, "ok")
+    store.record("deploy", V1, "ok")
     assert str(history_file(store)) in synced
     assert str(store.root) in synced
 
 
-def test_only_root_and_its_group_read_the_history(store: Releases) -> None:
-    store.note("deploy", V1, "ok")
+def test_only_root_and_its_group_can_read_the_history(store: Releases) -> None:
+    store.record("deploy", V1, "ok")
     assert history_file(store).stat().st_mode & 0o777 == 0o640
-
-
-# --- the account ----------------------------------------------------------------------------------------------------
-
-
-def accounts(monkeypatch: pytest.MonkeyPatch, users: dict[str, str], groups: list[str]) -> None:
-    """Have the host know these users, with their homes, and these groups."""
-
-    def user(name: str) -> Any:
-        return SimpleNamespace(pw_name=name, pw_dir=users[name])
-
-    def group(name: str) -> Any:
-        return SimpleNamespace(gr_name={known: known for known in groups}[name])
-
-    monkeypatch.setattr(pwd, "getpwnam", user)
-    monkeypatch.setattr(grp, "getgrnam", group)
-
-
-def test_a_name_that_is_free_is_taken(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
-    accounts(monkeypatch, {}, [])
-    store.check_account()
-
-
-def test_the_account_that_was_made_for_the_app_is_its_own(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
-    accounts(monkeypatch, {"shop": f"{store.root}/data"}, ["shop"])
-    store.check_account()
-
-
-@pytest.mark.parametrize("home", ["/home/shop", "/", "/var/lib/shop"])
-def test_an_account_with_another_home_is_refused(store: Releases, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
-    accounts(monkeypatch, {"shop": home}, ["shop"])
-    with pytest.raises(AccountError, match=f"the user shop .* with the home {home},"):
-        store.check_account()
-
-
-def test_a_group_of_that_name_without_the_user_is_refused(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
-    accounts(monkeypatch, {}, ["shop"])
-    with pytest.raises(AccountError, match="the group shop"):
-        store.check_account()
-
-
-# --- units ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("command", "written"),
-    [
-        ("python mail.py", '/usr/bin/env "python" "mail.py"'),
-        ("flask 'a b' 50%", '/usr/bin/env "flask" "a b" "50%%"'),
-        ("echo $HOME;", '/usr/bin/env "echo" "$$HOME;"'),
-        ("echo '\"'", '/usr/bin/env "echo" "\\""'),
-    ],
-)
-def test_a_command_reaches_systemd_as_it_is(command: str, written: str) -> None:
-    assert systemd_command(command) == written
-
-
-def test_what_is_undone_keeps_the_releases_of_before(store: Releases) -> None:
-    for release in IDS[:3]:
-        store.path(release).mkdir(parents=True, exist_ok=True)
-        store.note("deploy", release, "ok")
-    store.note("deploy", IDS[0], "ok")  # an older one again, on this host only
-    store.note("undo", IDS[2], "ok")
-    assert store.good() == IDS[:3]
-
-
-def test_an_undo_is_read_the_same_when_the_failed_release_is_gone(store: Releases) -> None:
-    failed = "20260109T000000Z-000000000f"
-    for release in (IDS[0], IDS[1], IDS[0], failed):
-        store.path(release).mkdir(parents=True, exist_ok=True)
-        store.note("deploy", release, "ok")
-    store.note("undo", IDS[0], "ok")
-    before = store.stack
-    store.remove(failed)
-    assert store.stack == before == [IDS[1], IDS[0]]

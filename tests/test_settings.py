@@ -1,4 +1,4 @@
-"""The roles' settings: one description of each, from which everything else follows, and a use for each."""
+"""The roles' settings: valid descriptions, generated files, no unused settings, the JSON Schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import yaml
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys, role_settings, with_defaults
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import problem_of
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
 
 PROJECT = Path(__file__).resolve().parent.parent
 ROLES = sorted((PROJECT / "roles").iterdir())
@@ -22,41 +22,41 @@ APP = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "ma
 
 
 def entries(role: Path) -> dict[str, Any]:
-    """Every argument of a role, and every key of `apps`, by its name."""
+    """All arguments of a role and all keys of `apps`, by their names."""
     described = role_settings(role.name)
     return {**described["arguments"], **described.get("keys", {})}
 
 
 def texts(folder: Path, *parts: str) -> Iterator[str]:
-    """The texts of the files in some parts of a role."""
+    """The contents of the files in some folders of a role."""
     for part in parts:
         for path in (folder / part).glob("*"):
             yield path.read_text()
 
 
-# --- what follows from the settings ---------------------------------------------------------------------------------
+# --- descriptions and defaults --------------------------------------------------------------------------------------
 
 
-def test_what_is_written_from_the_settings_is_up_to_date() -> None:
+def test_generated_files_are_up_to_date() -> None:
     done = subprocess.run([PROJECT / "script/generate", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_every_setting_is_described_and_its_example_and_default_are_valid(role: Path) -> None:
+def test_every_setting_has_a_description_and_a_valid_example_and_default(role: Path) -> None:
     for name, entry in entries(role).items():
         assert entry["description"].endswith("."), name
         for value in [entry[key] for key in ("example", "default") if key in entry]:
             if "{{" not in str(value):
-                assert problem_of(name, value, entry, name) is None, name
+                assert find_problem(name, value, entry, name) is None, name
 
 
-def test_what_an_app_leaves_out_gets_its_default() -> None:
+def test_an_omitted_key_gets_its_default() -> None:
     app = with_defaults(APP | {"health_timeout": 7})
     assert (app["name"], app["health_timeout"], app["drain_timeout"]) == ("shop", 7, 30)
 
 
-def test_a_key_that_is_given_in_part_keeps_the_other_defaults() -> None:
+def test_a_partly_set_key_keeps_its_other_defaults() -> None:
     app = with_defaults(APP | {"limits": {"burst": 300}, "static": {"path": "assets"}})
     assert app["limits"] == {"requests": 30, "burst": 300, "connections": 60}
     assert app["static"] == {"url": "/static/", "path": "assets"}
@@ -66,7 +66,7 @@ def test_a_key_that_is_given_in_part_keeps_the_other_defaults() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_every_argument_has_a_use_and_every_use_its_argument(role: Path) -> None:
+def test_every_argument_is_used_and_every_used_argument_exists(role: Path) -> None:
     used: set[str] = set()
     for text in texts(role, "tasks", "templates", "handlers", "vars"):
         registered = set(re.findall(r"register: (\w+)", text))
@@ -77,7 +77,7 @@ def test_every_argument_has_a_use_and_every_use_its_argument(role: Path) -> None
     assert used <= declared, used - declared
 
 
-def test_every_key_of_an_app_has_a_use_and_every_use_its_key() -> None:
+def test_every_key_of_an_app_is_used_and_every_used_key_exists() -> None:
     role = PROJECT / "roles/app"
     used = {
         key for text in texts(role, "tasks", "templates", "vars") for key in re.findall(r"__app_entry\.([a-z_]+)", text)
@@ -90,14 +90,14 @@ def test_every_key_of_an_app_has_a_use_and_every_use_its_key() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_a_role_uses_no_variable_of_another(role: Path) -> None:
+def test_a_role_uses_no_variable_of_another_role(role: Path) -> None:
     others = {name for other in ROLES if other != role for name in role_settings(other.name)["arguments"]}
     for text in texts(role, "tasks", "templates", "handlers", "vars"):
         assert not others & set(re.findall(r"[a-z0-9_]+", text))
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_arguments_carry_the_name_of_their_role_and_entry_points_have_tasks(role: Path) -> None:
+def test_arguments_start_with_the_name_of_their_role_and_entry_points_have_tasks(role: Path) -> None:
     assert all(name.startswith(f"{role.name}_") for name in role_settings(role.name)["arguments"])
     for point in role_settings(role.name)["entry_points"]:
         assert (role / f"tasks/{point}.yml").is_file(), point
@@ -107,7 +107,7 @@ def test_arguments_carry_the_name_of_their_role_and_entry_points_have_tasks(role
 
 
 def check(variables: Mapping[str, Any], folder: Path) -> str:
-    """What check-jsonschema says of variables of the inventory; empty when they are right."""
+    """The errors of check-jsonschema for variables of the inventory; empty when they are valid."""
     file = folder / "webservers.yml"
     file.write_text(yaml.safe_dump(variables))
     program = Path(sys.executable).parent / "check-jsonschema"
@@ -117,7 +117,7 @@ def check(variables: Mapping[str, Any], folder: Path) -> str:
 
 
 @pytest.mark.parametrize("path", sorted(PROJECT.glob("inventory/*/*_vars/*.yml")), ids=lambda path: str(path)[-30:])
-def test_the_inventory_that_ships_with_the_project_is_valid_and_names_its_schema(path: Path, tmp_path: Path) -> None:
+def test_the_inventory_of_the_project_is_valid_and_refers_to_its_schema(path: Path, tmp_path: Path) -> None:
     schema = path.read_text().split("$schema=")[1].split()[0]
     assert (path.parent / schema).resolve() == PROJECT / "inventory/schema.json"
     assert check(yaml.safe_load(path.read_text()) or {}, tmp_path) == ""
@@ -130,7 +130,7 @@ def test_the_inventory_that_ships_with_the_project_is_valid_and_names_its_schema
         {"apps": [APP | {"limits": {"burst": 300}}], "ssh_port": 2222},
     ],
 )
-def test_an_editor_takes_what_the_playbooks_take(variables: Any, tmp_path: Path) -> None:
+def test_the_schema_accepts_the_same_values_as_the_playbooks(variables: Any, tmp_path: Path) -> None:
     assert check(variables, tmp_path) == ""
 
 
@@ -145,11 +145,11 @@ def test_an_editor_takes_what_the_playbooks_take(variables: Any, tmp_path: Path)
         ({"ssh_port": 70000}, "ssh_port"),
     ],
 )
-def test_an_editor_names_what_the_playbooks_refuse(variables: Any, named: str, tmp_path: Path) -> None:
+def test_the_schema_refuses_the_same_values_as_the_playbooks(variables: Any, named: str, tmp_path: Path) -> None:
     assert named in check(variables, tmp_path)
 
 
-def test_the_schema_knows_every_key_and_every_setting() -> None:
+def test_the_schema_contains_every_key_and_every_setting() -> None:
     schema = json.loads((PROJECT / "inventory/schema.json").read_text())
     assert list(schema["properties"]["apps"]["items"]["properties"]) == list(app_keys())
     wanted = {name for name, entry in settings.machine_settings().items() if entry.get("inventory", True)}

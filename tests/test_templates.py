@@ -1,4 +1,4 @@
-"""What the templates make of the roles' arguments."""
+"""The roles' templates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Render = Callable[..., str]
 
 
 def trusted(value: Any) -> Any:
-    """Let Ansible template the strings in a value, as it does with what it reads itself."""
+    """Mark the strings in a value as templates, like the strings in files that Ansible reads."""
     if isinstance(value, str):
         return trust_as_template(value)
     if isinstance(value, list):
@@ -31,7 +31,7 @@ def trusted(value: Any) -> Any:
 
 @pytest.fixture
 def render() -> Render:
-    """Render a role's template with the role's defaults, and other values on top; with keys of the app where given."""
+    """Render a role's template with the role's defaults, the given keys of the app, and other values."""
 
     def rendered(role: str, template: str, app: dict[str, Any] | None = None, **values: Any) -> str:
         variables: dict[str, Any] = {"ansible_managed": "managed"}
@@ -52,49 +52,51 @@ def render() -> Render:
 
 
 @pytest.fixture(autouse=True)
-def told_to_systemd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What gunicorn, which is not installed here, tells systemd."""
-    told: list[str] = []
+def systemd_messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The messages from gunicorn, which is not installed here, to systemd."""
+    messages: list[str] = []
     gunicorn = ModuleType("gunicorn")
-    gunicorn.systemd = SimpleNamespace(sd_notify=lambda state, _log: told.append(state))  # type: ignore[attr-defined]
+    gunicorn.systemd = SimpleNamespace(sd_notify=lambda state, _log: messages.append(state))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gunicorn", gunicorn)
-    return told
+    return messages
 
 
 def settings(render: Render, tmp_path: Path, **values: Any) -> dict[str, Any]:
-    """Run gunicorn's configuration as gunicorn does."""
+    """Run gunicorn's configuration file like gunicorn does."""
     path = tmp_path / "gunicorn.conf.py"
     path.write_text(render("app", "gunicorn.conf.py.j2", **values))
     return runpy.run_path(str(path))
 
 
-def test_gunicorn_gets_the_workers_that_are_asked_for(render: Render, tmp_path: Path) -> None:
+def test_gunicorn_has_the_configured_number_of_workers(render: Render, tmp_path: Path) -> None:
     assert settings(render, tmp_path, app={"workers": 7})["workers"] == 7
 
 
-def test_gunicorn_goes_by_the_cores_otherwise(render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gunicorns_default_number_of_workers_depends_on_the_cores(
+    render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1, 2, 3}, raising=False)
     assert settings(render, tmp_path)["workers"] == 9
 
 
-def test_gunicorn_finds_the_app_and_lets_it_finish(render: Render, tmp_path: Path) -> None:
+def test_gunicorn_has_the_app_and_its_drain_timeout(render: Render, tmp_path: Path) -> None:
     found = settings(render, tmp_path, app={"wsgi": "shop.web:create_app()", "drain_timeout": 12})
     assert found["wsgi_app"] == "shop.web:create_app()"
     assert found["graceful_timeout"] == 12
 
 
-def test_gunicorn_tells_systemd_how_many_workers_have_died(
-    render: Render, tmp_path: Path, told_to_systemd: list[str]
+def test_gunicorn_reports_the_number_of_dead_workers_to_systemd(
+    render: Render, tmp_path: Path, systemd_messages: list[str]
 ) -> None:
     found = settings(render, tmp_path)
     for process in (7, 8):
         found["child_exit"](SimpleNamespace(log=None), SimpleNamespace(pid=process))
-    # As plugins/module_utils/instances.py reads it.
-    counts = [re.match(r"STATUS=(\d+) workers? died", state) for state in told_to_systemd]
+    # The same expression as in plugins/module_utils/instances.py.
+    counts = [re.match(r"STATUS=(\d+) workers? died", state) for state in systemd_messages]
     assert [count[1] for count in counts if count] == ["1", "2"]
 
 
-def test_every_answer_names_its_release(render: Render, tmp_path: Path) -> None:
+def test_every_response_contains_its_release(render: Render, tmp_path: Path) -> None:
     sent: list[Any] = []
     worker = SimpleNamespace(wsgi=lambda _environ, start: start("200 OK", [("X-Own", "a")]))
     settings(render, tmp_path)["post_worker_init"](worker)
@@ -102,7 +104,7 @@ def test_every_answer_names_its_release(render: Render, tmp_path: Path) -> None:
     assert sent == [("200 OK", [("X-Own", "a"), ("X-Release", tmp_path.name)])]
 
 
-def test_systemd_waits_longer_for_the_end_than_gunicorn(render: Render) -> None:
+def test_the_stop_timeout_of_systemd_is_longer_than_gunicorns(render: Render) -> None:
     unit = render("app", "web.service.j2", app={"drain_timeout": 12})
     assert "TimeoutStopSec=17\n" in unit
 
@@ -114,7 +116,7 @@ def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
 
 
 @pytest.mark.parametrize(("port", "shown"), [(80, ""), (8080, ":8080")])
-def test_further_domains_lead_to_the_first(render: Render, port: int, shown: str) -> None:
+def test_further_domains_redirect_to_the_first(render: Render, port: int, shown: str) -> None:
     domains = ["shop.example", "www.shop.example", "old.example"]
     site = render("app", "site.conf.j2", app={"domains": domains, "tls": "none"}, app_http_port=port)
     assert "server_name shop.example;" in site
@@ -125,22 +127,22 @@ def test_further_domains_lead_to_the_first(render: Render, port: int, shown: str
 @pytest.mark.parametrize(
     ("value", "written"), [("default-src 'self'", "default-src 'self'"), ('a "b" \\', 'a \\"b\\" \\\\')]
 )
-def test_a_header_reaches_nginx_as_it_is(render: Render, value: str, written: str) -> None:
+def test_nginx_gets_a_header_unchanged(render: Render, value: str, written: str) -> None:
     site = render("app", "site.conf.j2", app={"headers": {"X-Own": value}})
     assert f'"" "{written}";' in site
 
 
-def test_a_default_header_can_be_taken_away(render: Render) -> None:
+def test_a_default_header_can_be_removed(render: Render) -> None:
     assert "X-Frame-Options" in render("app", "site.conf.j2")
     assert "X-Frame-Options" not in render("app", "site.conf.j2", app={"headers": {"X-Frame-Options": ""}})
 
 
-def test_plain_http_promises_no_https(render: Render) -> None:
+def test_a_site_without_tls_has_no_https_headers(render: Render) -> None:
     site = render("app", "site.conf.j2", app={"tls": "none"})
     assert "Strict-Transport-Security $" not in site
     assert "ssl" not in site
 
 
 @pytest.mark.parametrize("http3", [True, False])
-def test_http3_is_offered_where_nginx_has_it(render: Render, http3: bool) -> None:
+def test_http3_is_offered_only_when_it_is_on(render: Render, http3: bool) -> None:
     assert ("quic" in render("nginx", "nginx.conf.j2", nginx_http3=http3)) == http3

@@ -1,4 +1,4 @@
-"""Stop before anything is changed when a host can't be reached or is not one that the roles are made for."""
+"""Stop before any change when a host can't be reached or does not run a supported system."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 SUPPORTED = {"debian": ("12", "13")}
+ANSIBLE_PREFIX = "Task failed: "  # put before the message of an exception by ansible-core
 
 
-def problem_of(
+def find_problem(
     host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any], check_mode: bool, untested: bool = False
 ) -> str | None:
-    """What keeps a host from being managed, in one sentence with the way out; None when nothing does."""
+    """Why a host can't be managed, and what to do about it; None when it can."""
     address = hostvars.get("ansible_host", host)
+    reason = str(reached.get("msg", "")).strip().removeprefix(ANSIBLE_PREFIX)
     if reached.get("unreachable"):
         return (
-            f"{host} ({address}) can't be reached: {str(reached.get('msg', '')).strip()}\n"
-            f"  Is it on, and does 'ssh {hostvars.get('ansible_user', 'root')}@{address}' work? Check ansible_host, "
-            "ansible_user and ansible_port, the port up to now where ssh_port was changed. "
-            f"To go on without it: --limit '!{host}'"
+            f"{host} ({address}) can't be reached: {reason}\n"
+            f"  Is it running, and does 'ssh {hostvars.get('ansible_user', 'root')}@{address}' work? "
+            "Check ansible_host, ansible_user and ansible_port. If you have just changed ssh_port, set ansible_port to "
+            "the previous port. "
+            f"To continue without this host: --limit '!{host}'"
         )
     if reached.get("failed"):
-        return f"{host} ({address}) answers, but can't be looked at: {str(reached.get('msg', '')).strip()}"
+        return f"{host} ({address}) accepts the login, but can't be checked: {reason}"
     system = reached.get("system", {})
     if system.get("VERSION_ID") not in SUPPORTED.get(system.get("ID", ""), ()) and not untested:
         return (
-            f"{host} ({address}) runs {system.get('PRETTY_NAME')}, but Debian 12 or 13 is needed.\n"
-            "  Use a machine with Debian 13. To try a relative of Debian all the same: -e untested_system=true"
+            f"{host} ({address}) runs {system.get('PRETTY_NAME')}, but Debian 12 or 13 is required.\n"
+            "  Use a host with Debian 13. To try a distribution based on Debian anyway: -e untested_system=true"
         )
     if check_mode and not reached.get("python", True):
-        return f"{host} ({address}) has no Python yet, so --check can't look at it. A real run of site.yml installs it."
+        return f"{host} ({address}) has no Python yet, so --check can't check it. Run site.yml without --check first."
     return None
 
 
 class ActionModule(ActionBase):
-    """Look at what reach_host has found on every host: `hosts`, by name; `untested_system` takes any system."""
+    """Check the results of reach_host: `hosts`, by name; `untested_system` accepts any system."""
 
     _requires_connection = False
     _supports_check_mode = True
@@ -48,8 +51,8 @@ class ActionModule(ActionBase):
         hostvars = (task_vars or {})["hostvars"]
         check_mode, untested = self._task.check_mode, boolean(self._task.args.get("untested_system", False))
         hosts = self._task.args["hosts"].items()
-        found = (problem_of(host, hostvars[host], reached, check_mode, untested) for host, reached in hosts)
+        found = (find_problem(host, hostvars[host], reached, check_mode, untested) for host, reached in hosts)
         problems = [problem for problem in found if problem]
         if problems:
-            raise AnsibleActionFail("\n\n".join(["Nothing was changed on any host.", *problems]))
+            raise AnsibleActionFail("\n\n".join(["No host was changed.", *problems]))
         return result | {"changed": False}

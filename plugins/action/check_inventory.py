@@ -1,6 +1,6 @@
-"""Check the whole inventory at once, on the control node, before any host is touched.
+"""Validate the whole inventory on the control node, before any host is changed.
 
-One error names everything that is wrong: where, what was found, what is expected, and an example.
+One error lists all problems: where each is, the value found, the value expected, and an example.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
 
 OLDEST_ANSIBLE = (2, 19)
-SET_UP = "Run script/bootstrap, then: source .venv/bin/activate"
+SETUP = "Run script/bootstrap, then: source .venv/bin/activate"
 
 
 class ActionModule(ActionBase):
-    """Check what the inventory says of every host of the play."""
+    """Validate the variables of every host of the play."""
 
     _requires_connection = False
     _supports_check_mode = True
@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
             from ansible_collections.blueoctopus.site.plugins.plugin_utils import inventory
         except ImportError as error:
             raise AnsibleActionFail(
-                f"The Python package {error.name} is missing on this computer. {SET_UP}. No host was touched."
+                f"The Python package {error.name} is not installed on the control node. {SETUP}. No host was changed."
             ) from error
         problems = inventory.check_hosts(
             {host: variables["hostvars"][host] for host in variables["ansible_play_hosts_all"]},
@@ -45,11 +45,11 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def check_ansible() -> None:
-        """Refuse an Ansible that reads this project differently from how it was tested."""
+        """Refuse an ansible-core that is older than the tested ones: it may behave differently."""
         version = tuple(int(n) for n in re.findall(r"\d+", ansible_version)[:2])
         if version < OLDEST_ANSIBLE:
-            wanted = ".".join(map(str, OLDEST_ANSIBLE))
+            required = ".".join(map(str, OLDEST_ANSIBLE))
             raise AnsibleActionFail(
-                f"This is ansible-core {ansible_version}, but {wanted} or newer is needed. {SET_UP}. "
-                "No host was touched."
+                f"This is ansible-core {ansible_version}, but {required} or newer is required. {SETUP}. "
+                "No host was changed."
             )

@@ -1,4 +1,4 @@
-"""Get in the new way, over a connection of its own, and only then keep what was changed about who may get in."""
+"""Verify the new login over a separate connection, and confirm the changes to users, SSH and the firewall."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.login import knock
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.login import run_as
 
 CONFIRM = "sudo -n /usr/local/sbin/undo-lockout confirm "
 
 
 class ActionModule(ActionBase):
-    """Confirm what the tasks before have changed, if anything. Arguments: user and port to get in with."""
+    """Confirm the changes of earlier tasks, if there are any. Arguments: user and port of the login."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         user, port = str(self._task.args["user"]), int(self._task.args["port"])
-        token = (task_vars or {}).get("ansible_facts", {}).get("access_waiting")
+        token = (task_vars or {}).get("ansible_facts", {}).get("unconfirmed_access")
         if token and not self._task.check_mode:
             self.confirm(user, port, str(token))
-        return result | {"changed": False, "ansible_facts": {"access_waiting": ""}}
+        return result | {"changed": False, "ansible_facts": {"unconfirmed_access": ""}}
 
     def confirm(self, user: str, port: int, token: str) -> None:
-        """Tell the host that somebody got in.
+        """Log in and confirm the changes on the host.
 
         Raises:
-            AnsibleActionFail: when nobody did, or too late.
+            AnsibleActionFail: when the login fails, or when the host has already undone the changes.
         """
         try:
-            knock(self._connection, user, port, CONFIRM + shlex.quote(token), fresh=True)
+            run_as(self._connection, user, port, CONFIRM + shlex.quote(token), fresh=True)
         except AnsibleConnectionFailure as error:
             raise AnsibleActionFail(
-                f"After the changes to users, SSH or the firewall, {user} can't get in at port {port}: {error}\n"
-                "The host undoes these changes by itself within a minute, so you can log in as before. Then look at "
-                "admin_user, admin_keys, ssh_*, firewall_*, and at firewalls between here and the host."
+                f"After the changes to users, SSH or the firewall, {user} can't log in on port {port}: {error}\n"
+                "The host undoes these changes automatically within a minute, so you can log in as before. Then check "
+                "admin_user, admin_keys, ssh_* and firewall_*, and any firewall between the control node and the host."
             ) from None

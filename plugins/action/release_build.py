@@ -1,4 +1,4 @@
-"""The control node's part of release_build: send the packed source, and only where the host does not have it yet."""
+"""The action part of release_build: send the packed source to the hosts that do not have the release yet."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-# Bytes of packed source up to which asking the host first, whether it needs them, takes longer than sending them.
-SENT_AT_ONCE = 1_000_000
+# Bytes. Sending a smaller archive takes less time than asking the host first whether it needs it.
+SMALL_ARCHIVE = 1_000_000
 
 
 class ActionModule(ActionBase):
-    """Call the module; a second time, with the archive, where the host needs a large one."""
+    """Call the module. Send a large archive only when a first call has shown that the host needs it."""
 
     TRANSFERS_FILES = True
     _supports_check_mode = True
@@ -23,9 +23,9 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         args = dict(self._task.args)
         archive = args["source"]["archive"]
-        # As one text: Ansible hides a secret wherever it shows up, and one that is "1" would show up everywhere.
+        # As one string: Ansible masks each secret in all output, and a secret "1" would mask every 1.
         args["secrets"] = json.dumps(args["secrets"]) if args.get("secrets") else ""
-        if self._task.check_mode or os.path.getsize(archive) > SENT_AT_ONCE:
+        if self._task.check_mode or os.path.getsize(archive) > SMALL_ARCHIVE:
             result: dict[str, Any] = self._execute_module(
                 "blueoctopus.site.release_build", module_args=args, task_vars=task_vars
             )

@@ -1,4 +1,4 @@
-"""The control node's part of release_lock: say who takes the lock, and renew it while this run lives."""
+"""The action part of release_lock: pass the owner's name, and renew the lock while this run is alive."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import shell_command
 
-RENEWED_EVERY = 5.0  # seconds
-LOOK_EVERY = 0.5  # seconds between two looks whether this run lives
-NOT_OURS = 9  # status of a command that found another run's lock, or none
+RENEWAL_INTERVAL = 5.0  # seconds
+CHECK_INTERVAL = 0.5  # seconds between two checks whether this run is alive
+LOCK_LOST = 9  # exit status of a shell command when another run has the lock, or none
 
 
 class ActionModule(ActionBase):
-    """Take the lock by the module and keep it; give it back by one short command."""
+    """Take the lock with the module and renew it; free it with one shell command."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        self.ansible = process_of_run()
+        self.ansible = run_process()
         self.begun = identity(self.ansible)
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
@@ -39,14 +39,14 @@ class ActionModule(ActionBase):
             "blueoctopus.site.release_lock", module_args=args, task_vars=task_vars
         )
         if taken.get("token"):
-            self.keep(args["name"], taken["token"])
+            self.renew_in_background(args["name"], taken["token"])
         return taken | {"by": args["by"], "app": args["name"]}
 
-    def keep(self, name: str, token: str) -> None:
-        """Renew the lock from a process of its own, which outlives this task and not this run.
+    def renew_in_background(self, name: str, token: str) -> None:
+        """Renew the lock from a separate process, which outlives this task but not this run.
 
-        When the run ends without giving the lock back, that process says so to the host, which then goes back to its
-        confirmed release at once.
+        When the run ends without freeing the lock, that process marks the lock as abandoned. The host then returns to
+        its confirmed release at once.
         """
         child = os.fork()
         if child:
@@ -64,33 +64,33 @@ class ActionModule(ActionBase):
         os._exit(0)
 
     def renew(self, renewal: str, end: str) -> None:
-        """Renew the lock until it is given back or the run has ended."""
-        due = time.monotonic() + RENEWED_EVERY
+        """Renew the lock until it is freed or the run has ended."""
+        due = time.monotonic() + RENEWAL_INTERVAL
         while identity(self.ansible) == self.begun != "":
-            time.sleep(LOOK_EVERY)
+            time.sleep(CHECK_INTERVAL)
             if time.monotonic() < due:
                 continue
-            due = time.monotonic() + RENEWED_EVERY
-            with contextlib.suppress(Exception):  # the host may be out of reach for a while
-                if self._low_level_execute_command(renewal)["rc"] == NOT_OURS:
+            due = time.monotonic() + RENEWAL_INTERVAL
+            with contextlib.suppress(Exception):  # the host may be unreachable for a while
+                if self._low_level_execute_command(renewal)["rc"] == LOCK_LOST:
                     return
         self._low_level_execute_command(end)
 
 
-def process_of_run() -> int:
-    """The process of this run of Ansible, also when it has just ended: multiprocessing starts one for each task."""
+def run_process() -> int:
+    """The id of this run's main process, even when that has just ended. Each task has a process of its own."""
     parent = multiprocessing.parent_process()
     return (parent.pid if parent else None) or os.getpid()
 
 
 def identity(process: int) -> str:
-    """What tells a process from a later one of the same number; empty when it has ended."""
+    """A text that differs between two processes with the same id; empty when the process has ended."""
     if Path("/proc/self/stat").exists():
         try:
             fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
         except (FileNotFoundError, ProcessLookupError):
             return ""
-        return "" if fields[0] in "ZX" else fields[19]  # a process that has ended and nobody has waited for; its start
+        return "" if fields[0] in "ZX" else fields[19]  # the state (zombie or dead); the start time
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -19,11 +19,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-# Where clones of Git sources, and packed sources of the last day, are kept.
+# Holds the clones of Git repositories, and the archives of the last day.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "blueoctopus"
-PACKED_FOR = 86400  # seconds
-# Never part of a release, whatever .gitignore says or doesn't.
-LEFT_OUT = {
+ARCHIVE_LIFETIME = 86400  # seconds
+# Never part of a release, even if .gitignore does not list them.
+EXCLUDED = {
     ".git",
     ".hg",
     ".svn",
@@ -36,20 +36,20 @@ LEFT_OUT = {
     ".tox",
 }
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-# What git asks, on standard output, for a user name and a password that must not show in arguments.
-HELPER = r"""!f() { printf 'username=%s\npassword=%s\n' "$RELEASE_GIT_USER" "$RELEASE_GIT_PASSWORD"; }; f"""
+# A credential helper, so that the user name and the password do not appear in git's arguments.
+CREDENTIAL_HELPER = r"""!f() { printf 'username=%s\npassword=%s\n' "$RELEASE_GIT_USER" "$RELEASE_GIT_PASSWORD"; }; f"""
 
 
 # --- git --------------------------------------------------------------------------------------------------------------
 
 
 def is_git_url(source: str) -> bool:
-    """Whether a source names a Git repository rather than a folder."""
+    """Whether a source is the URL of a Git repository rather than a folder."""
     return bool(re.match(r"(https?|ssh|git|file)://|[\w.-]+@[\w.-]+:", source))
 
 
-def without_secrets(url: str) -> tuple[str, dict[str, str]]:
-    """A URL without the password or token in it, and the settings by which git gets them all the same."""
+def split_credentials(url: str) -> tuple[str, dict[str, str]]:
+    """A URL without its user name and password, and the environment variables that pass them to git."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.username:
         return url, {}
@@ -57,57 +57,61 @@ def without_secrets(url: str) -> tuple[str, dict[str, str]]:
     return urlunsplit(parts._replace(netloc=host)), {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "credential.helper",
-        "GIT_CONFIG_VALUE_0": HELPER,
+        "GIT_CONFIG_VALUE_0": CREDENTIAL_HELPER,
         "RELEASE_GIT_USER": unquote(parts.username),
         "RELEASE_GIT_PASSWORD": unquote(parts.password or ""),
     }
 
 
 def git(*argv: str | Path, failure: str, secrets: dict[str, str] | None = None) -> str:
-    """Run git and return what it printed; a failure is told in the given words and git's own."""
+    """Run git and return its output.
+
+    Raises:
+        AnsibleActionFail: when it fails; the message is `failure` and git's own.
+    """
     command = ["git", *map(str, argv)]
     environment = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"} | (secrets or {})
     try:
         done = subprocess.run(command, capture_output=True, env=environment)
     except FileNotFoundError:
-        raise AnsibleActionFail(f"{failure} git is not installed on this computer.") from None
+        raise AnsibleActionFail(f"{failure} git is not installed on the control node.") from None
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
+        output = done.stderr.decode(errors="replace").strip()
         for secret in (secrets or {}).get("RELEASE_GIT_PASSWORD"), (secrets or {}).get("RELEASE_GIT_USER"):
-            said = said.replace(secret, "…") if secret else said
-        raise AnsibleActionFail(f"{failure} git says:\n{said}")
+            output = output.replace(secret, "…") if secret else output
+        raise AnsibleActionFail(f"{failure} git printed:\n{output}" if output else failure)
     return os.fsdecode(done.stdout)
 
 
 def check_out(url: str, version: str | None, target: Path) -> str:
-    """Put one version of a Git repository into a folder; the repository itself is kept on the control node.
+    """Export one version of a Git repository into a folder; the clone stays on the control node.
 
     Args:
-        url: where the repository is.
+        url: URL of the repository.
         version: branch, tag or commit; None for the default branch.
         target: an empty folder.
 
     Returns:
         The commit.
     """
-    shown, secrets = without_secrets(url)
+    shown, secrets = split_credentials(url)
     kept = CACHE / hashlib.sha256(shown.encode()).hexdigest()[:16]
     with kept.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            git("init", "--quiet", "--bare", kept, failure=f"{kept} can't be made.")
-        what = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/default"]
+            git("init", "--quiet", "--bare", kept, failure=f"{kept} can't be created.")
+        refspecs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/default"]
         failure = f"The repository {shown} can't be read."
-        git("-C", kept, "fetch", "--quiet", "--prune", shown, *what, failure=failure, secrets=secrets)
+        git("-C", kept, "fetch", "--quiet", "--prune", shown, *refspecs, failure=failure, secrets=secrets)
         name = version or "refs/default"
-        failure = f"'{version}' is no branch, tag or commit of {shown}. Nothing was changed."
+        failure = f"'{version}' is not a branch, tag or commit of {shown}. No host was changed."
         commit = git("-C", kept, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", failure=failure).strip()
         tree = git("-C", kept, "ls-tree", "-r", "-z", commit, failure=f"{commit} can't be read.")
         submodules = [entry.partition("\t")[2] for entry in tree.split("\0") if entry.startswith("160000 ")]
         if submodules:
             raise AnsibleActionFail(
-                f"{shown} has the submodule {submodules[0]}, which a deploy from a URL leaves out. Clone it with "
-                "git clone --recurse-submodules, and name that folder as the source."
+                f"{shown} has the submodule {submodules[0]}. A source that is a URL can't have submodules. Run "
+                "git clone --recurse-submodules, and set source to that folder."
             )
         archive = target.parent / "source.tar"
         git("-C", kept, "archive", f"--output={archive}", commit, failure=f"{commit} can't be packed.")
@@ -116,7 +120,7 @@ def check_out(url: str, version: str | None, target: Path) -> str:
 
 
 def commit_of(source: Path) -> str:
-    """The commit that a folder is at, with a mark when it holds changes; empty outside of Git."""
+    """The commit that is checked out in a folder, marked when there are uncommitted changes; empty outside of Git."""
     if not is_checkout(source):
         return ""
     try:
@@ -129,29 +133,34 @@ def commit_of(source: Path) -> str:
 
 
 def is_checkout(source: Path) -> bool:
-    """Whether a folder lies in a Git work tree, whether git is willing to read it or not."""
+    """Whether a folder is in a Git work tree, even one that git refuses to read."""
     return any((folder / ".git").exists() for folder in (source.resolve(), *source.resolve().parents))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def is_venv(folder: Path) -> bool:
+    """Whether a folder, of any name, is a Python virtual environment."""
+    return (folder / "pyvenv.cfg").is_file()
+
+
 def list_files(source: Path) -> list[Path]:
     """The files and links of a source folder that belong to a release, sorted, relative to it.
 
     Raises:
-        AnsibleActionFail: when it lies in a Git work tree that git refuses to read, so that what .gitignore names is
-            not known; or when a submodule is not checked out.
+        AnsibleActionFail: when it is in a Git work tree that git refuses to read, as the ignored files are unknown
+            then; or when a submodule is not checked out.
     """
     if not is_checkout(source):
         found = []
         for folder, folders, names in os.walk(source):
-            folders[:] = [name for name in folders if name not in LEFT_OUT]
-            # a link to a folder is listed among the folders, but it is one entry of ours
+            folders[:] = [name for name in folders if name not in EXCLUDED and not is_venv(Path(folder) / name)]
+            # os.walk lists a link to a folder among the folders; here it is one entry.
             names += [name for name in folders if (Path(folder) / name).is_symlink()]
             found += [(Path(folder) / name).relative_to(source) for name in names]
     else:
-        failure = f"{source} is a Git work tree, and git can't tell which of its files belong to it."
+        failure = f"{source} is a Git work tree, but git can't list its files."
         command = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         found = [Path(name) for name in git("-C", source, *command, failure=failure).split("\0") if name]
         for path in [p for p in set(found) if (source / p).is_dir() and not (source / p).is_symlink()]:
@@ -161,8 +170,14 @@ def list_files(source: Path) -> list[Path]:
                 )
             found.remove(path)
             found += [path / inner for inner in list_files(source / path)]
+    parts = {part for path in found for part in (path, *path.parents) if part != Path()}
+    venvs = {part for part in parts if is_venv(source / part)}
     return sorted(
-        path for path in set(found) if not LEFT_OUT.intersection(path.parts) and os.path.lexists(source / path)
+        path
+        for path in set(found)
+        if not EXCLUDED.intersection(path.parts)
+        and venvs.isdisjoint((path, *path.parents))
+        and os.path.lexists(source / path)
     )
 
 
@@ -170,54 +185,55 @@ def describe(source: Path, path: Path) -> str:
     """One line of the manifest: kind, content and path of a file.
 
     Raises:
-        AnsibleActionFail: for a link that leads out of the source, something that is neither file nor link, or a file
-            that Git LFS has not put there.
+        AnsibleActionFail: for a link to a target outside of the source, for anything that is neither a file nor a
+            link, and for a pointer of Git LFS.
     """
     full = source / path
     if full.is_symlink():
         target = os.readlink(full)
         if not full.resolve().is_relative_to(source.resolve()) or os.path.isabs(target):
-            raise AnsibleActionFail(f"{full} links to {target}, outside of the source. Put the file itself there.")
+            raise AnsibleActionFail(f"{full} links to {target}, outside of the source. Replace the link with the file.")
         return f"link {target} {path}"
     if not full.is_file():
-        raise AnsibleActionFail(f"{full} is neither a file nor a link. Remove it, or name it in .gitignore.")
+        raise AnsibleActionFail(f"{full} is neither a file nor a link. Remove it, or add it to .gitignore.")
     content = full.read_bytes()
     if content.startswith(LFS_POINTER):
         raise AnsibleActionFail(
-            f"{path} is a pointer of Git LFS, not the file itself. In a checkout, run: git lfs pull. From a URL, Git "
-            "LFS is not supported: name a checkout as the source."
+            f"{path} is a pointer of Git LFS, not the file itself. In a checkout, run: git lfs pull. A source that is "
+            "a URL can't use Git LFS: set source to a checkout."
         )
     kind = "program" if os.access(full, os.X_OK) else "file"
     return f"{kind} {hashlib.sha256(content).hexdigest()[:16]} {path}"
 
 
 def pack(source: Path, files: list[Path], target: Path) -> None:
-    """Write the files into a compressed archive, with nothing of this computer in it."""
+    """Write the files into a compressed archive, without owners and modes of the control node."""
 
-    def cleaned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    def normalized(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0
         entry.uname = entry.gname = "root"
         entry.mode = 0o755 if entry.mode & 0o100 else 0o644
         return entry
 
-    beside = target.with_name(f".{os.getpid()}-{target.name}")
-    with tarfile.open(beside, "w:gz") as tar:
+    temporary = target.with_name(f".{os.getpid()}-{target.name}")
+    with tarfile.open(temporary, "w:gz") as tar:
         for path in files:
-            tar.add(source / path, arcname=str(path), recursive=False, filter=cleaned)
-    beside.replace(target)
+            tar.add(source / path, arcname=str(path), recursive=False, filter=normalized)
+    temporary.replace(target)
 
 
 def remove_old_archives() -> None:
-    """Remove the packed sources of former days."""
+    """Remove archives that are older than a day."""
     for archive in CACHE.glob("*.tar.gz"):
-        with contextlib.suppress(FileNotFoundError):  # the worker of another host was faster
-            if archive.stat().st_mtime < time.time() - PACKED_FOR:
+        with contextlib.suppress(FileNotFoundError):  # the worker of another host has removed it
+            if archive.stat().st_mtime < time.time() - ARCHIVE_LIFETIME:
                 archive.unlink()
 
 
 def digest_of(manifest: str, args: dict[str, Any]) -> str:
-    """Hex digits that stand for everything the release runs with on one host. Secrets go in through a slow function."""
+    """The digest of everything that the release runs with on one host, as hex digits."""
     content = {key: args.get(key) for key in ("requirements", "environment", "files", "python", "static", "about")}
+    # A slow hash, so that nobody can guess short secrets from the digest.
     secrets = json.dumps(args.get("secrets") or {}, sort_keys=True, default=str).encode()
     slow = hashlib.scrypt(secrets, salt=str(args["name"]).encode(), n=2**14, r=8, p=1)
     whole = json.dumps([manifest, content, slow.hex()], sort_keys=True, default=str)
@@ -225,7 +241,7 @@ def digest_of(manifest: str, args: dict[str, Any]) -> str:
 
 
 class ActionModule(ActionBase):
-    """Pack the source; nothing is done on the host."""
+    """Pack the source; the host is not contacted."""
 
     _requires_connection = False
     _supports_check_mode = True
@@ -243,7 +259,7 @@ class ActionModule(ActionBase):
             else:
                 source = Path(args["source"]).expanduser()
                 if not source.is_dir():
-                    raise AnsibleActionFail(f"{args['name']}: the source folder {source} is not there.")
+                    raise AnsibleActionFail(f"{args['name']}: the source folder {source} does not exist.")
                 commit = commit_of(source)
             package = self.package(args, source)
         package |= {
@@ -256,13 +272,13 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def package(args: dict[str, Any], source: Path) -> dict[str, Any]:
-        """Pack a source folder: the `manifest`, a line for each file, and the path of the `archive`."""
+        """Pack a source folder; return the `manifest`, a line for each file, and the path of the `archive`."""
         files = list_files(source)
         requirements = args.get("requirements", "requirements.txt")
         if Path(requirements) not in files:
             raise AnsibleActionFail(
-                f"{args['name']}: {without_secrets(args['source'])[0]} has no {requirements}. Write one that lists the "
-                "dependencies, with gunicorn among them, or name another file with the key 'requirements'."
+                f"{args['name']}: {split_credentials(args['source'])[0]} has no {requirements}. Create one that lists "
+                "the dependencies, including gunicorn, or set the key 'requirements' to another file."
             )
         manifest = "".join(f"{describe(source, path)}\n" for path in files)
         archive = CACHE / f"{hashlib.sha256(manifest.encode()).hexdigest()[:32]}.tar.gz"

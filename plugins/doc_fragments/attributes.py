@@ -1,16 +1,16 @@
-"""What the documentation of every module of this collection has in common."""
+"""The documentation that all modules of this collection share."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Author, and descriptions of the attributes; each module says itself which of them it supports."""
+    """Author, and descriptions of the attributes; each module states its own support for them."""
 
     DOCUMENTATION = r"""
 author: The Blue Octopus authors (!UNKNOWN)
 attributes:
   check_mode:
-    description: Can run in check mode and tell what it would change, without changing anything.
+    description: Can run in check mode and report what it would change, without changing anything.
   diff_mode:
-    description: Tells what is changed, or would be in check mode, when Ansible is in diff mode.
+    description: Shows what is changed, or would be changed in check mode, when Ansible is in diff mode.
 """

@@ -1,4 +1,4 @@
-"""What the modules that work on an app's releases have in common."""
+"""The documentation that the modules for releases share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 class ModuleDocFragment:
     """Options of the modules that change an app's releases on a host."""
 
-    # Of every one.
+    # For all of them.
     DOCUMENTATION = r"""
 options:
   name:
@@ -19,7 +19,7 @@ options:
     required: true
   token:
     description: >-
-      The token of the lock, from M(blueoctopus.site.release_lock). Without the lock, the module changes nothing and
+      Token of the lock, from M(blueoctopus.site.release_lock). Without the lock, the module changes nothing and
       fails.
     type: str
     default: ""
@@ -27,7 +27,7 @@ notes:
   - Needs root on the host.
 """
 
-    # Of those for one release.
+    # For those that work on one release.
     ID = r"""
 options:
   release:
@@ -36,16 +36,16 @@ options:
     required: true
 """
 
-    # Of those that write into the history.
+    # For those that write to the history.
     HISTORY = r"""
 options:
   action:
-    description: What the run is for, for the history.
+    description: Purpose of the run, for the history.
     type: str
     choices: [deploy, rollback]
     default: deploy
   by:
-    description: Whose run it is, for the history.
+    description: User and control node of the run, for the history.
     type: str
     default: ""
 """

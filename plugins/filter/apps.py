@@ -1,4 +1,4 @@
-"""From an entry of `apps` to what the roles get."""
+"""Convert entries of `apps` for the roles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import w
 
 
 def source_path(source: str, project: str) -> str:
-    """Where an app's source is: a folder relative to the project's root is made absolute, a Git URL stays as it is."""
+    """The absolute path of a source folder, which may be relative to the project's root; a Git URL as it is."""
     if re.match(r"\w+://|[\w.-]+@[\w.-]+:", source):
         return source
     return str((Path(project) / source).resolve())

@@ -1,4 +1,4 @@
-"""What a deploy or rollback decides for all its hosts at once."""
+"""Decisions of a deploy or rollback that are the same for all hosts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-State = Mapping[str, Any]  # what the module release_lock returned for one host
+State = Mapping[str, Any]  # the result of the module release_lock on one host
 
 
 def release_id(states: Iterable[State], packages: Iterable[Mapping[str, Any]]) -> str:
@@ -14,11 +14,11 @@ def release_id(states: Iterable[State], packages: Iterable[Mapping[str, Any]]) -
 
     Args:
         states: the hosts' states.
-        packages: for each host, in the same order, what release_source packed for it: the `digest` of everything that
+        packages: for each host, in the same order, the `package` of release_source: the `digest` of everything that
             the release runs with there, which may differ between hosts, and the `time`, YYYYMMDDThhmmssZ.
 
     Returns:
-        The newest release that a host has and that holds this content on every host that has it, else a new id.
+        The newest existing release whose content is the same on every host that has it. Otherwise a new id.
     """
     states, packages = list(states), list(packages)
     known = {release for state in states for release in state["releases"]}
@@ -30,71 +30,72 @@ def release_id(states: Iterable[State], packages: Iterable[Mapping[str, Any]]) -
 
 
 def former_release(states: Iterable[State], target: str) -> str:
-    """The release that all hosts go back to when the target fails: the last one that is good on each of them.
+    """The previous release, which all hosts return to when the target fails: the last one that is good on all of them.
 
-    Hosts that never had one are not asked. Empty when there is none.
+    Hosts without a good release do not count. Empty when there is no such release.
     """
     stacks = [[release for release in state["stack"] if release != target] for state in states if state["stack"]]
     lives = {state["live"] for state in states if state["stack"]}
-    if len(lives) == 1:  # the target itself, where a host that never had it is to get it, too
+    if len(lives) == 1:  # this may be the target itself, when only a new host lacks it
         return str(lives.pop())
     return common(stacks)
 
 
 def common(stacks: list[list[str]]) -> str:
-    """The last release of the first stack that is in all of them; empty when there is none."""
+    """The last release of the first stack that is in all stacks; empty when there is none."""
     first = stacks[0] if stacks else []
     return next((release for release in reversed(first) if all(release in stack for stack in stacks)), "")
 
 
 def rollback_target(states: Mapping[str, State], release: str = "") -> dict[str, str]:
-    """Which release the hosts go back to, the same on every one.
+    """The release that the hosts roll back to, the same on all of them.
 
     Args:
         states: each host's state, by its name.
-        release: a certain release; the one before the live one when empty. Where the hosts' live releases differ, after
-            a run that was cut off, the last one that is good on all of them.
+        release: the requested release. When empty: the good release before the live one; if the hosts' live releases
+            differ, after an interrupted run, the last one that is good on all of them.
 
     Returns:
-        The `release`, or the `problem`: why they can't go back to one release, with a table of what each of them has.
+        The `release`, or the `problem`: why the hosts can't roll back, with a table of their releases.
     """
     stacks = [list(state["stack"]) for state in states.values()]
     if release:
         lacking = [host for host, state in states.items() if release not in [*state["stack"], *state["rolled_back"]]]
-        problem = f"Release {release} was never live on {', '.join(lacking)}, or is gone." if lacking else ""
+        hosts = ", ".join(lacking)
+        problem = f"Release {release} was never live on {hosts}, or was removed there." if lacking else ""
     else:
         differ = len({state["live"] for state in states.values()}) > 1
         wanted = {common(stacks)} if differ else {(["", *stack])[-2] if stack else "" for stack in stacks}
         release = wanted.pop() if len(wanted) == 1 else ""
         problem = ""
         if not release and len(stacks) == 1:
-            problem = "There is no good release before the live one."
+            problem = "The host has no good release before the live one."
         elif not release or not all(release in stack for stack in stacks):
-            problem = "There is no release before the live one that is good on every host."
+            problem = "The hosts have no common good release before the live one."
     if not problem:
         return {"release": release, "problem": ""}
-    table = "\n".join(f"  {host}  {line}" for host, state in states.items() for line in lines_of(state))
+    table = "\n".join(f"  {host}  {line}" for host, state in states.items() for line in release_rows(state))
     return {
         "release": "",
-        "problem": f"{problem} Nothing was changed. What was live and is kept:\n{table}\n"
-        "To go to a certain one: -e release=ID",
+        "problem": f"{problem} Nothing was changed. Good releases that are kept:\n{table}\n"
+        "To roll back to one of them: -e release=ID",
     }
 
 
-def lines_of(state: State) -> list[str]:
-    """A host's good releases, the newest first, with what there is to say of each."""
+def release_rows(state: State) -> list[str]:
+    """A line for each good release of a host, the newest first; marked if it is live or was rolled back from."""
     marks = dict.fromkeys(state["rolled_back"], "  (rolled back from)") | {state["live"]: "  (live)"}
     releases = [*state["rolled_back"], *state["stack"]]
-    return [f"{release}{marks.get(release, '')}" for release in reversed(releases)] or ["nothing"]
+    return [f"{release}{marks.get(release, '')}" for release in reversed(releases)] or ["none"]
 
 
 def failures(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], app: str) -> str:
-    """Which hosts have failed and why, a line each.
+    """The failed hosts with the reasons, one line for each.
 
     Args:
         hostvars: the variables of all hosts.
         hosts: all hosts of the play.
-        app: name of the app, which the messages begin with.
+        app: name of the app, which is removed from the start of the messages.
     """
     lines = []
     for host in hosts:
@@ -102,21 +103,21 @@ def failures(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], ap
         if failed:
             message = str(failed.get("msg") or failed.get("stderr") or "failed").strip().removeprefix(f"{app}: ")
             lines.append(f"{host}: {(message.splitlines() or ['failed'])[0]}")
-    return "\n".join(lines) or "A host can't be reached any more."
+    return "\n".join(lines) or "A host can no longer be reached."
 
 
 def hosts_of(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], app: str) -> list[str]:
-    """The hosts on which this run has locked an app: others do not have it in their inventory."""
+    """The hosts on which this run has locked an app; the app may not be in the inventory of the others."""
     return [host for host in hosts if hostvars[host].get("__app_lock", {}).get("app") == app]
 
 
 def hosts_without(hostvars: Mapping[str, Mapping[str, Any]], name: str, hosts: Iterable[str]) -> list[str]:
-    """The hosts that lack a variable: a host that was lost before a task has not registered its result."""
+    """The hosts without a variable: a host that became unreachable before a task has not registered its result."""
     return [host for host in hosts if name not in hostvars[host]]
 
 
 def short_commit(commit: str) -> str:
-    """A commit as people write it, with the mark of uncommitted changes."""
+    """The first ten digits of a commit, with the mark of uncommitted changes."""
     name, plus, changes = commit.partition("+")
     return f"{name[:10]}{plus}{changes}"
 

@@ -1,4 +1,4 @@
-"""Write values for systemd's unit files."""
+"""Quote values for systemd's unit files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def systemd_command(command: str) -> str:
-    """Write a command line for ExecStart=: words as a shell would split them, nothing in them expanded.
+    """Write a command line for ExecStart=. It is split into words like in a shell, but nothing is expanded.
 
-    The program is looked up on the unit's own PATH, where the release's venv comes first.
+    The program is looked up in the unit's own PATH, where the release's venv comes first.
     """
     words = []
     for word in shlex.split(command):

@@ -1,4 +1,4 @@
-"""A host's files: read as they are, replaced in one step, shown as a diff."""
+"""Read files of a host, replace them atomically, and show them in a diff."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 
 def read(path: Path) -> str:
-    """A file's content; empty when it isn't there."""
+    """A file's content; empty when the file does not exist."""
     return path.read_text(errors="replace") if path.exists() else ""
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:
-    """Replace a file in one step, and make the folders that it needs. Until it is whole, only its owner can read it."""
+    """Replace a file atomically, and create its parent folders. Until it is complete, only its owner can read it."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")  # by that name no program's include takes it in
-    beside.unlink(missing_ok=True)
-    with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+    temporary = path.with_name(f".{path.name}.new")  # no program's include matches this name
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         os.fchmod(file.fileno(), mode)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def difference(path: Path, before: str, after: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A release as it runs on a host: its systemd units, its health, its log."""
+"""A running release on a host: its systemd units, its health checks, its log."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import writ
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, sync_folder
 
 UNITS = Path("/etc/systemd/system")
-STAMPS = Path("/var/lib/systemd/timers")  # when persistent timers ran last
+STAMPS = Path("/var/lib/systemd/timers")  # the last run of each persistent timer
 PROBE_PAUSE = 0.1  # seconds between two probes of a starting instance
-PROBE_TIMEOUT = 10  # seconds for one answer
+PROBE_TIMEOUT = 10  # seconds for one response
 LOG_LINES = 40
-COMMAND = "release-command"  # names the unit of the release command
+COMMAND = "release-command"  # part of the name of the release command's unit
 
 
 class NotReady(Exception):
-    """A release did not prove itself; the message says how it failed."""
+    """A release failed; the message is the reason."""
 
 
 def systemctl(*argv: str) -> str:
-    """Call systemctl and return what it printed; a failure shows in the units' states, where it is looked for."""
+    """Call systemctl and return its output. Errors are ignored: callers check the states of the units."""
     return subprocess.run(["systemctl", *argv], capture_output=True, text=True).stdout.strip()
 
 
@@ -62,7 +62,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class TlsConnection(http.client.HTTPSConnection):
-    """HTTPS to this machine under one of its names. Whether the certificate is valid is not the question here."""
+    """HTTPS to this host under one of its names. The certificate is not verified: it may be a placeholder."""
 
     def __init__(self, name: str, port: int, timeout: float) -> None:
         super().__init__("127.0.0.1", port, timeout=timeout)
@@ -76,26 +76,26 @@ class TlsConnection(http.client.HTTPSConnection):
         self.sock = self.tls.wrap_socket(plain, server_hostname=self.name)
 
 
-def problem_of(connection: http.client.HTTPConnection, path: str, host: str, release: str) -> str:
-    """Ask for one page; what is wrong with the answer, or nothing when this release answered, and well.
+def probe(connection: http.client.HTTPConnection, path: str, host: str, release: str) -> str:
+    """Send one request; return the problem, or an empty text when this release has responded with a good status.
 
     Args:
         connection: to the instance itself, or to nginx.
-        path: what to ask for; any answer from 200 to 399 is good.
-        host: host name to ask with.
-        release: the release that has to answer.
+        path: path of the request; any status from 200 to 399 is good.
+        host: value of the header Host.
+        release: the release that must respond.
     """
     try:
         with contextlib.closing(connection):
             connection.request("GET", path, headers={"Host": host, "User-Agent": "probe"})
-            answer = connection.getresponse()
-            status, by = answer.status, answer.headers.get_all("X-Release") or []
+            response = connection.getresponse()
+            status, releases = response.status, response.headers.get_all("X-Release") or []
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return f"the last try ended with {error or type(error).__name__}"
+        return f"the last request failed: {error or type(error).__name__}"
     if not 200 <= status < 400:
-        return f"the last answer had status {status}"
-    if release not in by:
-        return f"the last answer came from {'release ' + by[-1] if by and by[-1] else 'no release'}"
+        return f"the last response had status {status}"
+    if release not in releases:
+        return f"the last response came from {'release ' + releases[-1] if releases and releases[-1] else 'no release'}"
     return ""
 
 
@@ -103,7 +103,7 @@ def problem_of(connection: http.client.HTTPConnection, path: str, host: str, rel
 
 
 class Instance:
-    """A release as it runs: a web service on its socket, and the processes and timers beside it.
+    """A running release: a web service on its socket, and background processes and timers.
 
     Args:
         store: the releases of the app.
@@ -121,7 +121,7 @@ class Instance:
         jobs = [timer.replace(".timer", ".service") for timer in self.timers]
         self.web = [self.socket, self.service]
         self.processes = [unit for unit in self.units if unit not in (*self.web, *self.timers, *jobs, self.command)]
-        self.beside = [*self.processes, *self.timers]
+        self.background = [*self.processes, *self.timers]
         about = store.about(release)
         self.host, self.health_path = str(about.get("host", "localhost")), str(about.get("health_path", "/"))
         self.health_timeout = float(about.get("health_timeout", 30))  # seconds
@@ -130,13 +130,13 @@ class Instance:
 
     @property
     def is_settled(self) -> bool:
-        """Whether all of it runs, and would again after a reboot."""
-        lasting = [*self.web, *self.beside]
+        """Whether all its units run, and are enabled for the next boot."""
+        lasting = [*self.web, *self.background]
         states = systemctl("is-active", *lasting).split() + systemctl("is-enabled", *lasting).split()
         return states == ["active"] * len(lasting) + ["enabled"] * len(lasting)
 
     def install(self) -> None:
-        """Give systemd the units, on the disk when this returns."""
+        """Install the units in systemd; they are on the disk when this returns."""
         for unit in self.units:
             source = self.store.path(self.release) / "units" / unit.replace(f"@{self.release}.", "@.")
             write(UNITS / unit, source.read_text())
@@ -149,26 +149,26 @@ class Instance:
         systemctl("start", self.socket)
         systemctl("start", "--no-block", self.service)
 
-    def start_beside(self) -> None:
-        """Start processes and timers."""
-        if self.beside:
-            systemctl("start", *self.beside)
+    def start_background(self) -> None:
+        """Start the background processes and timers."""
+        if self.background:
+            systemctl("start", *self.background)
 
-    def stop_beside(self) -> None:
-        """Ask processes and timers to stop; they finish what they are at."""
-        if self.beside:
-            systemctl("stop", "--no-block", *self.beside)
+    def stop_background(self) -> None:
+        """Stop the background processes and timers without waiting; they may finish their current work."""
+        if self.background:
+            systemctl("stop", "--no-block", *self.background)
 
     def enable(self, *units: str) -> None:
-        """Have units start after a reboot, on the disk when this returns."""
+        """Enable units for the next boot; this is on the disk when this returns."""
         if units:
             systemctl("enable", "--quiet", "--no-reload", *units)
             for folder in UNITS.glob("*.wants"):
                 sync_folder(folder)
 
-    def deaths(self, beside: bool = True) -> list[str]:
-        """What has died since it was started: workers, the web service and, if they count, the processes beside it."""
-        processes = self.processes if beside else []
+    def find_deaths(self, background: bool = True) -> list[str]:
+        """Everything that has died since the start: workers, the web service and, on request, background processes."""
+        processes = self.processes if background else []
         found = []
         properties = "--property=Id,ActiveState,SubState,NRestarts,StatusText"
         for block in systemctl("show", properties, self.service, *processes).split("\n\n"):
@@ -181,96 +181,97 @@ class Instance:
         found += [unit for unit, state in zip(processes, states, strict=False) if state == "inactive"]
         return list(dict.fromkeys(found))
 
-    def answer_of(self, probe: Callable[[], str], beside: bool) -> str:
-        """What a probe finds. It is given up as soon as something dies: a request would wait for the next start.
+    def run_probe(self, probe: Callable[[], str], background: bool) -> str:
+        """Run a probe and return its result. Stop as soon as something dies: a request would wait for a restart.
 
         Raises:
-            NotReady: naming what has died.
+            NotReady: with the names of the dead units.
         """
         found = queue.SimpleQueue[str]()
         threading.Thread(target=lambda: found.put(probe()), daemon=True).start()
         while True:
-            if dead := self.deaths(beside):
+            if dead := self.find_deaths(background):
                 raise NotReady(f"{', '.join(dead)} died.")
             with contextlib.suppress(queue.Empty):
                 return found.get(timeout=PROBE_PAUSE)
 
-    def problem_on_its_socket(self, timeout: float) -> str:
-        """What is wrong with its answer on its own socket, or nothing; `timeout` in seconds."""
+    def probe_socket(self, timeout: float) -> str:
+        """The problem of a health check on its own socket; empty when there is none. `timeout` is in seconds."""
         path = os.path.realpath(self.store.path(self.release) / "socket")
         connection = UnixConnection(path, timeout)
-        return self.answer_of(lambda: problem_of(connection, self.health_path, self.host, self.release), beside=False)
+        return self.run_probe(lambda: probe(connection, self.health_path, self.host, self.release), background=False)
 
-    def problem_through_nginx(self) -> str:
-        """What is wrong with the answer that clients get, or nothing: by HTTPS when its site has that, else by HTTP."""
+    def probe_nginx(self) -> str:
+        """The problem of a health check through nginx, over HTTPS when the site has it; empty when there is none."""
         if "ssl_certificate" in (self.store.path(self.release) / "site.conf").read_text():
             connection: http.client.HTTPConnection = TlsConnection(self.host, self.https_port, PROBE_TIMEOUT)
         else:
             connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=PROBE_TIMEOUT)
-        problem = self.answer_of(lambda: problem_of(connection, self.health_path, self.host, self.release), beside=True)
-        return f"GET {self.health_path} through nginx did not answer well: {problem}." if problem else ""
+        problem = self.run_probe(lambda: probe(connection, self.health_path, self.host, self.release), background=True)
+        return f"The health check GET {self.health_path} through nginx failed: {problem}." if problem else ""
 
     def wait_until_healthy(self) -> None:
-        """Probe it on its own socket until it answers well.
+        """Probe it on its own socket until the health check succeeds.
 
         Raises:
-            NotReady: when something of it dies, or it has not answered well in time.
+            NotReady: when a worker or the web service dies, or the health check does not succeed in time.
         """
         deadline = time.monotonic() + self.health_timeout
-        seen = "no answer yet"
+        problem = "no response yet"
         while time.monotonic() < deadline:
-            if self.deaths(beside=False):
-                raise NotReady("It stopped as soon as it was started.")
+            if self.find_deaths(background=False):
+                raise NotReady("It stopped right after the start.")
             if systemctl("is-active", self.service) == "active":
-                seen = self.problem_on_its_socket(min(PROBE_TIMEOUT, max(1, deadline - time.monotonic())))
-                if not seen:
+                problem = self.probe_socket(min(PROBE_TIMEOUT, max(1, deadline - time.monotonic())))
+                if not problem:
                     return
             time.sleep(PROBE_PAUSE)
-        raise NotReady(f"GET {self.health_path} did not answer well within {self.health_timeout:g} s: {seen}.")
+        limit = f"{self.health_timeout:g} s"
+        raise NotReady(f"The health check GET {self.health_path} did not succeed within {limit}: {problem}.")
 
-    def wait_for_quiet(self) -> None:
-        """Wait until nobody queues for its socket any more, so that stopping it turns nobody away."""
+    def wait_until_drained(self) -> None:
+        """Wait until no connection is queued on its socket, so that stopping it drops no request."""
         deadline = time.monotonic() + self.drain_timeout
         path = os.path.realpath(self.store.path(self.release) / "socket")
         while time.monotonic() < deadline:
             shown = subprocess.run(["ss", "-xlnH"], capture_output=True, text=True).stdout
             rows = [line.split() for line in shown.splitlines()]
-            is_quiet = not any(row[4] == path and int(row[2]) for row in rows if len(row) > 4)
-            if is_quiet or systemctl("is-active", self.service) != "active":
+            is_drained = not any(row[4] == path and int(row[2]) for row in rows if len(row) > 4)
+            if is_drained or systemctl("is-active", self.service) != "active":
                 return
             time.sleep(PROBE_PAUSE / 2)
 
     def log(self, since: float) -> str:
-        """The last lines that its own processes wrote since then, a time in seconds since 1970."""
+        """The last lines that its processes have logged since a time in seconds since 1970."""
         sources = [f"_SYSTEMD_UNIT={unit}" for unit in (self.service, *self.processes)]
-        return own_words(journal(*sources, f"--since=@{int(since)}"))
+        return app_log(journal(*sources, f"--since=@{int(since)}"))
 
 
 def journal(*argv: str) -> str:
-    """What the journal holds, by journalctl's own arguments."""
+    """Entries of the journal, selected by arguments of journalctl."""
     subprocess.run(["journalctl", "--sync"], capture_output=True)
     command = ["journalctl", *argv, "--output=cat", "--quiet"]
     return subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
 
 
-def own_words(log: str) -> str:
-    """The last lines of a log, indented, without the tracebacks of gunicorn's master: that it gives up is not why."""
-    told: list[str] = []
+def app_log(log: str) -> str:
+    """The last lines of a log, indented, without the tracebacks of gunicorn's master: they hide the app's own error."""
+    kept: list[str] = []
     traceback: list[str] = []
     for line in filter(None, log.splitlines()):
         if line.startswith("Traceback (most recent call last):"):
-            told, traceback = told + traceback, [line]
+            kept, traceback = kept + traceback, [line]
         elif traceback and line.startswith(" "):
             traceback.append(line)
         elif line.startswith("gunicorn.errors.HaltServer"):
             traceback = []
         elif not line.startswith("During handling of the above exception"):
-            told, traceback = [*told, *traceback, line], []
-    return "\n".join(f"  {line}" for line in (told + traceback)[-LOG_LINES:]) or "  (it wrote nothing)"
+            kept, traceback = [*kept, *traceback, line], []
+    return "\n".join(f"  {line}" for line in (kept + traceback)[-LOG_LINES:]) or "  (the log is empty)"
 
 
-def installed(name: str) -> dict[str, list[str]]:
-    """The units of an app that systemd knows, by release. Names of processes follow a dot: NAME.PROCESS@ID."""
+def installed_units(name: str) -> dict[str, list[str]]:
+    """The installed units of an app, by release. The name of a process follows a dot: NAME.PROCESS@ID."""
     found: dict[str, list[str]] = {}
     for pattern in (f"{name}@*", f"{name}.*@*"):
         for path in sorted(UNITS.glob(pattern)):
@@ -279,11 +280,11 @@ def installed(name: str) -> dict[str, list[str]]:
     return found
 
 
-def uninstall(units: list[str]) -> None:
-    """Stop units, letting them finish, and take them away."""
-    # A job that a timer has started may finish, in the release it belongs to.
+def remove_units(units: list[str]) -> None:
+    """Stop units gracefully, and remove them."""
+    # A job that a timer has started may finish in its own release.
     jobs = {unit.replace(".timer", ".service") for unit in units if unit.endswith(".timer")}
-    # Services first: a socket that is gone turns away whom its service could still have served.
+    # Services before sockets: a service still handles the requests that are queued on its socket.
     for kind in (".timer", ".service", ".socket"):
         chosen = [unit for unit in units if unit.endswith(kind) and unit not in jobs]
         if chosen:
@@ -296,9 +297,9 @@ def uninstall(units: list[str]) -> None:
     systemctl("daemon-reload")
 
 
-def stop_others(store: Releases, release: str) -> None:
-    """Let every other release finish and stop, and take its units away."""
-    for other, units in installed(store.name).items():
+def stop_other_releases(store: Releases, release: str) -> None:
+    """Drain and stop every other release, and remove its units."""
+    for other, units in installed_units(store.name).items():
         if other != release:
-            Instance(store, other).wait_for_quiet()
-            uninstall(units)
+            Instance(store, other).wait_until_drained()
+            remove_units(units)

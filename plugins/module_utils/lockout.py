@@ -1,8 +1,8 @@
-"""Keep a change to who may get in from locking everybody out.
+"""Undo changes to users, SSH and the firewall that would lock out the administrator.
 
-Before such a change the host notes how things are, and arms a timer that puts them back. Whoever made the change then
-gets in the new way, over a new connection, and disarms it. Nobody has to be there for the way back: not the one who
-made the change, nor the connection, and a reboot in between is no harm.
+Before such a change, the host makes a backup of its settings and starts a timer that restores them. After the change,
+Ansible logs in over a new connection and confirms, which stops the timer. The host restores the backup by itself: it
+needs neither the control node nor a connection, and it also does so after a reboot.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import read, write
 
-PATIENCE = 60  # seconds from the last change to the way back
+TIMEOUT = 60  # seconds from the last change to the undo
 _locks: list[int] = []  # held until the module ends
 STATE = Path("/var/lib/undo-lockout")
-ARMED = STATE / "armed"  # holds the token of whoever armed it
+ARMED = STATE / "armed"  # contains the token of the unconfirmed change
 PROGRAM = Path("/usr/local/sbin/undo-lockout")
 UNITS = Path("/etc/systemd/system")
-# Everything that the guarded changes touch.
+# The files that guarded changes may modify.
 GUARDED = ("etc/ssh", "etc/systemd/system/ssh.socket.d", "etc/ufw", "etc/default/ufw", "etc/sudoers.d")
 
 UNDO = r"""#!/bin/sh
-# Put back how this machine let people in, as noted before a change that nobody confirmed.
-#   undo-lockout                  what the timer does
-#   undo-lockout confirm TOKEN    somebody got in the new way: leave it so
+# Restores the users, SSH and firewall settings that this host had before an unconfirmed change.
+#   undo-lockout                  restores them; called by the timer
+#   undo-lockout confirm TOKEN    confirms the change, which stops the timer
 set -u
 cd /var/lib/undo-lockout || exit 0
-# One at a time: a module that changes something, a confirmation, the way back. A module that hangs stops nobody.
+# One at a time: a module with a change, a confirmation, an undo. After the timeout, a module that hangs is ignored.
 exec 9>lock
 flock --wait 120 9
 
 if [ "${1:-}" = confirm ]; then
-    [ "$(cat armed 2>/dev/null)" = "${2:-}" ] || { echo "The former state was put back before."; exit 3; }
+    [ "$(cat armed 2>/dev/null)" = "${2:-}" ] || { echo "Too late: the host has undone the change."; exit 3; }
     sync
     rm armed
     systemctl stop undo-lockout.timer
@@ -44,7 +44,7 @@ if [ "${1:-}" = confirm ]; then
     exit 0
 fi
 [ -e armed ] || exit 0
-echo "Nobody got in the new way: putting back how people got in before."
+echo "The change was not confirmed: restoring the previous users, SSH and firewall settings."
 failed=
 while read -r path; do rm -rf "/${path:?}"; done <guarded
 tar --extract --preserve-permissions --file before.tar --directory / || failed=1
@@ -55,7 +55,7 @@ if systemctl --quiet is-enabled ssh.socket; then
 else
     systemctl reload-or-restart ssh.service || failed=1
 fi
-# Last, so that SSH waits for no firewall.
+# Last, so that SSH does not wait for the firewall.
 if grep -q '^ENABLED=yes' ufw.conf 2>/dev/null; then
     ufw reload || failed=1
 elif command -v ufw >/dev/null; then
@@ -66,22 +66,22 @@ sync
 rm armed before.tar guarded
 """
 SERVICE = f"""[Unit]
-Description=Put back how people got in, after a change that nobody confirmed
+Description=Undo an unconfirmed change to users, SSH or the firewall
 StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
 ExecStart={PROGRAM}
-# Nobody else can: it goes on until it has worked.
+# Retried until it succeeds: nobody can log in to do it.
 Restart=on-failure
 RestartSec=2
 """
 TIMER = f"""[Unit]
-Description=Wait for somebody to get in the new way
+Description=Timeout for the confirmation of a change to users, SSH or the firewall
 StartLimitIntervalSec=0
 
 [Timer]
-OnActiveSec={PATIENCE}
+OnActiveSec={TIMEOUT}
 AccuracySec=1
 
 [Install]
@@ -90,7 +90,7 @@ WantedBy=timers.target
 
 
 def lock() -> None:
-    """Let neither the way back nor a confirmation come in between until this module has ended."""
+    """Block the undo and confirmations until this module has ended."""
     if not _locks:
         STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
         _locks.append(os.open(STATE / "lock", os.O_CREAT | os.O_WRONLY, 0o600))
@@ -98,13 +98,13 @@ def lock() -> None:
 
 
 def arm(*more: Path) -> str:
-    """Note how things are, unless a change before this one still waits to be confirmed, and start the timer anew.
+    """Back up the settings, unless an earlier change is still unconfirmed, and restart the undo timer.
 
     Args:
-        more: files beside those that are always noted, such as somebody's keys.
+        more: further files to back up, such as a user's keys.
 
     Returns:
-        The token to confirm with, which counts in place of any before it.
+        The token for the confirmation; it replaces any earlier one.
     """
     lock()
     files = {PROGRAM: UNDO, UNITS / "undo-lockout.service": SERVICE, UNITS / "undo-lockout.timer": TIMER}
@@ -122,33 +122,34 @@ def arm(*more: Path) -> str:
         (STATE / "ufw.conf").write_text(read(Path("/etc/ufw/ufw.conf")))
         os.sync()
     elif more:
-        note_later(guarded)
+        add_to_backup(guarded)
     write(ARMED, secrets.token_hex(8), 0o600)
-    return waiting()
+    return restart_undo_timer()
 
 
-def note_later(guarded: list[str]) -> None:
-    """Add what a change before this one did not touch."""
-    noted = (STATE / "guarded").read_text().splitlines()
+def add_to_backup(guarded: list[str]) -> None:
+    """Add files that are not in the backup of an earlier unconfirmed change."""
+    saved = (STATE / "guarded").read_text().splitlines()
     with tarfile.open(STATE / "before.tar", "a") as before:
-        for path in (path for path in guarded if path not in noted):
+        for path in (path for path in guarded if path not in saved):
             if os.path.lexists(f"/{path}"):
                 before.add(f"/{path}")
-            noted.append(path)
-    (STATE / "guarded").write_text("".join(f"{path}\n" for path in noted))
+            saved.append(path)
+    (STATE / "guarded").write_text("".join(f"{path}\n" for path in saved))
 
 
-def waiting() -> str:
-    """The token of a change that still waits to be confirmed, by this run or one that was cut off; empty if none.
+def restart_undo_timer() -> str:
+    """Restart the undo timer of an unconfirmed change, by this run or by an interrupted one.
 
-    The time that it has for that begins anew.
+    Returns:
+        The token of that change; empty when no change is unconfirmed.
     """
     if not ARMED.exists():
         return ""
     lock()
-    if not ARMED.exists():  # the way back was faster
+    if not ARMED.exists():  # the undo has just run
         return ""
-    # It may have begun, and wait for the lock.
+    # It may have started and be waiting for the lock.
     subprocess.run(["systemctl", "stop", "undo-lockout.service"], check=True)
     subprocess.run(["systemctl", "restart", "undo-lockout.timer"], check=True)
     return ARMED.read_text()

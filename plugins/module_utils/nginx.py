@@ -1,4 +1,4 @@
-"""nginx's configuration: tested as a whole before any of it is replaced."""
+"""Validate nginx's whole configuration before replacing any part of it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ROOT = Path("/etc/nginx")
 
 
 class NginxError(Exception):
-    """nginx refuses a configuration, or can't be reloaded; the message has nginx's own words."""
+    """nginx rejects a configuration, or can't be reloaded; the message contains nginx's output."""
 
 
 def replace(root: Path, files: Mapping[str, str | Path], removed: Iterable[str] = ()) -> None:
-    """Replace files below a folder, each in one step, and remove others; a path in place of a text becomes a link."""
+    """Replace files below a folder, each atomically, and remove others; a path as content becomes a link."""
     for name in removed:
         (root / name).unlink()
     for name, content in files.items():
@@ -32,15 +32,15 @@ def replace(root: Path, files: Mapping[str, str | Path], removed: Iterable[str] 
 
 
 def check(files: Mapping[str, str | Path], removed: Iterable[str] = (), root: Path = ROOT) -> None:
-    """Let nginx test a copy of its configuration with changes in it.
+    """Validate a copy of nginx's configuration that contains the changes.
 
     Args:
-        files: the changed files, by their path below `root`: a text, or the file that a link leads to.
-        removed: files that go away.
+        files: the changed files, by their path below `root`: a text, or the target of a link.
+        removed: files to remove.
         root: folder of nginx's configuration.
 
     Raises:
-        NginxError: when it refuses the configuration.
+        NginxError: when nginx rejects the configuration.
     """
     if not Path(NGINX).exists():
         raise NginxError("nginx is not installed. Run playbooks/provision.yml on this host first.")
@@ -49,15 +49,16 @@ def check(files: Mapping[str, str | Path], removed: Iterable[str] = (), root: Pa
         shutil.copytree(root, candidate, symlinks=True)
         replace(candidate, files, removed)
         done = subprocess.run([NGINX, "-t", "-c", str(candidate / "nginx.conf")], capture_output=True, text=True)
-    clash = "conflicting server name" in done.stderr
-    if done.returncode or clash:
+    is_conflict = "conflicting server name" in done.stderr
+    if done.returncode or is_conflict:
         hint = (
-            "\nAnother site serves this name. Did its app leave the inventory? playbooks/provision.yml removes it. Did "
-            "the name move from an app to one before it in the list? Deploy the one that gave it up first: -e app=NAME"
+            "\nAnother site has this server name. If its app is no longer in the inventory, run "
+            "playbooks/provision.yml, which removes the site. If you moved the domain to an app that is earlier in the "
+            "list, deploy its previous app first: -e app=NAME"
         )
-        words = done.stderr.replace(str(candidate), str(root)).strip()
-        indented = "\n".join(f"  {line}" for line in words.splitlines())
-        raise NginxError(f"nginx refuses the new configuration:\n{indented}{hint * clash}")
+        output = done.stderr.replace(str(candidate), str(root)).strip()
+        indented = "\n".join(f"  {line}" for line in output.splitlines())
+        raise NginxError(f"nginx rejects the new configuration:\n{indented}{hint * is_conflict}")
 
 
 def is_running() -> bool:
@@ -65,16 +66,18 @@ def is_running() -> bool:
 
 
 def reload_pending(root: Path = ROOT) -> Path:
-    """A file that is there from the first changed file until nginx has reloaded, so that a run that was cut off in
-    between is made up for by the next one."""
+    """A file that exists from the first change until nginx has reloaded.
+
+    If a run is interrupted in between, the next run finds the file and reloads nginx.
+    """
     return root / ".reload-pending"
 
 
 def reload(root: Path = ROOT) -> None:
-    """Have nginx apply its configuration, which drops no request; start it, now and after a reboot, when it is down.
+    """Reload nginx, which drops no request. If it is not running, enable and start it.
 
     Raises:
-        NginxError: when it can't.
+        NginxError: when that fails.
     """
     command = ["reload", "nginx"] if is_running() else ["enable", "--now", "nginx"]
     done = subprocess.run(["systemctl", *command], capture_output=True, text=True)

@@ -1,7 +1,7 @@
-"""The lock of an app on one host: one run changes the app at a time.
+"""The lock of an app on one host: only one run at a time changes the app.
 
-A run is known by a token of its own. It renews the lock while it lives, so that a lock without renewal is known to
-belong to a run that is gone. All of it lies below /run, which root alone can enter and which a reboot empties.
+Each run has its own token. It renews the lock while it is alive; a lock that is not renewed belongs to a run that has
+died. The files are in a folder below /run that only root can enter; a reboot removes them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Any
 
 FOLDER = Path("/run/releases")
 STALE_AFTER = 60.0  # seconds without renewal
-WORK_PATIENCE = 120.0  # seconds to wait for the module of a former run that is still at work
+WORK_TIMEOUT = 120.0  # seconds to wait for a module of another run that is still running
 ABANDONED = -1000000.0  # a time of renewal that is always too old
 
 
 def uptime() -> float:
-    """Seconds since the host was started, which no change of the clock moves."""
+    """Seconds since the boot of the host; changes of the clock do not affect it."""
     return float(Path("/proc/uptime").read_text().split()[0])
 
 
 class LockLost(Exception):
-    """The lock is not this run's, or not any more; nothing may be changed."""
+    """This run does not have the lock, or has lost it, and must not change anything."""
 
 
 class Lock:
@@ -36,7 +36,7 @@ class Lock:
 
     Args:
         name: name of the app.
-        folder: where the locks of all apps are.
+        folder: folder of all locks.
     """
 
     def __init__(self, name: str, folder: Path = FOLDER) -> None:
@@ -45,7 +45,7 @@ class Lock:
 
     @contextlib.contextmanager
     def _held(self, file: str, patience: float) -> Iterator[None]:
-        """Hold the kernel's lock on a file, which ends with the process, however that ends.
+        """Hold a kernel lock on a file. The kernel frees it when the process ends for any reason.
 
         Raises:
             LockLost: when another process still holds it after `patience` seconds.
@@ -61,15 +61,15 @@ class Lock:
                 except BlockingIOError:
                     if time.monotonic() >= deadline:
                         raise LockLost(
-                            "A former run that was cut off is still at work on this host. Run again in a minute."
+                            "A module of an interrupted run is still running on this host. Try again in a minute."
                         ) from None
                     time.sleep(0.05)
             yield
 
     def _write(self, file: str, content: str) -> None:
-        beside = self.folder / f".{file}.new"
-        beside.write_text(content)
-        beside.replace(self.folder / file)
+        temporary = self.folder / f".{file}.new"
+        temporary.write_text(content)
+        temporary.replace(self.folder / file)
 
     def _read(self, file: str) -> str:
         with contextlib.suppress(OSError):
@@ -83,14 +83,14 @@ class Lock:
 
     @property
     def renewed(self) -> float:
-        """When the lock was renewed last, in seconds of the host's uptime, which no change of the clock moves."""
+        """The time of the last renewal, in seconds of the host's uptime."""
         with contextlib.suppress(ValueError):
             return float(self._read("renewed"))
         return ABANDONED
 
     @property
     def owner(self) -> dict[str, Any] | None:
-        """Who has the lock: `by` and `since` (UTC); None when it is free."""
+        """The owner of the lock: `by` and `since` (UTC); None when it is free."""
         if not self.token:
             return None
         with contextlib.suppress(ValueError):
@@ -99,7 +99,7 @@ class Lock:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the run that has the lock has not renewed it for too long."""
+        """Whether the last renewal is too long ago."""
         return uptime() - self.renewed > STALE_AFTER
 
     def take(self, token: str, owner: dict[str, Any], force: bool = False) -> bool:
@@ -107,11 +107,11 @@ class Lock:
 
         Args:
             token: the token of this run.
-            owner: who takes it: `by` and `since`.
-            force: take it even from a run that lives.
+            owner: the owner to store: `by` and `since`.
+            force: take it even from a run that is alive.
 
         Returns:
-            Whether it is this run's now.
+            Whether this run has the lock now.
         """
         with self._held("mutex", 5):
             if self.token not in ("", token) and not self.is_stale and not force:
@@ -122,36 +122,36 @@ class Lock:
             return True
 
     def free(self, token: str) -> None:
-        """Give the lock back, if it is this run's."""
+        """Free the lock, if this run has it."""
         with self._held("mutex", 5):
             if self.token == token:
                 for file in ("token", "owner", "renewed"):
                     (self.folder / file).unlink(missing_ok=True)
 
     def abandon(self, token: str) -> None:
-        """Let the lock be stale at once, if it is this run's: the host's guard then acts on it."""
+        """Mark the lock as stale, if this run has it. The host's guard then restores the confirmed release."""
         with self._held("mutex", 5):
             if self.token == token:
                 self._write("renewed", str(ABANDONED))
 
     def check(self, token: str) -> None:
-        """Make sure that the lock is this run's.
+        """Check that this run has the lock.
 
         Raises:
-            LockLost: when it is not.
+            LockLost: when it does not.
         """
         if self.token != token:
             by = f" {self.owner['by']} has it now." if self.owner else ""
             raise LockLost(
-                f"This run no longer has the lock of {self.name} on this host.{by} Nothing was changed here."
+                f"This run no longer has the lock of {self.name} on this host.{by} This task changed nothing."
             )
 
     @contextlib.contextmanager
-    def work(self, token: str, patience: float = WORK_PATIENCE) -> Iterator[None]:
-        """Change the host: as the only process that does, and only while the lock is this run's.
+    def work(self, token: str, patience: float = WORK_TIMEOUT) -> Iterator[None]:
+        """Run the block as the only process that changes the app on this host, and only while this run has the lock.
 
         Raises:
-            LockLost: when the lock is another run's, or a process of a former run is still at work.
+            LockLost: when this run does not have the lock, or a process of another run is still running.
         """
         with self._held("work", patience):
             self.check(token)
@@ -159,23 +159,23 @@ class Lock:
 
 
 def shell_command(name: str, token: str, action: str, folder: Path = FOLDER) -> str:
-    """A shell command for the host that acts on the lock if it is still this run's; else it ends with status 9.
+    """A shell command for the host that changes the lock if this run has it; otherwise it exits with status 9.
 
     Args:
         name: name of the app.
         token: the token of the run.
-        action: `renew`, `abandon` (the run has ended without giving the lock back) or `free`.
-        folder: where the locks of all apps are.
+        action: `renew`, `abandon` (the run has ended without freeing the lock) or `free`.
+        folder: folder of all locks.
     """
-    acts = {
+    actions = {
         "renew": "cut -d' ' -f1 /proc/uptime > .renewed.new && mv .renewed.new renewed",
         "abandon": f"echo {ABANDONED} > .renewed.new && mv .renewed.new renewed",
         "free": "rm -f token owner renewed",
     }
-    script = f'[ "$(cat token 2>/dev/null)" = {shlex.quote(token)} ] || exit 9; {acts[action]}'
+    script = f'[ "$(cat token 2>/dev/null)" = {shlex.quote(token)} ] || exit 9; {actions[action]}'
     return f"cd {shlex.quote(str(folder / name))} && exec flock mutex sh -c {shlex.quote(script)} || exit 9"
 
 
 def new_token() -> str:
-    """A token that no other run has."""
+    """A random token."""
     return os.urandom(16).hex()

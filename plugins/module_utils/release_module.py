@@ -1,4 +1,4 @@
-"""What the modules that work on an app's releases have in common: arguments, the lock, errors."""
+"""Code that the modules for releases share: arguments, the lock, errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
@@ -21,10 +21,10 @@ HISTORY: dict[str, dict[str, Any]] = {
 
 
 def release_module(**options: dict[str, Any]) -> tuple[AnsibleModule, Releases]:
-    """The module and the releases of its app.
+    """Create the module, and the releases of its app.
 
     Args:
-        options: further options of its argument spec.
+        options: further options of the argument spec.
     """
     common: dict[str, dict[str, Any]] = {
         "name": {"type": "str", "required": True},
@@ -37,9 +37,22 @@ def release_module(**options: dict[str, Any]) -> tuple[AnsibleModule, Releases]:
 
 @contextlib.contextmanager
 def work(module: AnsibleModule) -> Iterator[None]:
-    """Change the host, as the run that has the lock; an error that is known ends the module with its message."""
+    """Run the block with the lock of the app; an expected error makes the module fail with its message."""
     try:
         with Lock(module.params["name"]).work(module.params["token"]):
             yield
     except (AccountError, LockLost, NginxError, NotReady, OSError) as error:
         module.fail_json(msg=f"{module.params['name']}: {error}")
+
+
+def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since: float) -> None:
+    """Fail with a problem of a release and the last lines of its log.
+
+    Args:
+        module: the module.
+        instance: the release.
+        problem: the message, without the names of the app and the release.
+        since: start of the log, in seconds since 1970.
+    """
+    release = f"{module.params['name']}: release {instance.release}"
+    module.fail_json(msg=f"{release} {problem}\nThe last lines of its log:\n{instance.log(since)}")

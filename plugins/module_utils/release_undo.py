@@ -1,4 +1,4 @@
-"""Bring a host back to its confirmed release: what a failed run does, and the host itself when its run is cut off."""
+"""Return a host to its confirmed release: by a failed run, or by the host itself when a run is interrupted."""
 
 from __future__ import annotations
 
@@ -11,38 +11,40 @@ from pathlib import Path
 from ansible_collections.blueoctopus.site.plugins.module_utils import files, instances, nginx, release_lock, releases
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     Instance,
-    installed,
+    installed_units,
     stop_builds,
-    stop_others,
+    stop_other_releases,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import FOLDER, Lock, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
-NAME = "release_undo"  # of this module
-PAUSE = 1.0  # seconds between two looks of the guard
-CUT_OFF = "the run was cut off"
+NAME = "release_undo"  # name of this module
+PAUSE = 1.0  # seconds between two checks of the guard
+INTERRUPTED = "the run was interrupted"
 
 
 def is_settled(store: Releases) -> bool:
-    """Whether nothing is left of a run that did not come to its end, and the live release runs."""
+    """Whether the live release runs, and no unfinished run has left anything."""
     if store.live != store.confirmed or store.unfinished() or nginx.reload_pending().exists():
         return False
     if not store.live:
-        return not installed(store.name)
-    return set(installed(store.name)) == {store.live} and store.has_site and Instance(store, store.live).is_settled
+        return not installed_units(store.name)
+    return (
+        set(installed_units(store.name)) == {store.live} and store.has_site and Instance(store, store.live).is_settled
+    )
 
 
-def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | None = None) -> None:
-    """Have a release serve again, and remove every other one that is not good.
+def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None = None) -> None:
+    """Make a release live again, and remove all others that are not good.
 
     Args:
         store: the releases of the app.
-        to: the release; empty when there was none before.
-        reason: why, in one line, for the history.
-        failed: what has failed: `action`, `release`, `by`; what the history says of it when left out.
+        to: the release; empty to have no live release.
+        reason: reason for the history, in one line.
+        failed: the failed run: `action`, `release`, `by`; the unfinished run in the history when omitted.
 
     Raises:
-        NotReady: when that release does not come up. Then what serves goes on.
+        NotReady: when that release does not start. The live release then stays live.
         NginxError: when nginx can't be reloaded.
     """
     stop_builds(store.name)
@@ -51,7 +53,7 @@ def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | N
     differs = False
     if not to:
         differs = store.site.is_symlink()
-        store.no_live()
+        store.clear_live()
     elif to != store.live or not is_settled(store):
         instance = Instance(store, to)
         if not all((instances.UNITS / unit).exists() for unit in instance.units):
@@ -60,33 +62,33 @@ def bring_back(store: Releases, to: str, reason: str, failed: dict[str, str] | N
             instance.start_web()
             if to != store.live:
                 instance.wait_until_healthy()
-        instance.enable(*instance.web, *instance.beside)
+        instance.enable(*instance.web, *instance.background)
         if differs := store.site_differs(to):
             nginx.reload_pending().touch()
         store.make_live(to)
-        instance.start_beside()
-    # Not by the mark alone: the run of another app may have taken that away.
+        instance.start_background()
+    # Not only the pending file: the run of another app may have removed it.
     if Path(nginx.NGINX).exists() and (differs or nginx.reload_pending().exists()):
         nginx.reload()
-    stop_others(store, to)
-    if not to:  # also one that this host had confirmed already; it would count as good
+    stop_other_releases(store, to)
+    if not to:  # also a release that this host has already confirmed; it would count as good
         for release in store.complete():
             store.remove(release)
     store.sweep()
-    # Last: on a full disk, there is room again by now.
+    # Last: on a full disk, the removals have freed space.
     if failed:
-        store.note(failed["action"], failed["release"], "failed", reason, failed["by"], commit)
+        store.record(failed["action"], failed["release"], "failed", reason, failed["by"], commit)
     if to and to != store.confirmed:
-        store.note("undo", to, "ok", reason)
+        store.record("undo", to, "ok", reason)
 
 
-# --- the guard: the host's own end of a run --------------------------------------------------------------------------
+# --- the guard, which runs on the host ------------------------------------------------------------------------------
 
 
 def start_guard(name: str, root: str, token: str) -> None:
-    """Have the host watch the lock of a run, and bring itself back when that is not renewed any more.
+    """Start a process on the host that watches the lock of a run, and restores the host when it is no longer renewed.
 
-    The guard is this program, as it came with the module that calls this; it ends with the lock.
+    The guard consists of copies of these modules. It ends when the run frees the lock.
     """
     program = FOLDER / name / "guard"
     package = __name__.rpartition(".")[0]
@@ -103,7 +105,7 @@ def start_guard(name: str, root: str, token: str) -> None:
 
 
 def guard() -> None:
-    """Wait for the end of a run; when it was cut off, bring the host back and give its lock back."""
+    """Wait for the end of a run; when it is interrupted, restore the confirmed release and free the lock."""
     name, root, token = sys.argv[1:4]
     lock, store = Lock(name), Releases(name, root)
     while lock.token == token:
@@ -111,13 +113,13 @@ def guard() -> None:
         if lock.token != token or not lock.is_stale:
             continue
         try:
-            # However long a module of that run is still at work.
+            # A module of that run may still be running for a long time.
             with lock.work(token, patience=3600):
                 if lock.is_stale:
-                    bring_back(store, store.confirmed, CUT_OFF)
+                    restore(store, store.confirmed, INTERRUPTED)
                     lock.free(token)
         except LockLost:
             return
-        except Exception as error:  # tried again until it works, or another run has the lock
+        except Exception as error:  # retried until it succeeds, or until another run has the lock
             print(error, file=sys.stderr, flush=True)
             time.sleep(10 * PAUSE)

@@ -1,4 +1,4 @@
-"""What a host knows of an app's releases: which there are, which is live, which were good, and what was done."""
+"""The releases of an app on a host: which exist, which one is live, which are good, and the history."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SITES = Path("/etc/nginx/sites")
 
 
 class AccountError(Exception):
-    """The app's name is an account that was not made for it."""
+    """The account with the app's name was not created for the app."""
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a folder's entries to the disk, so that a rename in it outlives a power cut."""
+    """Write a folder's entries to the disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -31,14 +31,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def point(link: Path, target: str | Path) -> None:
-    """Point a symbolic link at a target in one step: at no time, not even after a power cut, is it missing."""
+def replace_link(link: Path, target: str | Path) -> None:
+    """Point a symbolic link at a target atomically: it always exists, even after a power failure."""
     if link.is_symlink() and os.readlink(link) == str(target):
         return
-    beside = link.with_name(f".{link.name}.new")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target)
-    beside.replace(link)
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
     sync_folder(link.parent)
 
 
@@ -47,8 +47,8 @@ class Releases:
 
     Args:
         name: name of the app.
-        root: its folder; `releases/ID` holds the releases, `live` leads to the one that serves.
-        sites: the folder of nginx's sites; NAME.conf in it leads to the live release's own `site.conf`.
+        root: its folder; `releases/ID` are the releases, `live` is a link to the live one.
+        sites: the folder of nginx's sites; NAME.conf in it is a link to the `site.conf` of the live release.
     """
 
     def __init__(self, name: str, root: str | Path, sites: Path = SITES) -> None:
@@ -62,11 +62,11 @@ class Releases:
         return self.folder / release
 
     def complete(self) -> list[str]:
-        """The releases that are built to the end, the oldest first."""
+        """The releases whose build is complete, the oldest first."""
         return sorted(path.name for path in self.folder.glob("2*-*"))
 
     def about(self, release: str) -> dict[str, Any]:
-        """What was noted of a release when it was built: commit, version, digest, health path, time limits."""
+        """The metadata of a release from its build: commit, version, digest, health path, time limits."""
         with contextlib.suppress(OSError, ValueError):
             return dict(json.loads((self.path(release) / "release.json").read_text()))
         return {}
@@ -75,56 +75,56 @@ class Releases:
 
     @property
     def live(self) -> str:
-        """Id of the release that serves; empty when none does."""
+        """Id of the live release; empty when there is none."""
         link = self.root / "live"
         return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
     @property
     def has_site(self) -> bool:
-        """Whether nginx's site is the live release's own."""
+        """Whether nginx's site is a link to that of the live release."""
         return self.site.is_symlink() and os.readlink(self.site) == str(self.root / "live/site.conf")
 
     def site_differs(self, release: str) -> bool:
-        """Whether nginx has to reload for a release: its site is not what the live one's is."""
+        """Whether nginx must reload for a release: its site differs from that of the live release."""
         sites = [self.path(r) / "site.conf" for r in (self.live or "none", release)]
         texts = [site.read_text() if site.exists() else "" for site in sites]
         return texts[0] != texts[1] or not self.has_site
 
     def make_live(self, release: str) -> None:
-        """Point `live` at a release; `before` leads to the one that nginx turns to while the new one is on trial."""
+        """Point `live` at a release, and `before` at the previous one, where nginx retries requests that failed."""
         if self.live not in ("", release):
-            point(self.root / "before", f"releases/{self.live}")
-        point(self.root / "live", f"releases/{release}")
+            replace_link(self.root / "before", f"releases/{self.live}")
+        replace_link(self.root / "live", f"releases/{release}")
         self.site.parent.mkdir(exist_ok=True)
-        point(self.site, self.root / "live/site.conf")
+        replace_link(self.site, self.root / "live/site.conf")
 
-    def no_live(self) -> None:
-        """Have no live release: the first release of all has failed."""
+    def clear_live(self) -> None:
+        """Remove the links to the live release, after the first release of an app has failed."""
         self.site.unlink(missing_ok=True)
         (self.root / "live").unlink(missing_ok=True)
 
     # --- the account ------------------------------------------------------------------------------------------------
 
     def check_account(self) -> None:
-        """Make sure that the app's name is free, or the account that was made for it.
+        """Check that the app's name is free as an account, or that the account was created for the app.
 
         Raises:
-            AccountError: when it is somebody else's account.
+            AccountError: when the account belongs to something else.
         """
         try:
             home = pwd.getpwnam(self.name).pw_dir
         except KeyError:
             with contextlib.suppress(KeyError):
                 grp.getgrnam(self.name)
-                raise AccountError(f"the group {self.name} is on this host already, and is not this app's") from None
+                raise AccountError(f"the group {self.name} already exists on this host, but not for this app") from None
             return
         if home != f"{self.root}/data":
             raise AccountError(
-                f"the user {self.name} is on this host already, with the home {home}, and is not this app's"
+                f"the user {self.name} already exists on this host, with the home {home}, but not for this app"
             )
 
     def prepare(self) -> None:
-        """Make the app's user and folders: nginx passes through them, and only `data` belongs to the user."""
+        """Create the app's user and folders. nginx can enter them; only `data` belongs to the user."""
         self.check_account()
         account = f'u {self.name} - "Runs {self.name}" {self.root}/data /usr/sbin/nologin'
         subprocess.run(["systemd-sysusers", "--inline", account], check=True)
@@ -138,7 +138,7 @@ class Releases:
     # --- history ----------------------------------------------------------------------------------------------------
 
     def history(self) -> list[dict[str, Any]]:
-        """What was done, the oldest first. A line that a crash cut short is left out."""
+        """The events, the oldest first. Lines that a crash has truncated are skipped."""
         events = []
         with contextlib.suppress(FileNotFoundError):
             for line in self._history.read_text(errors="replace").splitlines():
@@ -146,18 +146,18 @@ class Releases:
                     events.append(json.loads(line))
         return events
 
-    def note(
+    def record(
         self, action: str, release: str, result: str, reason: str = "", by: str = "", commit: str | None = None
     ) -> None:
-        """Add to the history, on the disk when this returns.
+        """Add an event to the history; it is on the disk when this returns.
 
         Args:
-            action: deploy, rollback, or undo: what was live before is live again.
-            release: what was to become live.
+            action: deploy, rollback, or undo, which makes the previous release live again.
+            release: the release to make live.
             result: begun, ok or failed.
-            reason: why it failed, in one line.
-            by: whose run it was.
-            commit: the release's commit, where the release itself can't be asked any more.
+            reason: reason of a failure, in one line.
+            by: user and control node of the run.
+            commit: the release's commit, if the release may be removed already.
         """
         begun = self.unfinished()
         event = {
@@ -170,8 +170,8 @@ class Releases:
             "from": begun["from"] if begun else self.live,
             "reason": reason,
         }
-        cut_short = self._history.exists() and not self._history.read_bytes().endswith(b"\n")
-        line = ("\n" * cut_short + json.dumps(event) + "\n").encode()
+        is_truncated = self._history.exists() and not self._history.read_bytes().endswith(b"\n")
+        line = ("\n" * is_truncated + json.dumps(event) + "\n").encode()
         with self._history.open("ab", buffering=0) as history:
             size = history.tell()
             try:
@@ -180,26 +180,26 @@ class Releases:
                 os.fsync(history.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
-                    os.truncate(self._history, size)  # half a line would be taken for none
+                    os.truncate(self._history, size)  # remove the partial line
                 raise
         self._history.chmod(0o640)
         sync_folder(self.root)
 
     def _replay(self) -> tuple[list[str], list[str]]:
-        """The releases that a rollback goes back through, the confirmed one last; and those that were left behind."""
-        there = set(self.complete())
+        """The stack of good releases, the confirmed one last; and the releases that were rolled back from."""
+        present = set(self.complete())
         stack: list[str] = []
         left: list[str] = []
         past: list[tuple[list[str], list[str]]] = []
         for event in self.history():
             release = event["release"]
-            if event["result"] != "ok" or release not in there:
+            if event["result"] != "ok" or release not in present:
                 continue
-            states = [*past, (stack, left)]  # the present one, when what was undone is gone from the disk
+            states = [*past, (stack, left)]  # the current one, if the undone release was removed
             before = next((s for s in reversed(states) if s[0][-1:] == [release]), None)
             past.append((stack, left))
             if event["action"] == "undo" and before:
-                stack, left = before  # what undo takes back never was good
+                stack, left = before  # an undone release never counts as good
             elif event["action"] == "deploy" or release not in stack:
                 stack = [*(r for r in stack if r != release), release]
             else:
@@ -210,58 +210,61 @@ class Releases:
 
     @property
     def stack(self) -> list[str]:
-        """The good releases in the order in which a rollback goes back through them; the confirmed one is the last."""
+        """The good releases, from the oldest to the confirmed one. A rollback goes from the last to the one before."""
         return self._replay()[0]
 
     @property
     def rolled_back(self) -> list[str]:
-        """The good releases that were rolled back from: a rollback goes to one of them only when it is named."""
+        """The good releases that were rolled back from. A rollback goes to one of them only if its id is given."""
         return self._replay()[1]
 
     @property
     def confirmed(self) -> str:
-        """The release that serves by the last deploy or rollback that came to its end; empty when there is none."""
+        """The release of the last successful deploy or rollback; empty when there is none."""
         return (self.stack or [""])[-1]
 
     def good(self) -> list[str]:
-        """All releases that proved themselves and are still there; those to keep first stand last."""
+        """All good releases that still exist. Pruning removes the first ones first."""
         stack, left = self._replay()
         return [*left, *stack]
 
     def previous(self) -> str:
-        """The release that a rollback goes to; empty when there is none."""
+        """The good release before the confirmed one, to which a rollback goes; empty when there is none."""
         return self.stack[-2] if len(self.stack) > 1 else ""
 
     def unfinished(self) -> dict[str, Any] | None:
-        """The deploy or rollback that has begun and did not come to its end; None when the last one did."""
+        """The deploy or rollback that has begun and has not ended; None when the last one has ended."""
         events = self.history()
         return events[-1] if events and events[-1]["result"] == "begun" else None
 
     # --- removal ----------------------------------------------------------------------------------------------------
 
     def remove(self, release: str) -> None:
-        """Remove a release that is not live: out of sight in one step, then for good."""
+        """Remove a release that is not live. It is renamed first, so that no partial release is left under its id."""
         if release and release != self.live and self.path(release).exists():
-            gone = self.folder / f".removed-{release}"
-            self.path(release).rename(gone)
-            shutil.rmtree(gone)
+            removed = self.folder / f".removed-{release}"
+            self.path(release).rename(removed)
+            shutil.rmtree(removed)
 
     def sweep(self) -> None:
-        """Remove what crashes left: half-built and half-removed releases, and those that never proved themselves."""
-        for left_over in self._left_overs():
-            shutil.rmtree(left_over)
+        """Remove leftovers of crashes: partly built and partly removed releases, and those that are not good."""
+        for leftover in self._leftovers():
+            shutil.rmtree(leftover)
         for release in set(self.complete()) - {self.live, *self.good()}:
             self.remove(release)
 
-    def _left_overs(self) -> Iterator[Path]:
+    def _leftovers(self) -> Iterator[Path]:
         yield from self.folder.glob(".removed-*")
         yield from self.folder.glob(".building-*")
 
     def prune(self, keep: int) -> list[str]:
-        """Keep that many good releases, the live one and the last good one among them; remove all others.
+        """Keep some good releases, always including the live one and the good one before it; remove all others.
+
+        Args:
+            keep: number of releases to keep.
 
         Returns:
-            The ids that are gone.
+            The ids of the removed releases.
         """
         before = self.complete()
         kept = {self.live, self.previous(), *self.good()[-max(keep, 1) :]}

@@ -1,16 +1,16 @@
 #!/usr/bin/python
-"""Make the account that administers the host: its keys, and what sudo lets it do."""
+"""Create the administrator's account, with its SSH keys and sudo rule."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: admin_account
-short_description: Make the account that administers the host
+short_description: Create the administrator's account
 description:
-  - Makes a user who logs in by SSH keys alone and may do anything with sudo.
-  - The keys are exactly the given ones. A file of keys that this module did not write is only replaced when all its
-    keys are among them.
-  - A change undoes itself after a minute unless M(blueoctopus.site.confirm_access) gets in.
+  - Creates a user who can log in only with SSH keys, and who may run everything with sudo.
+  - The account gets exactly the given keys. An authorized_keys file that this module did not write is replaced only
+    when all its keys are among them.
+  - The host undoes a change after a minute unless M(blueoctopus.site.confirm_access) confirms it.
 options:
   name:
     description: Name of the user.
@@ -18,13 +18,13 @@ options:
     required: true
   keys:
     description: >-
-      The public keys that may log in, as they stand in an authorized_keys file. When there are none, a user without
-      keys gets those of the user who is logged in right now.
+      The public keys that may log in, as lines of an authorized_keys file. When the list is empty, a user without
+      keys gets those of the current login user.
     type: list
     elements: str
     default: []
   replace_keys:
-    description: Remove keys that somebody else gave to this user.
+    description: Remove keys of this user that are not in O(keys), even when this module did not add them.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -37,7 +37,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Make the administrator
+- name: Create the administrator
   blueoctopus.site.admin_account:
     name: admin
     keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample somebody@laptop"]
@@ -58,7 +58,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
-from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, restart_undo_timer
 
 SUDOERS = Path("/etc/sudoers.d/10-administrator")
 HEADER = "# Ansible managed\n"
@@ -66,14 +66,14 @@ KEY = re.compile(r"\b((?:ssh|ecdsa|sk)-\S+ AAAA[\w+/]+=*)[^\S\n]*(.*)$", re.MULT
 
 
 def keys_in(text: str, unrestricted: bool = False) -> dict[str, str]:
-    """The keys of an authorized_keys file: type and key, and the comment of each; only those without options, if so."""
+    """The keys of an authorized_keys file, each with its comment; on request only those without options."""
     lines = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     lines = [line for line in lines if not unrestricted or KEY.match(line)]
     return {found[1]: found[2].strip() for line in lines if (found := KEY.search(line))}
 
 
 def home_of(user: str) -> Path | None:
-    """A user's home; None when there is no such user."""
+    """A user's home; None when the user does not exist."""
     try:
         return Path(pwd.getpwnam(user).pw_dir)
     except KeyError:
@@ -81,25 +81,25 @@ def home_of(user: str) -> Path | None:
 
 
 def choose(module: AnsibleModule, present: str) -> dict[str, str]:
-    """The keys that the user shall have; fails when there are none, or others that nobody said to remove."""
+    """The keys for the user. Fails when there are none, or when the user has other keys that must not be removed."""
     name = module.params["name"]
-    given, there = keys_in("\n".join(module.params["keys"])), keys_in(present)
-    if not given and there:
-        return there
+    given, existing = keys_in("\n".join(module.params["keys"])), keys_in(present)
+    if not given and existing:
+        return existing
     if not given:
         login = os.environ.get("SUDO_USER", "root")
         given = keys_in(read((home_of(login) or Path("/root")) / ".ssh/authorized_keys"), unrestricted=True)
         if not given:
             module.fail_json(
-                msg=f"Nobody could log in as {name}: admin_keys is empty, and {login} has no keys without restrictions "
-                "to take over. Set admin_keys to the public keys of the administrators. Nothing was changed."
+                msg=f"Nobody could log in as {name}: admin_keys is empty, and {login} has no unrestricted keys to "
+                "copy. Set admin_keys to the public keys of the administrators. Nothing was changed."
             )
-    foreign = {key: comment for key, comment in there.items() if key not in given}
+    foreign = {key: comment for key, comment in existing.items() if key not in given}
     if foreign and not present.startswith(HEADER) and not module.params["replace_keys"]:
         shown = "".join(f"\n  {key[:30]}…{key[-12:]} {comment}" for key, comment in foreign.items())
         module.fail_json(
-            msg=f"{name} is there already, with keys that are not in admin_keys:{shown}\n"
-            "Add them to admin_keys, choose another admin_user, or let them go with admin_replace_keys: true. "
+            msg=f"The user {name} already exists, with keys that are not in admin_keys:{shown}\n"
+            "Add them to admin_keys, set another admin_user, or remove them with admin_replace_keys: true. "
             "Nothing was changed."
         )
     return given
@@ -119,9 +119,9 @@ def main() -> None:
     path = (home or Path("/home") / name) / ".ssh/authorized_keys"
     present = read(path)
     keys = choose(module, present)
-    # Keys that nobody named stay as they are written.
-    stay = not module.params["keys"] and bool(keys_in(present))
-    wanted = present if stay else HEADER + "".join(f"{key} {comment}".strip() + "\n" for key, comment in keys.items())
+    wanted = HEADER + "".join(f"{key} {comment}".strip() + "\n" for key, comment in keys.items())
+    if not module.params["keys"] and keys_in(present):
+        wanted = present
     sudoers = f"{HEADER}{name} ALL=(ALL:ALL) NOPASSWD: ALL\n"
     files = {path: (present, wanted), SUDOERS: (read(SUDOERS), sudoers)}
     changed = home is None or any(before != after for before, after in files.values())
@@ -130,7 +130,7 @@ def main() -> None:
     result = {"changed": changed, "allowed_keys": allowed, "diff": diff}
     if module.check_mode:
         module.exit_json(**result)
-    token = waiting()
+    token = restart_undo_timer()
     if changed:
         if home is None:
             settings = ["--create-home", "--user-group", "--shell", "/bin/bash", "--password", "*"]
@@ -143,7 +143,7 @@ def main() -> None:
             os.chown(owned, user.pw_uid, user.pw_gid)
         write(SUDOERS, sudoers, 0o440)
         module.run_command(["visudo", "--check", "--quiet"], check_rc=True)
-    module.exit_json(**result, **({"ansible_facts": {"access_waiting": token}} if token else {}))
+    module.exit_json(**result, **({"ansible_facts": {"unconfirmed_access": token}} if token else {}))
 
 
 if __name__ == "__main__":

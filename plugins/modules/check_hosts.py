@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Check what was learnt of the hosts. This file is its documentation; the code is an action plugin."""
+"""Check that the hosts are reachable and supported. This file is the documentation; the code is an action plugin."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ DOCUMENTATION = r"""
 module: check_hosts
 short_description: Check the hosts before anything is changed
 description:
-  - Fails when a host of the play can't be reached, or is not one that the roles are made for, and says how to go on.
+  - Fails when a host of the play can't be reached or does not run a supported system. The error includes the solution.
 options:
   hosts:
-    description: What M(blueoctopus.site.reach_host) has returned for each host, by the host's name.
+    description: Results of M(blueoctopus.site.reach_host), by the names of the hosts.
     type: dict
     required: true
   untested_system:

@@ -1,29 +1,29 @@
 #!/usr/bin/python
-"""Check the whole inventory on the control node. This file is its documentation; the code is an action plugin."""
+"""Validate the whole inventory on the control node. This file is the documentation; the code is an action plugin."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: check_inventory
-short_description: Check the inventory before any host is touched
+short_description: Validate the inventory before any host is changed
 description:
-  - Looks at the variables of every host of the play, on the control node. One error names everything that is wrong -
-    where, what was found, what is expected, and an example.
-  - Refuses an ansible-core that is older than the one this collection was tested with.
+  - Validates the variables of every host of the play, on the control node. One error lists all problems - where each
+    is, the value found, the value expected, and an example.
+  - Refuses an ansible-core that is older than the oldest version with which this collection was tested.
 options:
   app:
-    description: The app that the command line names. It has to be in the inventory.
+    description: The app of the option C(-e app). It must be in the inventory.
     type: str
   app_required:
-    description: Whether the command line has to name an app.
+    description: Whether the option C(-e app) is required.
     type: bool
     default: false
   keys:
-    description: The only keys of that app, or of all apps when none is named, that are checked. All when left out.
+    description: Check only these keys of that app, or of all apps when O(app) is omitted. By default, check everything.
     type: list
     elements: str
   options:
-    description: Options of the playbook, by name, each with the C(given) value and the C(choices) there are.
+    description: Options of the playbook, by name, each with the C(given) value and the valid C(choices).
     type: dict
     default: {}
 extends_documentation_fragment:

@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: config_files
 short_description: Write a set of configuration files
 description:
-  - Writes files that belong to root, each in one step, and makes the folders that they need.
-  - One call for all files of a role, which would be one for each with M(ansible.builtin.template).
+  - Writes files that belong to root, each atomically, and creates their parent folders.
+  - One call writes all files of a role. M(ansible.builtin.template) needs one call for each file.
 options:
   files:
     description: Contents of files by their paths.
@@ -16,8 +16,8 @@ options:
     default: {}
   lines:
     description: >-
-      Lines of files that somebody else wrote, by their paths and, below these, by regular expressions. The last line in
-      which one is found is replaced; where there is none, the line is added.
+      Lines to set in existing files, by the paths of the files and, below these, by regular expressions. A line
+      replaces the last line that its expression matches. If none matches, it is added at the end.
     type: dict
     default: {}
   mode:
@@ -34,12 +34,12 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Bound the journal
+- name: Limit the size of the journal
   blueoctopus.site.config_files:
     files:
       /etc/systemd/journald.conf.d/10-size.conf: "{{ lookup('ansible.builtin.template', 'journald.conf.j2') }}"
 
-- name: Let nothing be run from shared memory
+- name: Forbid to run programs from shared memory
   blueoctopus.site.config_files:
     lines:
       /etc/fstab:
@@ -48,7 +48,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 written:
-  description: The paths of files that were not as they should be.
+  description: The paths of the files whose content or mode was different.
   returned: success
   type: list
   elements: str
@@ -62,16 +62,16 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
 
 
-def as_it_is(path: Path) -> tuple[str, int]:
-    """Content and mode of a file; the mode is -1 when there is none."""
+def current_state(path: Path) -> tuple[str, int]:
+    """Content and mode of a file; the mode is -1 when it does not exist."""
     return read(path), stat.S_IMODE(path.stat().st_mode) if path.exists() else -1
 
 
 def with_lines(text: str, lines: dict[str, str]) -> str:
-    """A text in which each line stands once: in place of the last that its expression is found in, or at the end."""
+    """A text with the given lines: each replaces the last line that its expression matches, or is added at the end."""
     present = text.splitlines()
     for pattern, line in lines.items():
-        found = [number for number, there in enumerate(present) if re.search(pattern, there)]
+        found = [number for number, existing in enumerate(present) if re.search(pattern, existing)]
         if found:
             present[found[-1]] = line
         else:
@@ -91,7 +91,7 @@ def main() -> None:
     mode = int(module.params["mode"], 8)
     files = {Path(path): str(content) for path, content in module.params["files"].items()}
     files |= {Path(path): with_lines(read(Path(path)), lines) for path, lines in module.params["lines"].items()}
-    before = {path: as_it_is(path) for path in files}
+    before = {path: current_state(path) for path in files}
     written = [path for path, content in files.items() if before[path] != (content, mode)]
     if not module.check_mode:
         for path in written:

@@ -1,22 +1,22 @@
 #!/usr/bin/python
-"""Get in the new way, and keep what was changed. This file is its documentation; the code is an action plugin."""
+"""Verify the new login and confirm the changes. This file is the documentation; the code is an action plugin."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: confirm_access
-short_description: Confirm that one can still get in
+short_description: Verify the new login and confirm the changes
 description:
-  - Logs in over a connection of its own and tells the host to keep what M(blueoctopus.site.admin_account),
-    M(blueoctopus.site.sshd_policy) and M(blueoctopus.site.ufw_policy) have changed.
-  - When nothing has changed, it does nothing. When nobody gets in, it fails, and the host undoes the changes.
+  - Logs in over a new connection and confirms the changes of M(blueoctopus.site.admin_account),
+    M(blueoctopus.site.sshd_policy) and M(blueoctopus.site.ufw_policy), so that the host keeps them.
+  - Does nothing when nothing has changed. Fails when the login fails; the host then undoes the changes.
 options:
   user:
-    description: User to get in with.
+    description: User of the login.
     type: str
     required: true
   port:
-    description: Port to get in at.
+    description: SSH port of the login.
     type: int
     required: true
 extends_documentation_fragment:
@@ -29,7 +29,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Get in the new way
+- name: Verify the new login
   blueoctopus.site.confirm_access:
     user: admin
     port: 22

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Put files into nginx's configuration, tested as a whole before any of them is replaced."""
+"""Change nginx's configuration, after the whole configuration has been validated."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ DOCUMENTATION = r"""
 module: nginx_config
 short_description: Change nginx's configuration safely
 description:
-  - Lays the given files into a copy of nginx's whole configuration and lets nginx test that. Only a configuration that
-    passes replaces the running one; then nginx reloads, which drops no request.
-  - When the test fails, nothing is touched, and the error carries nginx's own words.
-  - nginx is started, now and after a reboot, when it isn't running. Without a change it is not reloaded.
-  - Includes in C(nginx.conf) have to be relative, so that they find the copy.
+  - Copies nginx's whole configuration, writes the given files into the copy, and validates it with nginx. Only a valid
+    configuration replaces the current one. Then nginx reloads, which drops no request.
+  - When the validation fails, nothing is changed, and the error contains nginx's output.
+  - When nginx is not running, it is enabled and started. Without a change it is not reloaded.
+  - Includes in C(nginx.conf) must be relative, so that they work in the copy.
 options:
   files:
     description: Contents of files by their path below O(root).
@@ -19,8 +19,8 @@ options:
     default: {}
   only:
     description: >-
-      Folders below O(root), each with the names of the files that there may be in it, beside those of O(files). Others
-      that end in C(.conf) are removed.
+      Folders below O(root), each with the names of the files to keep in it, in addition to those of O(files). All other
+      files whose names end in C(.conf) are removed.
     type: dict
     default: {}
   root:
@@ -37,7 +37,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Open the site
+- name: Configure the site
   blueoctopus.site.nginx_config:
     files:
       sites/blueoctopus.conf: "{{ lookup('ansible.builtin.template', 'site.conf.j2') }}"
@@ -45,7 +45,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 reloaded:
-  description: Whether nginx took up a new configuration.
+  description: Whether nginx has applied a new configuration.
   returned: success
   type: bool
 """
@@ -57,13 +57,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read
 
-# What check mode can't tell: it has made no certificate for a new site, and installed no module. What stands before
-# that was read and found good.
-UNTOLD = re.compile(r'cannot load certificate .*No such file|unknown directive "brotli')
+# Errors that check mode ignores, as it creates no certificate for a new site and installs no module. nginx has accepted
+# everything before them.
+UNKNOWN_IN_CHECK_MODE = re.compile(r'cannot load certificate .*No such file|unknown directive "brotli')
 
 
 def surplus(root: Path, only: dict[str, list[str]], files: dict[str, str]) -> list[str]:
-    """The files that are there and should not be."""
+    """The existing files that are in neither `only` nor `files`."""
     found = [str(path.relative_to(root)) for folder in only for path in sorted((root / folder).glob("*.conf"))]
     return [name for name in found if name not in files and Path(name).name not in only[str(Path(name).parent)]]
 
@@ -88,7 +88,7 @@ def main() -> None:
         for name, after in (*changed.items(), *((name, "") for name in removed))
     ]
     result = {"changed": reload_needed or not is_running, "reloaded": reload_needed and is_running, "diff": diff}
-    # On a bare machine, check mode knows what would be written, but has no nginx to ask.
+    # On a fresh host in check mode, nginx is not installed yet, so it can't validate anything.
     if module.check_mode and not Path(nginx.NGINX).exists():
         module.exit_json(**result)
     try:
@@ -101,8 +101,8 @@ def main() -> None:
             if reload_needed or not is_running:
                 nginx.reload(root)
     except nginx.NginxError as error:
-        if not (module.check_mode and UNTOLD.search(str(error))):
-            module.fail_json(msg=f"{error}\nThe configuration before stays in place.")
+        if not (module.check_mode and UNKNOWN_IN_CHECK_MODE.search(str(error))):
+            module.fail_json(msg=f"{error}\nThe current configuration stays in place.")
     module.exit_json(**result)
 
 

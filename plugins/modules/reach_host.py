@@ -1,18 +1,18 @@
 #!/usr/bin/python
-"""Reach a host by the login that works. This file is its documentation; the code is an action plugin."""
+"""Find the login of a host that works. This file is the documentation; the code is an action plugin."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: reach_host
-short_description: Reach a host by the login that works
+short_description: Find the login of a host that works
 description:
-  - Finds out which user and port get in - those of a fresh machine, or those that the inventory wants in the end - and
-    what system the host runs. The host needs no Python for that.
+  - Finds the user and the port with which a login works - those of a fresh host, or those of a provisioned one - and
+    detects the host's system. The host needs no Python for that.
   - Sets the fact C(ansible_facts.distribution_major_version).
 options:
   patience:
-    description: Seconds to wait for a host that does not answer yet; with any, also for the end of its first boot.
+    description: Seconds to wait for a host that does not accept logins yet. If not 0, also wait for its first boot.
     type: int
     default: 0
 extends_documentation_fragment:
@@ -34,7 +34,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 user:
-  description: The user who gets in now.
+  description: The user of the login that works now.
   returned: success
   type: str
 port:
@@ -42,11 +42,11 @@ port:
   returned: success
   type: int
 administrator:
-  description: The user who is to get in in the end.
+  description: The user of the login after provisioning.
   returned: success
   type: str
 sshd_port:
-  description: The port that sshd is to listen on in the end.
+  description: The port that sshd listens on after provisioning.
   returned: success
   type: int
 system:

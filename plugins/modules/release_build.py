@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Build a release of an app: its source, its locked dependencies and its settings, side by side and for good."""
+"""Build a release of an app from its source, its dependencies and its settings."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ DOCUMENTATION = r"""
 module: release_build
 short_description: Build a release of a Python web app
 description:
-  - Builds a release of an app on the host, in C(ROOT/releases/ID), from the source that
-    M(blueoctopus.site.release_source) has packed.
-  - A release holds everything the app runs with - its C(source), a C(venv) of its own with the locked dependencies, its
+  - Builds a release of an app on the host, in C(ROOT/releases/ID), from the archive of
+    M(blueoctopus.site.release_source).
+  - A release contains everything that the app runs with - its C(source), a C(venv) with the dependencies, its
     C(environment) and the further O(files). Root owns it, and it is never changed again.
-  - Nothing that came with the app runs as root. Dependencies are installed, and code is compiled, in a sandbox of
-    systemd by a user who can write to nothing else. Root only takes over the finished files.
-  - uv's cache is shared by all apps and filled from packages that need no build. What has to be built is built with a
-    cache of the app's own.
-  - It is built aside and renamed when it is complete, so a failure leaves nothing half done.
-  - When the host has the release already, nothing changes.
+  - No code of the app or its dependencies runs as root. Dependencies are installed, and code is compiled, in a systemd
+    sandbox by a user who can write nowhere else. Then root becomes the owner of the finished files.
+  - uv's cache is shared by all apps and contains only packages that need no build. Other packages are built with a
+    separate cache for each app.
+  - The release is built in a temporary folder, which is renamed when it is complete. A failure leaves no partial
+    release.
+  - When the host already has the release, nothing changes.
 options:
   source:
-    description: What M(blueoctopus.site.release_source) returned as RV(blueoctopus.site.release_source#module:package).
+    description: The return value RV(blueoctopus.site.release_source#module:package).
     type: dict
     required: true
   requirements:
     description: >-
-      File in the source that lists the dependencies, gunicorn among them. When it carries a hash, every dependency must
-      carry one and match it.
+      File in the source that lists the dependencies, including gunicorn. When it contains a hash, every dependency must
+      have one and match it.
     type: str
     default: requirements.txt
   environment:
-    description: Plain settings for the app. They may show up in a diff.
+    description: Plain settings for the app, as environment variables. A diff may show them.
     type: dict
     default: {}
   secrets:
     description: >-
-      Settings that are never shown, kept in a file that only root can read. A dictionary, which the action part of this
-      module hands over as one text of JSON.
+      Settings that are never shown, in a file that only root can read. A dictionary, which the action part of this
+      module passes on as one JSON text.
     type: str
     default: ""
   files:
@@ -44,13 +45,13 @@ options:
     default: {}
   static:
     description: >-
-      Files that nginx serves by itself: those of the folder C(path) of the source, at the address C(url). They are laid
-      out in C(public), compressed ones beside those that gain by it. None when C(url) is empty or the folder isn't
-      there.
+      Files that nginx serves itself: those in the folder C(path) of the source, below the path C(url) of the site. They
+      are copied to C(public), with a compressed version where that is smaller. None when C(url) is empty or the folder
+      does not exist.
     type: dict
     default: {}
   socket:
-    description: Where an instance of the release listens; C(%i) stands for the release's id.
+    description: Socket on which an instance of the release listens; C(%i) is replaced with the release's id.
     type: path
     required: true
   python:
@@ -62,11 +63,11 @@ options:
     type: path
     default: /usr/local/lib/uv/bin/uv
   about:
-    description: What to note of the release beside its content, such as its health path.
+    description: Metadata of the release, such as its health path.
     type: dict
     default: {}
   archive:
-    description: Where the packed source is on the host. Set by the action part of this module.
+    description: Path of the packed source on the host. Set by the action part of this module.
     type: path
 extends_documentation_fragment:
   - blueoctopus.site.attributes
@@ -125,12 +126,12 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_module im
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
 COMPRESSED = {".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".wasm", ".webmanifest", ".xml"}
-# The lines of a requirements file that says all by itself: pinned names, their hashes, comments.
+# The lines of a fully locked requirements file: pinned names, their hashes, comments.
 LOCKED_LINE = re.compile(r"[A-Za-z0-9][\w.\[\],-]*==\S+ .*\\|\s+--hash=\S+( \\)?|\s*(#.*)?")
 
 
 def environment_file(settings: dict[str, Any]) -> str:
-    """Write settings in the form of systemd's EnvironmentFile, any value quoted so that it arrives as it is."""
+    """Write settings in the format of systemd's EnvironmentFile, with quotes so that no value is changed."""
     lines = []
     for key, value in sorted(settings.items()):
         quoted = "".join(f"\\{c}" if c in '"\\$`' else c for c in str(value))
@@ -138,23 +139,23 @@ def environment_file(settings: dict[str, Any]) -> str:
     return "".join(lines)
 
 
-def suits(venv: Path, python: str) -> bool:
-    """Whether a venv was made for this Python; after an upgrade of the system it isn't any more."""
+def venv_matches(venv: Path, python: str) -> bool:
+    """Whether a venv has this version of Python; an upgrade of the system changes the version."""
     return (venv / "lib" / os.path.basename(os.path.realpath(python))).is_dir()
 
 
 def is_locked(requirements: str) -> bool:
-    """Whether the text of a requirements file leads to the same dependencies at any time."""
+    """Whether a requirements file always results in the same dependencies."""
     return "--hash=" in requirements and all(map(LOCKED_LINE.fullmatch, requirements.splitlines()))
 
 
 def install(building: Path, final: Path, live: Path, params: dict[str, Any]) -> None:
-    """Make the venv with the dependencies in it, hashes enforced where the file carries any."""
+    """Create the venv and install the dependencies; their hashes are enforced if the file contains any."""
     requirements = building / "source" / params["requirements"]
     before = live / "source" / params["requirements"]
     same = before.is_file() and before.read_text() == requirements.read_text() and is_locked(before.read_text())
-    if same and suits(live / "venv", params["python"]):
-        # Hard links: what a deploy of code alone takes must not depend on the number of dependencies.
+    if same and venv_matches(live / "venv", params["python"]):
+        # Hard links, so that a deploy without new dependencies is fast however many there are.
         command: list[str | Path] = ["cp", "--archive", "--link", live / "venv", building / "venv"]
         subprocess.run(command, check=True, capture_output=True)
         return
@@ -164,7 +165,7 @@ def install(building: Path, final: Path, live: Path, params: dict[str, Any]) -> 
 
 
 def publish(building: Path, static: dict[str, str]) -> None:
-    """Lay out the files that nginx serves, the way their addresses are; nobody but nginx may read them."""
+    """Copy the static files into the structure of their URLs, readable only by root and nginx."""
     public, source = building / "public", building / "source" / (static.get("path") or "static")
     public.mkdir()
     if static.get("url") and source.is_dir():
@@ -178,29 +179,29 @@ def publish(building: Path, static: dict[str, str]) -> None:
 
 
 def compress(path: Path) -> None:
-    """Put compressed versions beside a file, where they are smaller and the app brings none of its own."""
+    """Add compressed versions of a file if they are smaller and the app does not contain them."""
     content = path.read_bytes()
     packers: dict[str, Callable[[], bytes]] = {".gz": lambda: gzip.compress(content, mtime=0)}
     if shutil.which("brotli"):
         packers[".br"] = lambda: subprocess.run(["brotli", "--stdout", path], capture_output=True, check=True).stdout
     for suffix, pack in packers.items():
-        beside = path.with_name(path.name + suffix)
-        if not beside.exists() and len(packed := pack()) < len(content):
-            beside.write_bytes(packed)
-            shutil.copystat(path, beside)
+        compressed = path.with_name(path.name + suffix)
+        if not compressed.exists() and len(packed := pack()) < len(content):
+            compressed.write_bytes(packed)
+            shutil.copystat(path, compressed)
 
 
 def build(store: Releases, params: dict[str, Any]) -> None:
-    """Build the release aside and rename it when it is complete."""
+    """Build the release in a temporary folder and rename that when it is complete."""
     group = pwd.getpwnam(params["name"]).pw_gid
     building, final = store.folder / f".building-{params['release']}", store.path(params["release"])
     try:
         building.mkdir(mode=0o700)
         (building / "source").mkdir()
-        # The archive holds names and content of our own making; see release_source.
+        # The archive is safe to unpack: release_source has created it.
         unpack: list[str | Path] = ["tar", "--extract", "--gzip", "--no-same-owner", "--file", params["archive"]]
         subprocess.run([*unpack, "--directory", building / "source"], check=True, capture_output=True, text=True)
-        # Before anything of the app has run: root copies only what was packed.
+        # Before any code of the app has run, so that root copies only files from the archive.
         publish(building, params["static"])
         install(building, final, store.path(store.live or "none"), params)
         compile_source(building, final, params["name"], params["python"])
@@ -215,9 +216,9 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         about = params["about"] | {key: params["source"][key] for key in ("commit", "version", "digest")}
         write(building / "release.json", json.dumps(about), 0o600)
         (building / "socket").symlink_to(params["socket"].replace("%i", params["release"]))
-        # nginx passes through to the socket and sees nothing else; the app's own user may read its code.
+        # nginx can enter the folder to reach the socket, but can't list it; the app's user can read its code.
         building.chmod(0o711)
-        # A power cut must not leave a release that only looks complete.
+        # A power failure must not leave a release that only looks complete.
         subprocess.run(["sync", "--file-system", building], check=True)
         building.rename(final)
     finally:
@@ -225,7 +226,7 @@ def build(store: Releases, params: dict[str, Any]) -> None:
 
 
 def differences(store: Releases, params: dict[str, Any]) -> list[dict[str, str]]:
-    """What sets the release apart from the live one: its files by name and content, and the texts of its settings."""
+    """The differences between the release and the live one, as entries of a diff: the manifest and the files."""
     live = store.path(store.live or "none")
     found = [difference(Path("source"), read(live / "manifest"), params["source"]["manifest"])]
     for name, content in sorted(params["files"].items()):
@@ -251,9 +252,9 @@ def main() -> None:
     )
     params = module.params
     os.umask(0o022)
-    is_there = store.path(params["release"]).is_dir()
-    result: dict[str, Any] = {"changed": not is_there, "release": params["release"], "archive_needed": not is_there}
-    if is_there:
+    exists = store.path(params["release"]).is_dir()
+    result: dict[str, Any] = {"changed": not exists, "release": params["release"], "archive_needed": not exists}
+    if exists:
         module.exit_json(**result)
     result["diff"] = differences(store, params)
     if module.check_mode or not params["archive"]:
@@ -264,8 +265,8 @@ def main() -> None:
             store.sweep()
             build(store, params)
         except (BuildError, OSError, subprocess.CalledProcessError) as error:
-            said = f"{error} {getattr(error, 'stderr', None) or ''}".strip()
-            module.fail_json(msg=f"{params['name']}: release {params['release']} could not be built. {said}")
+            reason = f"{error} {getattr(error, 'stderr', None) or ''}".strip()
+            module.fail_json(msg=f"{params['name']}: release {params['release']} could not be built. {reason}")
     module.exit_json(**result | {"archive_needed": False})
 
 

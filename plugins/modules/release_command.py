@@ -8,13 +8,13 @@ module: release_command
 short_description: Run an app's release command
 description:
   - Starts the unit C(NAME.release-command@RELEASE.service) of a release, such as a migration of the database, and waits
-    for its end. It runs as the web does - the same user, environment, sandbox and limits - in the release's own source
-    and venv, before the release gets its first request.
-  - When it fails or takes too long, the error has what it printed.
-  - When one of a former run is still at work, this one waits for its end first, so that two never run at once.
+    for its end. It has the same user, environment, sandbox and limits as the web service, and runs in the release's own
+    source and venv, before the release gets its first request.
+  - When it fails or takes too long, the error contains its output.
+  - When the release command of another run is still running, waits for its end first, so that two never run at once.
 options:
   timeout:
-    description: Seconds that it may take. systemd then ends it.
+    description: Seconds after which systemd stops the command.
     type: int
     default: 600
 extends_documentation_fragment:
@@ -39,8 +39,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 output:
-  description: What the command printed.
-  returned: when it ran
+  description: Output of the command.
+  returned: when it has run
   type: str
 """
 
@@ -50,21 +50,21 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
     COMMAND,
     Instance,
     journal,
+    remove_units,
     systemctl,
-    uninstall,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 
 PAUSE = 0.2  # seconds
-GOING_ON = ("active", "activating", "deactivating", "reloading")
+RUNNING_STATES = ("active", "activating", "deactivating", "reloading")
 
 
-def wait_for_former(name: str, timeout: float) -> bool:
-    """Wait until no release command of the app is at work; whether there is none any more."""
+def wait_for_other_runs(name: str, timeout: float) -> bool:
+    """Wait until no release command of the app is running; return whether that is the case before the timeout."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         shown = systemctl("list-units", "--plain", "--no-legend", "--all", f"{name}.{COMMAND}@*.service")
-        if not any(line.split()[2] in GOING_ON for line in shown.splitlines()):
+        if not any(line.split()[2] in RUNNING_STATES for line in shown.splitlines()):
             return True
         time.sleep(PAUSE)
     return False
@@ -76,8 +76,8 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True)
     with work(module):
-        if not wait_for_former(params["name"], params["timeout"] + 30):
-            module.fail_json(msg=f"{params['name']}: the release command of a former run does not end.")
+        if not wait_for_other_runs(params["name"], params["timeout"] + 30):
+            module.fail_json(msg=f"{params['name']}: the release command of another run does not end.")
         instance = Instance(store, release)
         instance.install()
         systemctl("start", instance.command)
@@ -85,14 +85,14 @@ def main() -> None:
         shown = dict(line.split("=", 1) for line in systemctl("show", unit, instance.command).splitlines())
         output = journal(f"_SYSTEMD_INVOCATION_ID={shown['InvocationID']}").strip()
         if instance.release != store.live:
-            uninstall([u for u in instance.units if u not in instance.web])
+            remove_units([u for u in instance.units if u not in instance.web])
     if shown["Result"] == "success":
         module.exit_json(changed=True, output=output)
-    ended = f"did not end within {params['timeout']} s"
+    failure = f"did not end within {params['timeout']} s"
     if shown["Result"] != "timeout":
-        ended = f"ended with {shown['ExecMainStatus']} ({shown['Result']})"
-    words = "\n".join(f"  {line}" for line in output.splitlines()[-40:]) or "  (nothing)"
-    module.fail_json(msg=f"{params['name']}: the release command {ended}. It printed:\n{words}")
+        failure = f"failed with exit status {shown['ExecMainStatus']} ({shown['Result']})"
+    printed = "\n".join(f"  {line}" for line in output.splitlines()[-40:]) or "  (nothing)"
+    module.fail_json(msg=f"{params['name']}: the release command {failure}. It printed:\n{printed}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Confirm that the live release has proved itself."""
+"""Confirm the live release as good."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ DOCUMENTATION = r"""
 module: release_confirm
 short_description: Confirm the live release
 description:
-  - Notes in the history that the live release has proved itself. From then on it is the one that a failed run goes back
-    to.
+  - Records in the history that the live release is good. From then on, a failed run returns to this release.
 extends_documentation_fragment:
   - blueoctopus.site.attributes
   - blueoctopus.site.release
@@ -48,8 +47,8 @@ def main() -> None:
         module.exit_json(changed=False, release=release)
     with work(module):
         new = Instance(store, release)
-        new.enable(*new.beside)
-        store.note(params["action"], release, "ok", by=params["by"])
+        new.enable(*new.background)
+        store.record(params["action"], release, "ok", by=params["by"])
     module.exit_json(changed=True, release=release)
 
 

@@ -1,21 +1,21 @@
 #!/usr/bin/python
-"""Drain the release before the live one, and remove old ones."""
+"""Drain the previous release, and remove old ones."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release_drain
-short_description: Drain the release before, and prune
+short_description: Drain the previous release, and prune
 description:
-  - Has every release but the live one finish its requests and stop, and removes those beyond O(keep_releases).
-  - What fails here is made up for by the next run; the live release is confirmed already.
+  - Stops every release except the live one after its current requests, and removes those beyond O(keep_releases).
+  - The live release is already confirmed. If this step fails, the next run completes it.
 options:
   prune:
-    description: Whether to remove releases. After a rollback, the one that was rolled back from stays within reach.
+    description: Whether to remove releases. V(false) after a rollback, to keep the release that was rolled back from.
     type: bool
     default: true
   keep_releases:
-    description: How many good releases to keep, the live one among them. The one before it is always kept.
+    description: Number of good releases to keep, including the live one. The good one before it is always kept.
     type: int
     default: 5
 extends_documentation_fragment:
@@ -30,7 +30,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Drain the release before
+- name: Drain the previous release
   blueoctopus.site.release_drain:
     name: blueoctopus
     root: /srv/blueoctopus
@@ -46,7 +46,7 @@ removed:
   elements: str
 """
 
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import stop_others
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import stop_other_releases
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, removed=removed)
     with work(module):
-        stop_others(store, params["release"])
+        stop_other_releases(store, params["release"])
         if params["prune"]:
             removed = store.prune(params["keep_releases"])
     module.exit_json(changed=True, removed=removed)

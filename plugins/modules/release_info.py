@@ -1,13 +1,13 @@
 #!/usr/bin/python
-"""Tell how an app's releases are on a host."""
+"""Report the status of apps and their releases on a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release_info
-short_description: Tell how apps and their releases are
+short_description: Report the status of apps and their releases
 description:
-  - Reads what is live, how it runs, which releases are kept and what was done. Changes nothing.
+  - Reports the live release, its state, the kept releases and the history. Changes nothing.
 options:
   apps:
     description: Names of the apps.
@@ -24,7 +24,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Look at the releases
+- name: Report the status of the releases
   blueoctopus.site.release_info:
     apps: [blueoctopus]
   register: releases
@@ -33,9 +33,9 @@ EXAMPLES = r"""
 RETURN = r"""
 apps:
   description: >-
-    For each app its name, live release, commit, state in systemd's words, how often systemd has restarted it, why it
-    struggles, number of workers, memory in MiB, age, last event, kept releases, those that were rolled back from, who
-    has the lock, the certificate, whether it is closed for maintenance, and the history, the oldest first.
+    For each app its name, live release, commit, state of the systemd unit, number of restarts by systemd, current
+    trouble, number of workers, memory in MiB, time since the start, last event, kept releases, those that were rolled
+    back from, owner of the lock, certificate, whether it is in maintenance, and the history, the oldest first.
   returned: always
   type: list
   elements: dict
@@ -49,13 +49,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, journal, own_words, systemctl
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, app_log, journal, systemctl
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
 
 def duration(seconds: float) -> str:
-    """A duration as a person says it, in its two largest units."""
+    """A duration in its two largest units."""
     parts = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, seconds = divmod(int(seconds), size)
@@ -82,18 +82,18 @@ def certificate_of(name: str) -> dict[str, Any] | None:
     }
 
 
-def trouble_of(instance: Instance) -> str:
-    """Why a live release struggles, in a line with the last words of its log; empty when it does not."""
-    if not (dead := instance.deaths()):
+def describe_trouble(instance: Instance) -> str:
+    """The dead units of a live release and the last error in its log, in one line; empty when nothing has died."""
+    if not (dead := instance.find_deaths()):
         return ""
     log = journal(f"_SYSTEMD_UNIT={instance.service}", "--since=-10min", "--lines=100")
     # The last line of a traceback names the exception.
-    errors = re.findall(r"^  ([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)$", own_words(log), re.MULTILINE)
-    return f"{', '.join(dead)} died and started anew" + (f"; last error: {errors[-1]}" if errors else "")
+    errors = re.findall(r"^  ([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)$", app_log(log), re.MULTILINE)
+    return f"{', '.join(dead)} died and restarted" + (f"; last error: {errors[-1]}" if errors else "")
 
 
 def describe(name: str) -> dict[str, Any]:
-    """How one app is."""
+    """The status of one app."""
     store = Releases(name, f"/srv/{name}")
     live, history = store.live, store.history()
     properties = "ActiveState,SubState,NRestarts,MainPID,MemoryCurrent,ActiveEnterTimestampMonotonic"
@@ -101,12 +101,12 @@ def describe(name: str) -> dict[str, Any]:
     unit = dict(line.split("=", 1) for line in shown.splitlines())
     main = unit.get("MainPID", "0")
     children, memory = [], 0
-    # Processes may end while we look.
+    # A process may end in the meantime.
     with contextlib.suppress(OSError):
         if main != "0":
             with open(f"/proc/{main}/task/{main}/children") as listed:
                 children = listed.read().split()
-            # Shared pages are counted once, as the kernel shares them out.
+            # The proportional set size counts shared pages only once in total.
             for pid in (main, *children):
                 with open(f"/proc/{pid}/smaps_rollup") as rollup:
                     memory += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
@@ -117,7 +117,7 @@ def describe(name: str) -> dict[str, Any]:
         "commit": store.about(live).get("commit", ""),
         "state": "restarting" if unit.get("SubState") == "auto-restart" else unit.get("ActiveState", "absent"),
         "restarts": int(unit.get("NRestarts") or 0),
-        "trouble": trouble_of(Instance(store, live)) if live else "",
+        "trouble": describe_trouble(Instance(store, live)) if live else "",
         "workers": len(children),
         "memory_mib": memory // 1024,
         "up": duration(time.monotonic() - since) if since else "-",

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Lock an app on a host, so that one run changes it at a time."""
+"""Lock an app on a host, so that only one run at a time changes it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ DOCUMENTATION = r"""
 module: release_lock
 short_description: Lock an app for a deploy or rollback
 description:
-  - Takes the lock of an app on a host, or gives it back. The control node renews it every few seconds while the run
-    lives, so a lock that was not renewed for a minute belongs to a run that has died, and is taken over.
-  - While another run renews the lock, this one fails and says who has it.
-  - What a run that was cut off has left is undone first, so that the confirmed release serves.
-  - From then on the host watches the lock. When the run is cut off, the host goes back to its confirmed release and
-    gives the lock back by itself.
-  - In check mode, the lock is not taken; the host's releases are told all the same.
+  - Takes the lock of an app on a host, or frees it. The control node renews it every few seconds while the run is
+    alive. A lock that was not renewed for a minute belongs to a run that has died, and is taken over.
+  - While another run renews the lock, this one fails with the name of its owner.
+  - Then undoes the changes of an interrupted run, so that the confirmed release is live.
+  - From then on, the host watches the lock. When the run is interrupted, the host returns to its confirmed release and
+    frees the lock by itself.
+  - In check mode, does not take the lock, but returns the host's releases.
 options:
   state:
-    description: V(locked) takes the lock, V(free) gives it back.
+    description: V(locked) takes the lock, V(free) frees it.
     type: str
     choices: [locked, free]
     default: locked
   by:
-    description: Who takes it. Set by the action part of this module.
+    description: User and control node of the run. Set by the action part of this module.
     type: str
     default: ""
   force:
@@ -59,16 +59,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 token:
-  description: What the other modules show to prove that they belong to the run that has the lock.
+  description: The token of the run, which the other modules require.
   returned: when the lock was taken
   type: str
 live:
-  description: Id of the release that serves; empty when none does.
+  description: Id of the live release; empty when there is none.
   returned: when the lock was taken, or in check mode
   type: str
 stack:
   description: >-
-    Ids of the good releases in the order in which a rollback goes back through them; the live one is the last.
+    Ids of the good releases. The last one is the live one; a rollback goes to the one before it.
   returned: when the lock was taken, or in check mode
   type: list
   elements: str
@@ -79,12 +79,12 @@ rolled_back:
   elements: str
 releases:
   description: >-
-    Ids of the complete releases, each with the digest of its content; the digest is empty when the venv was made for
-    another version of Python, so that the content is built again.
+    Ids of the complete releases, each with the digest of its content. The digest is empty when the venv has another
+    version of Python, so that the content is built again.
   returned: when the lock was taken, or in check mode
   type: dict
 settled:
-  description: Whether all units of the live release run, and nothing else does.
+  description: Whether all units of the live release run, and no other releases do.
   returned: when the lock was taken, or in check mode
   type: bool
 """
@@ -97,18 +97,18 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import STALE_AFTER, Lock, new_token
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import (
-    CUT_OFF,
-    bring_back,
+    INTERRUPTED,
     is_settled,
+    restore,
     start_guard,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
 
-PAUSE = 0.5  # seconds between two tries
+PAUSE = 0.5  # seconds between two attempts
 
 
 def snapshot(store: Releases, python: str) -> dict[str, Any]:
-    """What the plan of a deploy or rollback needs to know of the host."""
+    """The state of the host that a deploy or rollback requires for its plan."""
     version = os.path.basename(os.path.realpath(python))
     return {
         "live": store.live,
@@ -125,16 +125,16 @@ def snapshot(store: Releases, python: str) -> dict[str, Any]:
 
 
 def take(module: AnsibleModule, lock: Lock) -> str:
-    """Take the lock; the token comes back. Fail when the run that has it lives."""
+    """Take the lock and return the token. Fail when the run that has the lock is alive."""
     token, params = new_token(), module.params
     owner = {"by": params["by"], "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
-    seen, deadline = lock.renewed, time.monotonic() + STALE_AFTER + 30
+    renewed, deadline = lock.renewed, time.monotonic() + STALE_AFTER + 30
     while not lock.take(token, owner, force=params["force"]):
         other = lock.owner
-        if other and (lock.renewed > seen or time.monotonic() > deadline):
+        if other and (lock.renewed > renewed or time.monotonic() > deadline):
             module.fail_json(
-                msg=f"{params['name']} is being deployed by {other['by']} since {other['since']}. Nothing was changed. "
-                "Wait for it to end. To stop that run at its next step and go on with this one, add "
+                msg=f"{params['name']} is locked by {other['by']} since {other['since']}. Nothing was changed. "
+                "Wait until that run has ended. To stop it at its next step and continue with this run, add "
                 "-e take_over_lock=true"
             )
         time.sleep(PAUSE)
@@ -164,13 +164,13 @@ def main() -> None:
     try:
         with work(module):
             if not (settled := is_settled(store)):
-                bring_back(store, store.confirmed, CUT_OFF)
-            told = snapshot(store, params["python"])
+                restore(store, store.confirmed, INTERRUPTED)
+            state = snapshot(store, params["python"])
     except BaseException:
-        # The guard waits for a former run's module that is still at work, and then brings the host back.
+        # The guard waits until no module of another run is running, and then restores the host.
         lock.abandon(params["token"])
         raise
-    module.exit_json(changed=not settled and bool(told["releases"]), token=params["token"], **told)
+    module.exit_json(changed=not settled and bool(state["releases"]), token=params["token"], **state)
 
 
 if __name__ == "__main__":

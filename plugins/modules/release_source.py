@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Pack an app's source on the control node. This file is its documentation; the code is an action plugin."""
+"""Pack an app's source on the control node. This file is the documentation; the code is an action plugin."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ module: release_source
 short_description: Pack an app's source on the control node
 description:
   - Packs the files of a folder, or of one version of a Git repository, for M(blueoctopus.site.release_build).
-    Nothing is done on the host.
-  - In a Git work tree, what C(.gitignore) names stays out; C(.git), caches and virtual environments always do.
-    Submodules that are checked out belong to it.
-  - Refuses a work tree that git can't read, pointers of Git LFS, and submodules of a repository that is named by its
-    URL.
-  - Works out a digest of everything that a release runs with on this host. The arguments that
-    M(blueoctopus.site.release_build) has too are for that.
+    The host is not contacted.
+  - In a Git work tree, files that C(.gitignore) matches are not packed. C(.git), caches, and virtual environments of
+    any name are never packed. Submodules that are checked out are packed.
+  - Fails for a work tree that git can't read, for pointers of Git LFS, and for submodules of a repository at a URL.
+  - Calculates a digest of everything that a release runs with on this host. For this, it has some of the options of
+    M(blueoctopus.site.release_build).
 options:
   name:
     description: Name of the app.
@@ -22,12 +21,12 @@ options:
     required: true
   source:
     description: >-
-      Folder on the control node that holds the app, or the URL of a Git repository, which is cloned there. A password
-      in it shows in no error, log or list of processes.
+      Folder of the app on the control node, or the URL of a Git repository, which is cloned there. A password in it
+      never appears in errors, logs or lists of processes.
     type: str
     required: true
   version:
-    description: Branch, tag or commit; for a Git repository only. Its default branch when left out.
+    description: Branch, tag or commit, only for a Git repository; its default branch when omitted.
     type: str
   requirements:
     description: File in O(source) that lists the dependencies.
@@ -73,8 +72,8 @@ EXAMPLES = r"""
 RETURN = r"""
 package:
   description: >-
-    The C(archive) on the control node, its C(manifest), the C(commit) and C(version) it was made from, the C(time), and
-    the C(digest) of everything that the release runs with on this host.
+    The path of the C(archive) on the control node, its C(manifest), the C(commit) and C(version) of the source, the
+    C(time), and the C(digest) of everything that the release runs with on this host.
   returned: success
   type: dict
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Start a release beside the live one, and probe it on its own socket."""
+"""Start a release next to the live one, and probe it on its own socket."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ DOCUMENTATION = r"""
 module: release_start
 short_description: Start a release and probe it
 description:
-  - Installs the systemd units of a release, starts its web service on a socket of its own, and waits until it answers
-    its health check there. nginx does not know of it yet.
-  - Fails when the release stops or does not answer in time; the error has the last lines of the app's own log.
+  - Installs the systemd units of a release, starts its web service on its own socket, and waits until its health check
+    succeeds there. nginx sends it no requests yet.
+  - Fails when the release stops, or when its health check does not succeed in time. The error contains the last lines
+    of the app's own log.
 extends_documentation_fragment:
   - blueoctopus.site.attributes
   - blueoctopus.site.release
@@ -32,7 +33,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 release:
-  description: Id of the release, which is ready to be live.
+  description: Id of the release, which is ready to become live.
   returned: success
   type: str
 """
@@ -41,14 +42,19 @@ import subprocess
 import time
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
+    ID,
+    fail_with_log,
+    release_module,
+    work,
+)
 
 
 def check_calendars(new: Instance) -> None:
-    """Make sure that systemd understands when the timers are due.
+    """Check that systemd accepts the calendar expressions of the timers.
 
     Raises:
-        NotReady: naming the one that it does not.
+        NotReady: with the name of the invalid timer.
     """
     for unit in new.timers:
         text = (new.store.path(new.release) / "units" / unit.replace(f"@{new.release}.", "@.")).read_text()
@@ -56,12 +62,12 @@ def check_calendars(new: Instance) -> None:
         done = subprocess.run(["systemd-analyze", "calendar", calendar], capture_output=True, text=True)
         if done.returncode:
             timer = unit.split("@")[0].split(".", 1)[1]
-            raise NotReady(f"The timer {timer} can't be started. Is its on_calendar right? {done.stderr.strip()}")
+            raise NotReady(f"The on_calendar of the timer {timer} is invalid: {done.stderr.strip()}")
 
 
 def main() -> None:
     module, store = release_module(**ID)
-    params, release = module.params, module.params["release"]
+    release = module.params["release"]
     if module.check_mode:
         module.exit_json(changed=True, release=release)
     started = time.time()
@@ -72,10 +78,7 @@ def main() -> None:
             new.start_web()
             new.wait_until_healthy()
         except NotReady as error:
-            module.fail_json(
-                msg=f"{params['name']}: release {release} did not become ready. {error}\n"
-                f"The last lines of its log:\n{new.log(started)}"
-            )
+            fail_with_log(module, new, f"did not become ready. {error}", started)
     module.exit_json(changed=True, release=release)
 
 

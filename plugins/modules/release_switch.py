@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a started release live: nginx's site and the link that nginx follows, in one step."""
+"""Make a started release live: switch nginx's site and upstream to it in one step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ module: release_switch
 short_description: Make a release live
 description:
   - Points C(ROOT/live) at a release that M(blueoctopus.site.release_start) has started. nginx finds the app's socket
-    and the site's configuration through that link. The configuration is tested as a whole first, and nginx reloads.
-  - Then processes and timers of the release before are asked to stop, and those of this one start.
-  - The release before keeps running, so that M(blueoctopus.site.release_undo) can go back to it at once.
-  - Fails when nginx refuses the site, or is not answered by this release afterwards.
+    and the site's configuration through that link. First the whole configuration is validated; then nginx reloads, if
+    the site differs.
+  - Then stops the background processes and timers of the previous release, and starts those of this one.
+  - The web service of the previous release keeps running, so that M(blueoctopus.site.release_undo) can return to it at
+    once.
+  - Fails when nginx rejects the site, or when the health check through nginx fails afterwards.
 extends_documentation_fragment:
   - blueoctopus.site.attributes
   - blueoctopus.site.release
@@ -35,11 +37,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 former:
-  description: Id of the release that was live before; empty when there was none.
+  description: Id of the previous release; empty when there was none.
   returned: success
   type: str
 uptime:
-  description: When the switch was made, in seconds of the host's uptime.
+  description: Time of the switch, in seconds of the host's uptime.
   returned: when something changed
   type: float
 """
@@ -47,10 +49,16 @@ uptime:
 import time
 
 from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, ID, release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
+    HISTORY,
+    ID,
+    fail_with_log,
+    release_module,
+    work,
+)
 
-PATIENCE = 2.0  # seconds for nginx's workers to apply the new site
+TIMEOUT = 2.0  # seconds for nginx's workers to apply the new site
 
 
 def main() -> None:
@@ -70,26 +78,26 @@ def main() -> None:
         module.exit_json(**result)
     with work(module):
         new = Instance(store, release)
-        # A reload drops no request, but clients may lose a connection that they keep. So only for another site.
+        # A reload drops no request, but may close idle connections of clients. So nginx reloads only when necessary.
         if differs := store.site_differs(release) or not nginx.is_running():
             nginx.check({f"sites/{store.name}.conf": store.path(release) / "site.conf"})
-        store.note(params["action"], release, "begun", by=params["by"])
-        # First: a reboot from here on finds the live release among those that start.
+        store.record(params["action"], release, "begun", by=params["by"])
+        # Before the switch, so that after a reboot from here on the live release starts.
         new.enable(*new.web)
         if differs:
             nginx.reload_pending().touch()
         store.make_live(release)
-        # Not by the mark alone: the run of another app may have taken that away.
+        # Not only the pending file: the run of another app may have removed it.
         if differs or nginx.reload_pending().exists():
             nginx.reload()
         uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
         if former and former != release:
-            Instance(store, former).stop_beside()
-        new.start_beside()
-        while (problem := new.problem_through_nginx()) and time.clock_gettime(time.CLOCK_BOOTTIME) < uptime + PATIENCE:
+            Instance(store, former).stop_background()
+        new.start_background()
+        while (problem := new.probe_nginx()) and time.clock_gettime(time.CLOCK_BOOTTIME) < uptime + TIMEOUT:
             time.sleep(0.1)
         if problem:
-            raise NotReady(f"{problem}\nThe last lines of its log:\n{new.log(time.time() - 10)}")
+            fail_with_log(module, new, f"failed right after the switch. {problem}", time.time() - 10)
     module.exit_json(**result, uptime=uptime)
 
 

@@ -1,19 +1,19 @@
 #!/usr/bin/python
-"""Bring a host back to the release before a failed deploy or rollback."""
+"""Return a host to the previous release after a failed deploy or rollback."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release_undo
-short_description: Bring a host back to the release before
+short_description: Return a host to the previous release
 description:
-  - Has the former release serve again, with its own site of nginx, its processes and its timers. What the failed run
-    has started is stopped, and a release that never proved itself is removed.
-  - Changes nothing on a host where the former release serves and nothing else is there.
+  - Makes the previous release live again, with its nginx site, its processes and its timers. Stops everything that the
+    failed run has started, and removes releases that are not good.
+  - Changes nothing on a host where the previous release is live and the failed run has left nothing.
 options:
   former:
     description: >-
-      Id of the release to go back to. When the host does not have it, O(own); when there is none, no release is live.
+      Id of the previous release. When the host does not have it, O(own) becomes live; without either, no release.
     type: str
     default: ""
   own:
@@ -25,7 +25,7 @@ options:
     type: str
     default: ""
   reason:
-    description: Why, in one line, for the history.
+    description: Reason of the failure, in one line, for the history.
     type: str
     default: ""
 extends_documentation_fragment:
@@ -40,7 +40,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Go back to the release before
+- name: Return to the previous release
   blueoctopus.site.release_undo:
     name: blueoctopus
     root: /srv/blueoctopus
@@ -52,13 +52,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 live:
-  description: Id of the release that serves; empty when none does.
+  description: Id of the live release; empty when there is none.
   returned: success
   type: str
 """
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, release_module, work
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import bring_back, is_settled
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import is_settled, restore
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def main() -> None:
         former = next((r for r in (params["former"], params["own"]) if r in store.good()), "")
         changed = not is_settled(store) or former != store.live
         failed = {key: params[key] for key in ("action", "release", "by")} if params["release"] else None
-        bring_back(store, former, params["reason"], failed)
+        restore(store, former, params["reason"], failed)
     module.exit_json(changed=changed, live=store.live)
 
 

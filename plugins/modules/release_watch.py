@@ -7,17 +7,17 @@ DOCUMENTATION = r"""
 module: release_watch
 short_description: Watch a release that has just become live
 description:
-  - Asks nginx for the app's health until some seconds have passed since the switch, and looks whether anything dies.
-  - An answer counts only when this very release gave it. nginx tells the host itself which one did.
-  - Fails when an answer is bad, or when a worker, the web service or a process has died since it was started, whether
-    by an exit, a signal or for want of memory. The error has the last lines of the app's own log.
+  - Sends health checks through nginx until some seconds have passed since the switch, and checks whether anything dies.
+  - A response counts only when it comes from this release. nginx sends the release's id only to the host itself.
+  - Fails when a health check fails, or when a worker, the web service or a background process has died since the start,
+    by an exit, a signal or lack of memory. The error contains the last lines of the app's own log.
 options:
   seconds:
-    description: How long to watch, counted from O(since).
+    description: Number of seconds to watch, from O(since) on.
     type: float
     default: 3
   since:
-    description: When the switch was made, in seconds of the host's uptime; now when left out.
+    description: Time of the switch, in seconds of the host's uptime; now when omitted.
     type: float
 extends_documentation_fragment:
   - blueoctopus.site.attributes
@@ -42,7 +42,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 release:
-  description: Id of the release, which has proved itself.
+  description: Id of the release, which is healthy.
   returned: success
   type: str
 """
@@ -50,7 +50,12 @@ release:
 import time
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
+    ID,
+    fail_with_log,
+    release_module,
+    work,
+)
 
 PAUSE = 0.5  # seconds between two probes
 
@@ -72,18 +77,15 @@ def main() -> None:
         try:
             while True:
                 is_last = time.clock_gettime(time.CLOCK_BOOTTIME) >= since + params["seconds"]
-                if problem := new.problem_through_nginx():
+                if problem := new.probe_nginx():
                     raise NotReady(problem)
-                if dead := new.deaths():
+                if dead := new.find_deaths():
                     raise NotReady(f"{', '.join(dead)} died.")
                 if is_last:
                     break
                 time.sleep(PAUSE)
         except NotReady as error:
-            module.fail_json(
-                msg=f"{params['name']}: release {release} failed in the seconds after the switch. {error}\n"
-                f"The last lines of its log:\n{new.log(started)}"
-            )
+            fail_with_log(module, new, f"failed in the seconds after the switch. {error}", started)
     module.exit_json(changed=False, release=release)
 
 

@@ -1,24 +1,24 @@
 #!/usr/bin/python
-"""Put a drop-in file into sshd's configuration, and have the host undo it unless somebody gets in."""
+"""Write a drop-in file of sshd's configuration, which the host undoes unless a new login confirms it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sshd_policy
-short_description: Change sshd's configuration without a way to lock oneself out
+short_description: Change sshd's configuration without the risk of a lockout
 description:
-  - Has sshd test the whole configuration with the new drop-in file in it, and looks whether its settings hold, before
-    the file replaces the one that is there.
-  - Makes host keys that are missing, or an RSA key that is shorter than 4096 bits.
-  - Where systemd listens for sshd (C(ssh.socket)), it is moved to the port, too.
-  - A change undoes itself after a minute unless M(blueoctopus.site.confirm_access) gets in.
+  - Validates the whole configuration of sshd with the new drop-in file, and checks that the settings of the file take
+    effect, before the file replaces the current one.
+  - Creates missing host keys, and replaces an RSA key that is shorter than 4096 bits.
+  - Where systemd listens for sshd (C(ssh.socket)), changes the port of the socket, too.
+  - The host undoes a change after a minute unless M(blueoctopus.site.confirm_access) confirms it.
 options:
   config:
     description: Content of the drop-in file.
     type: str
     required: true
   port:
-    description: Port that the drop-in file has sshd listen on.
+    description: Port in the drop-in file.
     type: int
     required: true
 extends_documentation_fragment:
@@ -41,7 +41,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 socket_activated:
-  description: Whether systemd listens in place of sshd.
+  description: Whether systemd listens on the port instead of sshd.
   returned: success
   type: bool
 """
@@ -54,21 +54,21 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
-from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, restart_undo_timer
 
 SSHD = "/usr/sbin/sshd"
 FOLDER = Path("/etc/ssh")
 DROP_IN = FOLDER / "sshd_config.d/10-hardening.conf"
 SOCKET = Path("/etc/systemd/system/ssh.socket.d/10-hardening.conf")
 MODULI = FOLDER / "moduli.strong"
-SHORTEST_RSA = 4096  # bits
-SHORTEST_MODULUS = 3071  # bits, as the file counts them
-# What must hold, whichever other file there is; sshd takes the first value that it finds.
-DECISIVE = {"port", "permitrootlogin", "passwordauthentication", "kbdinteractiveauthentication", "allowusers"}
+MIN_RSA_BITS = 4096
+MIN_MODULUS_BITS = 3071  # the file moduli counts one bit less
+# Settings that must take effect. sshd uses the first value that it reads, so another file could override them.
+ENFORCED = {"port", "permitrootlogin", "passwordauthentication", "kbdinteractiveauthentication", "allowusers"}
 
 
-def settings(text: str) -> dict[str, str]:
-    """The settings of a configuration by their names in lower case; of those that are given twice, all values."""
+def parse_settings(text: str) -> dict[str, str]:
+    """The settings of a configuration, by their names in lower case; a repeated setting has all its values."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.strip().partition(" ")
@@ -77,13 +77,13 @@ def settings(text: str) -> dict[str, str]:
     return found
 
 
-def test(module: AnsibleModule, config: str) -> None:
-    """Let sshd read all of its configuration with the new file in place of the present one."""
+def validate(module: AnsibleModule, config: str) -> None:
+    """Validate sshd's whole configuration with the new drop-in file."""
     main = read(FOLDER / "sshd_config")
     if not re.search(r"^\s*Include\s+\S*sshd_config\.d/\*\.conf", main, re.MULTILINE):
         module.fail_json(
-            msg="/etc/ssh/sshd_config does not include sshd_config.d/*.conf, so no drop-in file counts. Put this line "
-            "at its top, as Debian has it: Include /etc/ssh/sshd_config.d/*.conf"
+            msg="/etc/ssh/sshd_config does not include sshd_config.d/*.conf, so drop-in files have no effect. Add "
+            "Debian's default line at the top: Include /etc/ssh/sshd_config.d/*.conf"
         )
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / "sshd_config.d"
@@ -93,51 +93,51 @@ def test(module: AnsibleModule, config: str) -> None:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
         rc, out, err = module.run_command([SSHD, "-T", "-f", f"{folder}/sshd_config"])
         if rc:
-            words = err.strip().replace(str(candidate), str(DROP_IN.parent))
-            module.fail_json(msg=f"sshd refuses the new configuration, so the old one stays in place:\n{words}")
-    holds, wanted = settings(out), settings(config)
-    for key in sorted(DECISIVE & set(wanted)):
-        if sorted(holds.get(key, "").split()) != sorted(wanted[key].split()):
+            output = err.strip().replace(str(candidate), str(DROP_IN.parent))
+            module.fail_json(msg=f"sshd rejects the new configuration; the current one stays in place:\n{output}")
+    effective, wanted = parse_settings(out), parse_settings(config)
+    for key in sorted(ENFORCED & set(wanted)):
+        if sorted(effective.get(key, "").split()) != sorted(wanted[key].split()):
             module.fail_json(
-                msg=f"sshd would have {key} {holds.get(key)}, not {wanted[key]}: another file in {DROP_IN.parent}, or "
-                "sshd_config itself, says otherwise. Remove the line there. Nothing was changed."
+                msg=f"sshd would use {key} {effective.get(key)} instead of {wanted[key]}: another file in "
+                f"{DROP_IN.parent}, or sshd_config itself, sets it. Remove the line there. Nothing was changed."
             )
 
 
-def known(module: AnsibleModule, config: str) -> str:
-    """The configuration without key exchanges that this sshd, not being the newest of its Debian, doesn't know."""
-    there = module.run_command(["ssh", "-Q", "kex"], check_rc=True)[1].split()
-    wanted = settings(config).get("kexalgorithms", "")
-    kept = [name for name in wanted.split(",") if name in there]
+def supported(module: AnsibleModule, config: str) -> str:
+    """The configuration without the key exchanges that this version of sshd does not support."""
+    available = module.run_command(["ssh", "-Q", "kex"], check_rc=True)[1].split()
+    wanted = parse_settings(config).get("kexalgorithms", "")
+    kept = [name for name in wanted.split(",") if name in available]
     return config.replace(f"KexAlgorithms {wanted}", f"KexAlgorithms {','.join(kept)}") if kept else config
 
 
 def check_port(module: AnsibleModule, port: int) -> None:
-    """Fail when something else listens on the port."""
+    """Fail when another program listens on the port."""
     _rc, out, _err = module.run_command(["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"])
     for line in out.splitlines():
         local, program = line.split()[3], re.search(r'\(\("([^"]+)"', line)
         if local.endswith(f":{port}") and program and program[1] not in ("sshd", "systemd"):
             module.fail_json(
-                msg=f"Port {port} is taken by {program[1]}, so sshd can't listen there. Choose another ssh_port. "
+                msg=f"{program[1]} already listens on port {port}, so sshd can't. Set another ssh_port. "
                 "Nothing was changed."
             )
 
 
-def weak_keys(module: AnsibleModule) -> list[Path]:
-    """The host keys that are to be made."""
+def keys_to_create(module: AnsibleModule) -> list[Path]:
+    """The host keys that are missing or too short."""
     weak = [path for path in (FOLDER / "ssh_host_ed25519_key", FOLDER / "ssh_host_rsa_key") if not path.exists()]
     rsa = FOLDER / "ssh_host_rsa_key"
     if rsa.exists():
         _rc, out, _err = module.run_command(["ssh-keygen", "-l", "-f", str(rsa)], check_rc=True)
-        weak += [rsa] if int(out.split()[0]) < SHORTEST_RSA else []
+        weak += [rsa] if int(out.split()[0]) < MIN_RSA_BITS else []
     return weak
 
 
 def strong_moduli() -> str:
-    """The groups for key exchange that are long enough."""
+    """The lines of the file moduli whose groups for key exchange are long enough."""
     lines = [line for line in read(FOLDER / "moduli").splitlines() if line and not line.startswith("#")]
-    return "".join(f"{line}\n" for line in lines if int(line.split()[4]) >= SHORTEST_MODULUS)
+    return "".join(f"{line}\n" for line in lines if int(line.split()[4]) >= MIN_MODULUS_BITS)
 
 
 def main() -> None:
@@ -145,43 +145,43 @@ def main() -> None:
         argument_spec={"config": {"type": "str", "required": True}, "port": {"type": "int", "required": True}},
         supports_check_mode=True,
     )
-    config, port = known(module, module.params["config"]), module.params["port"]
+    config, port = supported(module, module.params["config"]), module.params["port"]
     socket_activated = module.run_command(["systemctl", "is-enabled", "--quiet", "ssh.socket"])[0] == 0
     files = {DROP_IN: (config, 0o600), MODULI: (strong_moduli(), 0o644)}
     if socket_activated:
         files[SOCKET] = (f"[Socket]\nBindIPv6Only=both\nListenStream=\nListenStream={port}\n", 0o644)
     changed = {path: content for path, (content, _mode) in files.items() if read(path) != content}
-    keys = weak_keys(module)
+    keys = keys_to_create(module)
     diff = [difference(path, read(path), content) for path, content in changed.items() if path != MODULI]
     diff += [difference(key, "", "a new host key\n") for key in keys]
     result = {"changed": bool(changed or keys), "socket_activated": socket_activated, "diff": diff}
     if changed or keys:
         check_port(module, port)
-        # Read as it will be: with keys that are there by then.
+        # sshd rejects host keys that do not exist; they are created after the validation.
         lines = config.splitlines()
-        there = [line for line in lines if not any(line == f"HostKey {key}" for key in keys if not key.exists())]
-        test(module, "\n".join(there) + "\n")
+        present = [line for line in lines if not any(line == f"HostKey {key}" for key in keys if not key.exists())]
+        validate(module, "\n".join(present) + "\n")
     if module.check_mode:
         module.exit_json(**result)
-    token = waiting()
-    # What a run before this one wrote and did not confirm, sshd may not have read yet.
+    token = restart_undo_timer()
+    # With a token, an earlier run was interrupted, and sshd may not have read its changes yet.
     if changed or keys or token:
         token = arm()
         for key in keys:
             for old in (key, key.with_name(f"{key.name}.pub")):
                 old.unlink(missing_ok=True)
-            kind = ["-t", "rsa", "-b", str(SHORTEST_RSA)] if "rsa" in key.name else ["-t", "ed25519"]
+            kind = ["-t", "rsa", "-b", str(MIN_RSA_BITS)] if "rsa" in key.name else ["-t", "ed25519"]
             module.run_command(["ssh-keygen", "-q", *kind, "-N", "", "-C", "", "-f", str(key)], check_rc=True)
         for path, (content, mode) in files.items():
             write(path, content, mode)
         if socket_activated:
-            # The sshd that it has started holds the old port, and keeps the socket from being opened anew.
+            # The running sshd has inherited the old port; as long as it runs, the socket can't be restarted.
             commands = [["daemon-reload"], ["stop", "ssh.service"], ["restart", "ssh.socket"]]
         else:
             commands = [["reload-or-restart", "ssh.service"]]
         for command in commands:
             module.run_command(["systemctl", *command], check_rc=True)
-    module.exit_json(**result, **({"ansible_facts": {"access_waiting": token}} if token else {}))
+    module.exit_json(**result, **({"ansible_facts": {"unconfirmed_access": token}} if token else {}))
 
 
 if __name__ == "__main__":

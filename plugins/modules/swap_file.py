@@ -1,21 +1,21 @@
 #!/usr/bin/python
-"""Give a machine with little memory a swap file."""
+"""Create a swap file on a host with little memory."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: swap_file
-short_description: Give a machine with little memory a swap file
+short_description: Create a swap file on a host with little memory
 description:
-  - Makes C(/swapfile) and a systemd unit for it where the machine has less memory than O(below), and no swap.
-  - Containers, whose swap is not their own, and machines that have swap already, are left as they are.
+  - Creates C(/swapfile) and a systemd unit for it when the host has less memory than O(below), and no swap.
+  - Does not change containers, which share the swap of their host, and hosts that already have swap.
 options:
   size:
-    description: MiB of swap; V(0) makes none.
+    description: MiB of swap; V(0) for no swap file.
     type: int
     default: 1024
   below:
-    description: MiB of memory below which a machine gets swap.
+    description: MiB of memory below which a host gets a swap file.
     type: int
     default: 2100
 extends_documentation_fragment:
@@ -28,14 +28,14 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Give a small machine swap
+- name: Create a swap file on a small host
   blueoctopus.site.swap_file:
     size: 1024
 """
 
 RETURN = r"""
 reason:
-  description: Why nothing was to be done.
+  description: Why no swap file was created.
   returned: when not changed
   type: str
 """
@@ -51,7 +51,7 @@ FILE = Path("/swapfile")
 UNIT = Path("/etc/systemd/system/swapfile.swap")
 UNIT_TEXT = """# Ansible managed
 [Unit]
-Description=Swap for a machine with little memory
+Description=Swap for a host with little memory
 
 [Swap]
 What=/swapfile
@@ -73,23 +73,25 @@ def main() -> None:
         supports_check_mode=True,
     )
     size, below = module.params["size"], module.params["below"]
-    has = mebibytes("MemTotal")
-    if not size or has >= below:
-        module.exit_json(changed=False, reason=f"{has} MiB of memory do without")
+    memory = mebibytes("MemTotal")
+    if not size:
+        module.exit_json(changed=False, reason="the size is 0")
+    if memory >= below:
+        module.exit_json(changed=False, reason=f"the host has enough memory: {memory} MiB")
     if module.run_command(["systemd-detect-virt", "--quiet", "--container"])[0] == 0:
-        module.exit_json(changed=False, reason="a container has the swap of its host")
+        module.exit_json(changed=False, reason="a container shares the swap of its host")
     if mebibytes("SwapTotal"):
-        module.exit_json(changed=False, reason="there is swap")
+        module.exit_json(changed=False, reason="the host already has swap")
     free = shutil.disk_usage("/").free // 2**20
     if free < 2 * size:
         module.fail_json(
-            msg=f"Swap of {size} MiB would take most of the {free} MiB that are free. Make room, or set base_swap_size "
-            "to less, or to 0 for none. Nothing was changed."
+            msg=f"A swap file of {size} MiB would use more than half of the {free} MiB of free disk space. Free some "
+            "space, or set base_swap_size to a smaller value, or to 0 for no swap file. Nothing was changed."
         )
     if not module.check_mode:
         write(FILE, "", 0o600)
         write(UNIT, UNIT_TEXT)
-        # Written, not only reserved: swap needs a file without holes on every file system.
+        # dd writes every block: swap needs a file without holes.
         for command in (
             ["dd", "if=/dev/zero", f"of={FILE}", "bs=1M", f"count={size}", "conv=notrunc", "status=none"],
             ["mkswap", str(FILE)],
@@ -100,7 +102,9 @@ def main() -> None:
             if rc:
                 FILE.unlink(missing_ok=True)
                 UNIT.unlink(missing_ok=True)
-                module.fail_json(msg=f"The machine takes no swap file: {err.strip()}. base_swap_size: 0 does without.")
+                module.fail_json(
+                    msg=f"The swap file could not be created: {err.strip()}. To run without one, set base_swap_size: 0."
+                )
     module.exit_json(changed=True)
 
 

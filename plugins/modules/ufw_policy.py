@@ -1,21 +1,21 @@
 #!/usr/bin/python
-"""Make the firewall let in what the inventory says, and nothing else."""
+"""Set UFW's rules: allow only the given incoming connections."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ufw_policy
-short_description: Let in exactly the given connections
+short_description: Allow only the given incoming connections
 description:
-  - Brings UFW to a stated policy in one step - connections from outside are denied but for the given ones, those to the
-    outside are allowed, and the firewall is on, now and after a reboot.
-  - Rules that are not given are removed. What is given is allowed before anything is denied or removed.
-  - Rules that would let nobody in to sshd are refused. A change undoes itself after a minute unless
-    M(blueoctopus.site.confirm_access) gets in.
-  - A host that complies already is only looked at - UFW is not reloaded.
+  - Sets the whole policy of UFW - only the given incoming connections are allowed, all outgoing connections are
+    allowed, and the firewall is active, now and after a reboot.
+  - Rules that are not given are removed. New rules are added before anything is denied or removed.
+  - Fails when the rules would block every connection to sshd. The host undoes a change after a minute unless
+    M(blueoctopus.site.confirm_access) confirms it.
+  - Does not reload UFW when nothing changes.
 options:
   allow:
-    description: The connections to let in, IPv4 and IPv6 alike.
+    description: The connections to allow, over IPv4 and IPv6.
     type: list
     elements: dict
     required: true
@@ -30,14 +30,14 @@ options:
         choices: [tcp, udp]
         default: tcp
       from:
-        description: Address or network that may connect; anybody when left out.
+        description: Address or network that may connect; any address when omitted.
         type: str
       limit:
-        description: Refuse a client that comes more than six times in half a minute.
+        description: Deny an address that opens more than six connections within 30 seconds.
         type: bool
         default: false
       comment:
-        description: Shown beside the rule by C(ufw status).
+        description: Comment of the rule in C(ufw status).
         type: str
         default: ""
 extends_documentation_fragment:
@@ -50,7 +50,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Let in SSH and the web, and the monitor to its agent
+- name: Allow SSH and HTTP, and the monitoring server
   blueoctopus.site.ufw_policy:
     allow:
       - {port: 22, comment: SSH, limit: true}
@@ -60,7 +60,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rules:
-  description: The rules as UFW writes them.
+  description: The rules in UFW's own syntax.
   returned: success
   type: list
   elements: str
@@ -75,7 +75,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, waiting
+from ansible_collections.blueoctopus.site.plugins.module_utils.lockout import arm, restart_undo_timer
 
 POLICIES = {
     "incoming": ("DEFAULT_INPUT_POLICY", "DROP", "deny"),
@@ -83,42 +83,42 @@ POLICIES = {
 }
 
 
-def as_rule(item: dict[str, Any]) -> str:
-    """Write one item of O(allow) the way `ufw show added` does.
+def ufw_rule(item: dict[str, Any]) -> str:
+    """Convert one item of O(allow) to the syntax of `ufw show added`.
 
     Raises:
-        ValueError: saying which value is not what it should be.
+        ValueError: with the invalid value.
     """
     port, proto, source, comment = item["port"], item["proto"], item["from"], item["comment"]
     numbers = [int(n) for n in port.split(":")] if re.fullmatch(r"\d{1,5}(:\d{1,5})?", port) else [0]
     if not all(0 < n < 65536 for n in numbers) or numbers != sorted(numbers):
         raise ValueError(f"port is '{port}', but must be a number from 1 to 65535 or a range such as 8000:8100")
     if not re.fullmatch(r"[\w .,:/()+-]*", comment):
-        raise ValueError(f"comment is '{comment}', but may only hold letters, digits, spaces and . , : / ( ) + -")
+        raise ValueError(f"comment is '{comment}', but may only contain letters, digits, spaces and . , : / ( ) + -")
     action = "limit" if item["limit"] else "allow"
     rule = f"{action} {port}/{proto}"
     if source:
         network = ipaddress.ip_network(source, strict=False)
         if network.prefixlen == 0:
-            raise ValueError(f"from is '{source}', which is everybody: leave it out")
+            raise ValueError(f"from is '{source}', which matches every address: omit it")
         shown = network.network_address if network.num_addresses == 1 else network
         rule = f"{action} from {shown} to any port {port} proto {proto}"
     return f"{rule} comment '{comment}'" if comment else rule
 
 
-def lets_in(item: dict[str, Any], ports: set[int]) -> bool:
-    """Whether somebody can reach one of these TCP ports by a rule."""
+def allows_port(item: dict[str, Any], ports: set[int]) -> bool:
+    """Whether a rule allows connections to one of these TCP ports."""
     first, _, last = item["port"].partition(":")
     return item["proto"] == "tcp" and any(int(first) <= port <= int(last or first) for port in ports)
 
 
 def without_comment(rule: str) -> str:
-    """What the rule matches: UFW changes a rule in place when only its comment differs."""
+    """The rule without its comment: UFW updates a rule in place when only the comment differs."""
     return re.sub(r" comment '.*'$", "", rule)
 
 
 class Ufw:
-    """The firewall as it is on the host."""
+    """The current firewall of the host."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
@@ -133,19 +133,19 @@ class Ufw:
             return []
         return [line[4:].strip() for line in self.call("show", "added").splitlines() if line.startswith("ufw ")]
 
-    def ports_of_sshd(self) -> set[int]:
-        """Where sshd listens, or systemd for it."""
+    def sshd_ports(self) -> set[int]:
+        """The ports on which sshd listens, or systemd for it."""
         _rc, out, _err = self.module.run_command(["ss", "-H", "--listening", "--tcp", "--numeric", "--processes"])
         listed = (line.split() for line in out.splitlines() if re.search(r'"sshd"|"systemd"', line))
         return {int(port) for words in listed if (port := words[3].rpartition(":")[2]).isdigit()}
 
     def policies(self) -> dict[str, str]:
-        """The default for each direction, in UFW's words: DROP, ACCEPT or REJECT."""
+        """The default policy of each direction: DROP, ACCEPT or REJECT."""
         path = Path("/etc/default/ufw")
         text = path.read_text() if path.exists() else ""
         return dict(re.findall(r'^(DEFAULT_\w+_POLICY)="?(\w+)"?$', text, re.MULTILINE))
 
-    def is_on(self) -> bool:
+    def is_active(self) -> bool:
         return bool(self.program) and "Status: active" in self.call("status")
 
 
@@ -170,57 +170,60 @@ def main() -> None:
     wanted: list[str] = []
     for item in module.params["allow"]:
         try:
-            wanted.append(as_rule(item))
+            wanted.append(ufw_rule(item))
         except ValueError as error:
             module.fail_json(msg=f"Firewall rule {item}: {error}.")
     wanted = list(dict.fromkeys(wanted))
     ufw = Ufw(module)
-    listening = ufw.ports_of_sshd()
-    # Check mode has not moved sshd to its new port.
-    if listening and not module.check_mode and not any(lets_in(item, listening) for item in module.params["allow"]):
+    listening = ufw.sshd_ports()
+    # In check mode, sshd has not switched to its new port.
+    if listening and not module.check_mode and not any(allows_port(item, listening) for item in module.params["allow"]):
         ports = ", ".join(map(str, sorted(listening)))
         module.fail_json(
-            msg=f"These rules would let nobody in by SSH any more: sshd listens on port {ports}, and none of them is "
-            "for that. Look at ssh_port and firewall_ssh_port. Nothing was changed."
+            msg=f"These rules would block all SSH logins: sshd listens on port {ports}, but no rule allows it. "
+            "Check ssh_port and firewall_ssh_port. Nothing was changed."
         )
-    rules, policies, is_on = ufw.rules(), ufw.policies(), ufw.is_on()
+    rules, policies, is_active = ufw.rules(), ufw.policies(), ufw.is_active()
     to_add = [rule for rule in wanted if rule not in rules]
     kept = {without_comment(rule) for rule in wanted}
     to_delete = [rule for rule in rules if without_comment(rule) not in kept]
     to_set = [d for d, (key, value, _word) in POLICIES.items() if policies.get(key) != value]
-    changed = bool(to_add or to_delete or to_set or not is_on)
+    changed = bool(to_add or to_delete or to_set or not is_active)
 
-    token = "" if module.check_mode else waiting()
+    token = "" if module.check_mode else restart_undo_timer()
     if changed and not module.check_mode:
         if not ufw.program:
             module.fail_json(msg="UFW is not installed.")
         token = arm()
         for rule in to_add:
-            # UFW takes the first rule that fits: who may come as often as they like goes before those who may not.
+            # UFW applies the first rule that matches: rules for certain addresses go before those with a limit.
             ufw.call(*(["prepend"] if rule.startswith("allow from ") else []), *shlex.split(rule))
-        # Read again: adding one rule can have changed another in place.
+        # Read the rules again: adding one may have updated another in place.
         for rule in (rule for rule in ufw.rules() if without_comment(rule) not in kept):
             words = shlex.split(without_comment(rule))
             ufw.call(*(["route", "delete", *words[1:]] if words[0] == "route" else ["delete", *words]))
         for direction in to_set:
             ufw.call("default", POLICIES[direction][2], direction)
-        if not is_on:
+        if not is_active:
             ufw.call("--force", "enable")
-        waiting()  # a minute from here, however long that took
+        restart_undo_timer()  # a full minute from here: the commands above may have been slow
     module.exit_json(
         changed=changed,
         rules=wanted,
         diff={
-            "before": listing(rules, is_on, to_set),
+            "before": listing(rules, is_active, to_set),
             "after": listing(wanted, True, []),
         },
-        **({"ansible_facts": {"access_waiting": token}} if token else {}),
+        **({"ansible_facts": {"unconfirmed_access": token}} if token else {}),
     )
 
 
-def listing(rules: list[str], is_on: bool, wrong_policies: list[str]) -> str:
-    """The firewall in a few lines, for a diff."""
-    lines = [f"firewall {'on' if is_on else 'off'}", *(f"default for {d}: not as it should be" for d in wrong_policies)]
+def listing(rules: list[str], is_active: bool, wrong_policies: list[str]) -> str:
+    """A description of the firewall, for a diff."""
+    lines = [
+        f"firewall {'on' if is_active else 'off'}",
+        *(f"default for {d}: wrong" for d in wrong_policies),
+    ]
     return "".join(f"{line}\n" for line in [*lines, *sorted(rules)])
 
 

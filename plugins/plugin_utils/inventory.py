@@ -1,4 +1,4 @@
-"""Checks of the inventory as a whole, on the control node: apps, certificates, machine settings, administrators."""
+"""Validate the whole inventory on the control node: apps, certificates, settings of the hosts, administrators."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     plain,
     with_defaults,
 )
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, problem_of
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, find_problem
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-# The address in the inventory that ships with the project.
+
+# The address in the inventory that comes with the project.
 PLACEHOLDER = "203.0.113.10"
 
 
@@ -29,22 +30,22 @@ PLACEHOLDER = "203.0.113.10"
 
 
 def key_problem(where: str, name: str, found: str, expected: str = "", example: str = "") -> Problem:
-    """A problem with a key of an app; what is expected, and the example, are the key's own when left out."""
+    """A problem with a key of an app; by default with the expected value and the example of that key."""
     entry = app_keys()[name]
     return Problem(f"{where}, key {name}", found, expected or expected_of(entry), example or example_of(name, entry))
 
 
-def check_used(apps: Any, chosen: str | None, keys: list[str]) -> Iterator[Problem]:
-    """Check only what a playbook uses: some keys of one app, or of all. For the worst night, the rest may be wrong."""
+def check_selected_keys(apps: Any, chosen: str | None, keys: list[str]) -> Iterator[Problem]:
+    """Check only the keys that a playbook uses, of one app or of all. A rollback works even if the rest is invalid."""
     for number, app in enumerate(apps if isinstance(apps, list) else []):
         if isinstance(app, dict) and chosen in (None, app.get("name")):
-            yield from check_keys_of(app, keys, f"app {app.get('name', f'number {number + 1}')}")
+            yield from check_app_keys(app, keys, f"app {app.get('name', f'number {number + 1}')}")
 
 
-def check_keys_of(app: Mapping[str, Any], keys: Iterable[str], where: str) -> Iterator[Problem]:
-    """Check the values of known keys of an app, each by itself."""
+def check_app_keys(app: Mapping[str, Any], keys: Iterable[str], where: str) -> Iterator[Problem]:
+    """Check the values of some keys of an app, each on its own."""
     for key in keys:
-        if key in app and (problem := problem_of(key, plain(app[key]), app_keys()[key], f"{where}, key {key}")):
+        if key in app and (problem := find_problem(key, plain(app[key]), app_keys()[key], f"{where}, key {key}")):
             yield problem
 
 
@@ -62,65 +63,67 @@ def check_apps(apps: Any) -> Iterator[Problem]:
             continue
         name = app.get("name")
         where = f"app {name}" if isinstance(name, str) else f"app number {number + 1}"
-        yield from check_keys_of(app, app_keys(), where)
+        yield from check_app_keys(app, app_keys(), where)
         for key, entry in app_keys().items():
             if entry.get("required") and key not in app:
                 yield key_problem(where, key, "nothing")
         for key in map(str, app):
             if key not in app_keys():
                 known = list(app_keys())
-                expected = f"one of {', '.join(known)}{did_you_mean(key, known)}"
+                hint = did_you_mean(key, known).removeprefix("; ")
+                keys = ", ".join(known)
+                expected = f"{hint} The known keys are {keys}" if hint else f"one of {keys}"
                 yield Problem(f"{where}, key {key}", "an unknown key", expected, example)
         yield from check_tls(app, where)
         if name in names:
             example_name = example_of("name", app_keys()["name"])
-            yield Problem(where, "two apps of this name", "a name of its own for each app", example_name)
+            yield Problem(where, "two apps with this name", "a different name for each app", example_name)
         if isinstance(name, str):
             names.add(name)
         for domain in app["domains"] if isinstance(app.get("domains"), list) else []:
             owner = owners.setdefault(str(domain), where)
             if owner != where:
-                expected = f"one app for each domain; {owner} has it already"
+                expected = f"each domain in one app only; {owner} already has it"
                 yield key_problem(where, "domains", repr(str(domain)), expected)
 
 
 def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
-    """Check that an app's domains can have the certificate that is asked for."""
-    if any(check_keys_of(app, ("tls", "tls_challenge", "domains"), where)) or not app.get("domains"):
+    """Check that the requested kind of certificate is possible for an app's domains."""
+    if any(check_app_keys(app, ("tls", "tls_challenge", "domains"), where)) or not app.get("domains"):
         return
     complete = with_defaults(plain(app))
     tls, domains = complete["tls"], complete["domains"]
     for domain in domains if tls != "none" else []:
         if domain.replace(".", "").isdigit():
-            expected = "a host name, or plain HTTP: TLS clients do not name an address that they connect to"
+            expected = "a host name, or plain HTTP: TLS clients do not send an IP address as the server name"
             yield key_problem(where, "tls", f"{tls}, for {domain}", expected, "tls: none")
         if domain.startswith("*.") and tls == "acme" and complete["tls_challenge"] == "http":
-            expected = "the challenge dns, with certificate_dns_provider: a CA certifies a wildcard in no other way"
+            expected = "the challenge dns, with certificate_dns_provider: a CA requires it for wildcards"
             yield key_problem(where, "tls_challenge", f"http, for {domain}", expected, "tls_challenge: dns")
     if tls == "provided":
         yield from check_provided(complete, where)
 
 
 def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
-    """Check a provided certificate: it can be read, is valid now and for all domains, and the key is its own."""
+    """Check that a provided certificate can be parsed, is valid now and for all domains, and matches its key."""
     # Imported where it is used, as ansible-test imports this file where cryptography is not installed.
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
     missing = [name for name in ("tls_certificate", "tls_key") if name not in app]
-    if missing or any(check_keys_of(app, ("tls_certificate", "tls_key"), where)):
+    if missing or any(check_app_keys(app, ("tls_certificate", "tls_key"), where)):
         yield from (key_problem(where, name, "nothing") for name in missing)
         return
     try:
         certificate = x509.load_pem_x509_certificates(app["tls_certificate"].encode())[0]
     except ValueError:
-        yield key_problem(where, "tls_certificate", "a text that is no certificate", "a certificate in PEM form")
+        yield key_problem(where, "tls_certificate", "a text that is not a certificate", "a certificate in PEM format")
         return
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begin <= datetime.datetime.now(datetime.UTC) <= end:
         found = f"valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
         yield key_problem(where, "tls_certificate", found, "a certificate that is valid now")
-    named = names_of(certificate)
+    named = certificate_names(certificate)
     lacking = [d for d in app["domains"] if d not in named and f"*.{d.partition('.')[2]}" not in named]
     if lacking:
         found = f"for {', '.join(named) or 'no name'}, not for {', '.join(lacking)}"
@@ -131,11 +134,11 @@ def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     except (ValueError, TypeError):
         belongs = False
     if not belongs:
-        yield key_problem(where, "tls_key", "a key that does not belong to tls_certificate")
+        yield key_problem(where, "tls_key", "a key that does not match tls_certificate")
 
 
-def names_of(certificate: x509.Certificate) -> list[str]:
-    """The host names and addresses that a certificate is for."""
+def certificate_names(certificate: x509.Certificate) -> list[str]:
+    """The host names and IP addresses of a certificate."""
     from cryptography import x509
 
     try:
@@ -148,24 +151,24 @@ def names_of(certificate: x509.Certificate) -> list[str]:
     ]
 
 
-# --- machines -------------------------------------------------------------------------------------------------------
+# --- hosts ----------------------------------------------------------------------------------------------------------
 
 
 def check_settings(variables: Mapping[str, Any], get: Callable[[str], Any]) -> Iterator[Problem]:
-    """Check the machine settings of one host; find misspelt ones."""
+    """Check the settings of one host, and find misspelt names."""
     settings = machine_settings()
     prefixes = tuple({f"{name.split('_')[0]}_" for name in settings})
     for name in map(str, variables):
         if name in settings:
-            value = converted(plain(get(name)), settings[name]["type"])
-            if problem := problem_of(name, value, settings[name], f"key {name}"):
+            value = convert(plain(get(name)), settings[name]["type"])
+            if problem := find_problem(name, value, settings[name], f"key {name}"):
                 yield problem
         elif name.startswith(prefixes) and (hint := did_you_mean(name, list(settings))):
             yield Problem(f"key {name}", "an unknown key", f"a setting of a role{hint}", "see roles/*/README.md")
 
 
-def converted(value: Any, kind: str | list[str]) -> Any:
-    """A number or a truth value that came as text, as from the option -e."""
+def convert(value: Any, kind: str | list[str]) -> Any:
+    """Convert a number or a boolean that is a string, for example from the option -e."""
     if kind == "integer" and isinstance(value, str) and value.isdecimal():
         return int(value)
     if kind == "boolean" and isinstance(value, str) and value.lower() in BOOLEANS:
@@ -174,13 +177,13 @@ def converted(value: Any, kind: str | list[str]) -> Any:
 
 
 def check_connection(get: Callable[[str], Any], variables: Mapping[str, Any]) -> Iterator[Problem]:
-    """Check how a host is reached."""
+    """Check that the address of a host is not the placeholder."""
     address = str(get("ansible_host")) if "ansible_host" in variables else ""
     if address == PLACEHOLDER:
         yield Problem(
             "key ansible_host",
-            f"{address}, which only holds the place",
-            "the address of your machine, in hosts.yml",
+            f"{address}, which is a placeholder",
+            "the address of your VM, in hosts.yml",
             "ansible_host: 198.51.100.7",
         )
 
@@ -198,37 +201,37 @@ def check_dns(apps: Any, provider: Any, credentials: Any) -> Iterator[Problem]:
         yield Problem("key certificate_dns_credentials", "nothing", expected, example)
 
 
-def check_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
-    """Check that no app takes the name of a user who logs in: it would take the account, too."""
+def check_account_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
+    """Check that no app has the name of a login user: it would use the same account."""
     for app in apps if isinstance(apps, list) else []:
         for key, login in logins.items():
             if isinstance(app, dict) and app.get("name") == login:
-                found, expected = f"'{login}', which is also {key}", "a name that no user of the machine has"
+                found, expected = f"'{login}', which is also {key}", "a name that no user of the host has"
                 yield key_problem(f"app {login}", "name", found, expected)
 
 
-def check_keys(keys: Any) -> Iterator[Problem]:
-    """Check that each of admin_keys is a public key, and that there is one."""
+def check_admin_keys(keys: Any) -> Iterator[Problem]:
+    """Check that admin_keys is not empty and contains only public keys."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
     example = "admin_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI… somebody@laptop]"
     if keys == []:
-        expected = "the public keys of the administrators, or no such line: then whoever logs in now stays"
-        yield Problem("key admin_keys", "an empty list, so nobody could log in", expected, example)
+        expected = "the public keys of the administrators; without this line, the keys of the current login user"
+        yield Problem("key admin_keys", "an empty list: nobody could log in", expected, example)
     for number, key in enumerate(keys if isinstance(keys, list) else [], start=1):
         try:
             serialization.load_ssh_public_key(str(key).strip().encode())
         except (ValueError, UnsupportedAlgorithm):
             found = "a private key" if "PRIVATE KEY" in str(key) else repr(f"{str(key)[:40]}…")
-            expected = "public keys, each as the one line of a file such as ~/.ssh/id_ed25519.pub"
-            yield Problem(f"key admin_keys, entry {number}", f"{found}, which is none", expected, example)
+            expected = "a public key: the line of a file such as ~/.ssh/id_ed25519.pub"
+            yield Problem(f"key admin_keys, entry {number}", f"{found}, not a public key", expected, example)
 
 
 def report(problems: dict[Problem, list[str]]) -> str:
-    """All problems as one text; hosts that share one are named together."""
+    """All problems as one text; hosts with the same problem are listed together."""
     count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = [f"The inventory has {count}. No host was touched."]
+    lines = [f"The inventory has {count}. No host was changed."]
     for problem, hosts in problems.items():
         shown = ", ".join(hosts[:5]) + (f" and {len(hosts) - 5} more" if len(hosts) > 5 else "")
         lines += [
@@ -241,7 +244,7 @@ def report(problems: dict[Problem, list[str]]) -> str:
     return "\n".join(lines)
 
 
-# --- all of it ------------------------------------------------------------------------------------------------------
+# --- the whole inventory --------------------------------------------------------------------------------------------
 
 
 def check_hosts(
@@ -255,13 +258,13 @@ def check_hosts(
 
     Args:
         hosts: the variables of each host, by its name.
-        app: the app that the option -e app names.
-        app_required: whether that option has to be there.
-        keys: the only keys of that app, or of all apps, that are checked; everything when None.
+        app: value of the option -e app.
+        app_required: whether that option is required.
+        keys: check only these keys of that app, or of all apps; check everything when None.
         options: further options -e of the playbook, by name: the `given` value and the `choices`.
 
     Returns:
-        Each problem, with the hosts that have it.
+        Each problem, with its hosts.
     """
     problems: dict[Problem, list[str]] = {}
     known: set[str] = set()
@@ -269,12 +272,12 @@ def check_hosts(
         for problem in check_host(variables, known, app, keys):
             problems.setdefault(problem, []).append(host)
     if (app is not None or app_required) and app not in known and not problems:
-        expected = f"the name of an app in the inventory: {', '.join(sorted(known)) or 'there is none'}"
+        expected = f"the name of an app in the inventory: {', '.join(sorted(known)) or 'it has none'}"
         found = "nothing" if app is None else repr(str(app))
         problems[Problem("option -e app", found, expected, "-e app=blueoctopus")] = ["all"]
     for name, option in (options or {}).items():
         given, choices = plain(option.get("given")), option["choices"]
-        if isinstance(given, bool):  # YAML takes on and off for truth values
+        if isinstance(given, bool):  # YAML parses on and off as booleans
             given = "on" if given else "off"
         if given not in choices:
             found = "nothing" if given in (None, "") else repr(given)
@@ -286,28 +289,30 @@ def check_hosts(
 def check_host(
     hostvars: Mapping[str, Any], known: set[str], chosen: str | None = None, keys: list[str] | None = None
 ) -> Iterator[Problem]:
-    """Check one host, or only these keys of the chosen app; note the names of its apps in `known`."""
+    """Check one host, or only some keys of the chosen app; add the names of its apps to `known`."""
     unreadable: list[Problem] = []
 
     def get(name: str) -> Any:
         try:
             return hostvars[name]
         except AnsibleError as error:  # an undefined variable, a wrong vault password
-            found = f"a value that can't be worked out: {error}"
-            unreadable.append(Problem(f"key {name}", found, "a value, or variables that are defined", "-"))
+            found = f"a value that can't be evaluated: {error}"
+            unreadable.append(Problem(f"key {name}", found, "a value whose variables are all defined", "-"))
             return None
 
     apps = get("apps") if "apps" in hostvars else []
     if not unreadable:
-        yield from check_apps(apps) if keys is None else check_used(apps, chosen, keys)
+        yield from check_apps(apps) if keys is None else check_selected_keys(apps, chosen, keys)
         known.update(str(app["name"]) for app in apps or [] if isinstance(app, dict) and "name" in app)
     yield from check_connection(get, hostvars)
     if keys is not None:
         yield from unreadable
         return
     yield from check_settings(hostvars, get)
-    yield from check_names(apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars})
-    yield from check_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
+    yield from check_account_names(
+        apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars}
+    )
+    yield from check_admin_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
     dns = ("certificate_dns_provider", "certificate_dns_credentials")
     yield from check_dns(apps, *(get(key) if key in hostvars else "" for key in dns))
     yield from unreadable

@@ -1,4 +1,4 @@
-"""How action plugins log in to a host, by the connection that Ansible has given them."""
+"""Log in to a host from action plugins, over the connection of the task."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ansible.plugins.connection import ConnectionBase
 
 
 def is_remote(connection: ConnectionBase) -> bool:
-    """Whether one has to log in at all: a machine may also set itself up."""
+    """Whether the connection is SSH; a control node may also manage itself with a local connection."""
     return connection.transport == "ssh"
 
 
 def execute(connection: ConnectionBase, command: str) -> tuple[int, str, str]:
-    """Run a command as the user who logged in."""
+    """Run a command as the login user, without sudo."""
     code, out, err = connection.exec_command(f"sh -c {shlex.quote(command)}", sudoable=False)
     return code, out.decode(errors="replace"), err.decode(errors="replace")
 
 
-def knock(connection: ConnectionBase, user: str, port: int, command: str, fresh: bool = False) -> str:
-    """Run a command by a certain login; over a connection of its own, if it has to be fresh.
+def run_as(connection: ConnectionBase, user: str, port: int, command: str, fresh: bool = False) -> str:
+    """Log in as a user on a port and run a command; with `fresh`, over a new connection.
 
     Raises:
-        AnsibleConnectionFailure: when that login does not work, or the command fails.
+        AnsibleConnectionFailure: when the login fails, or, with `fresh`, the command.
     """
     if is_remote(connection):
         connection.set_option("remote_user", user)

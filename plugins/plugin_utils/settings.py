@@ -1,4 +1,4 @@
-"""What the inventory may hold: the keys of `apps` and the arguments of the roles, as roles/*/meta/settings.yml say."""
+"""The settings of the inventory: the keys of `apps` and the arguments of the roles, from roles/*/meta/settings.yml."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
-# What stands beside JSON Schema's own keywords in settings.yml.
-OWN_KEYWORDS = {"required", "example", "expected", "secret", "inventory"}
+# Keywords in settings.yml that do not belong to JSON Schema.
+EXTRA_KEYWORDS = {"required", "example", "expected", "secret", "inventory"}
 TYPE_NAMES = {
     "string": "text",
     "integer": "a whole number",
@@ -20,10 +20,10 @@ TYPE_NAMES = {
     "object": "a set of keys and values",
 }
 
-Entry = Mapping[str, Any]  # how settings.yml describes a key or an argument
+Entry = Mapping[str, Any]  # the description of a key or an argument in settings.yml
 
 
-# --- what settings.yml says -----------------------------------------------------------------------------------------
+# --- settings.yml ---------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -43,33 +43,33 @@ def app_keys() -> dict[str, Entry]:
 
 
 def machine_settings() -> dict[str, Entry]:
-    """The settings for machines: the arguments of every role but `app`."""
+    """The settings of the hosts: the arguments of every role except `app`."""
     return {
         name: entry for role in roles() if role != "app" for name, entry in role_settings(role)["arguments"].items()
     }
 
 
 def with_defaults(app: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of `apps` with the defaults of the keys that it leaves out, also within a key."""
-    return filled(app, app_keys())
+    """An entry of `apps` with the defaults of its omitted keys, including nested keys."""
+    return fill_defaults(app, app_keys())
 
 
-def filled(value: Mapping[str, Any], properties: Mapping[str, Entry]) -> dict[str, Any]:
-    """A set of keys with the defaults of those that are not there."""
+def fill_defaults(value: Mapping[str, Any], properties: Mapping[str, Entry]) -> dict[str, Any]:
+    """A set of keys with the defaults of the omitted ones."""
     result = dict(value)
     for name, entry in properties.items():
         if name not in value and "default" not in entry:
             continue
         found = value.get(name, entry.get("default"))
         result[name] = (
-            filled(found, entry["properties"]) if "properties" in entry and isinstance(found, Mapping) else found
+            fill_defaults(found, entry["properties"]) if "properties" in entry and isinstance(found, Mapping) else found
         )
     return result
 
 
 def json_schema(entry: Entry) -> dict[str, Any]:
     """A key or argument as JSON Schema."""
-    return {keyword: value for keyword, value in entry.items() if keyword not in OWN_KEYWORDS}
+    return {keyword: value for keyword, value in entry.items() if keyword not in EXTRA_KEYWORDS}
 
 
 def example_of(name: str, entry: Entry) -> str:
@@ -82,7 +82,7 @@ def example_of(name: str, entry: Entry) -> str:
 
 
 def expected_of(entry: Entry) -> str:
-    """What a key or argument may hold, in words."""
+    """A description of the valid values of a key or argument."""
     if "expected" in entry:
         return str(entry["expected"])
     if "enum" in entry:
@@ -96,7 +96,7 @@ def expected_of(entry: Entry) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value without Ansible's own types, so that it prints as the user wrote it."""
+    """A value with Python's own types in place of Ansible's, so that it is printed as in the inventory."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

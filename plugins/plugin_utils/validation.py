@@ -1,4 +1,4 @@
-"""Whether a value of the inventory is what its key may hold, by the library jsonschema; and what is wrong with it."""
+"""Validate a value of the inventory against the schema of its key, with the library jsonschema."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GIT_URL = re.compile(r"((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)[^\s'\"]+")
 
 
 def is_domain(value: str) -> bool:
-    """Whether a text is a host name, or an IPv4 address for those who have no name yet."""
+    """Whether a text is a host name, or an IPv4 address, for hosts without a name."""
     try:
         return ipaddress.ip_address(value).version == 4
     except ValueError:
@@ -34,12 +34,12 @@ def is_domain(value: str) -> bool:
 
 
 def is_source(value: str) -> bool:
-    """Whether a text names a folder of this computer or a Git repository."""
+    """Whether a text is a folder on the control node or the URL of a Git repository."""
     return bool(GIT_URL.fullmatch(value)) or ("\0" not in value and (PROJECT / value).is_dir())
 
 
 def is_relative_path(value: str) -> bool:
-    """Whether a text is a path that stays inside of the folder it is relative to."""
+    """Whether a text is a relative path without `..`."""
     return bool(re.fullmatch(r"[\w./@+-]+", value)) and not value.startswith("/") and ".." not in value.split("/")
 
 
@@ -52,7 +52,7 @@ def is_command(value: str) -> bool:
 
 
 def is_address(value: str) -> bool:
-    """Whether a text is an address, alone or with the length of its network."""
+    """Whether a text is an IP address, with or without a prefix length."""
     try:
         ipaddress.ip_network(value, strict=False)
     except ValueError:
@@ -61,7 +61,7 @@ def is_address(value: str) -> bool:
 
 
 def is_network(value: str) -> bool:
-    """Whether a text is an address, or a network whose address is its first."""
+    """Whether a text is an IP address, or a network without host bits."""
     try:
         ipaddress.ip_network(value)
     except ValueError:
@@ -70,7 +70,7 @@ def is_network(value: str) -> bool:
 
 
 def are_domains(value: list[Any]) -> bool:
-    """Whether the first of a list of domains, which the others redirect to, is one that a client can ask for."""
+    """Whether the first of a list of domains is no wildcard: the others redirect to it."""
     return not (value and str(value[0]).startswith("*"))
 
 
@@ -118,22 +118,22 @@ def holds(kind: type, check: Callable[[Any], bool], value: object) -> bool:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the inventory that is not as it should be."""
+    """A problem in the inventory."""
 
-    where: str  # what it is about, without the host: "app blueoctopus, key domains"
+    where: str  # the place, without the host: "app blueoctopus, key domains"
     found: str
     expected: str
     example: str
 
 
-def problem_of(name: str, value: Any, entry: Entry, where: str) -> Problem | None:
-    """What is wrong with the value of a key or argument; None when it is right.
+def find_problem(name: str, value: Any, entry: Entry, where: str) -> Problem | None:
+    """Validate the value of a key or argument; return the problem, or None.
 
     Args:
         name: name of the key or argument.
-        value: its value, plain.
-        entry: how settings.yml describes it.
-        where: the key and what it belongs to, for the error.
+        value: its value, from `plain`.
+        entry: its description in settings.yml.
+        where: its place, for the error.
     """
     errors = sorted(validator()(entry).iter_errors(value), key=lambda e: len(e.path))
     if not errors:
@@ -144,16 +144,16 @@ def problem_of(name: str, value: Any, entry: Entry, where: str) -> Problem | Non
     if error.validator == "additionalProperties" and "properties" in error.schema:
         known = list(error.schema["properties"])
         unknown = next(str(key) for key in error.instance if key not in known)
-        expected += f"; there is no '{unknown}'{did_you_mean(unknown, known)}"
+        expected += f"; '{unknown}' is an unknown key{did_you_mean(unknown, known)}"
     elif error.validator == "required":
         expected += f"; missing: {', '.join(key for key in error.validator_value if key not in error.instance)}"
     elif error.path and not entry.get("secret"):
         expected += f"; not {error.instance!r}"
-    found = "(not shown: it may hold secrets)" if entry.get("secret") else repr(value)
+    found = "(not shown: it may contain secrets)" if entry.get("secret") else repr(value)
     return Problem(where, found, expected, example_of(name, entry))
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint at the known word that was likely meant, or nothing."""
+    """A hint with the most similar known word; empty when none is similar."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -29,7 +29,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda app: (app / "main.py").write_text(
             (app / "main.py").read_text().replace('"ok\\n", 200', '"sick\\n", 500')
         ),
-        "the last answer had status 500",
+        "the last response had status 500",
     ),
     "a wrong hash": (
         lambda app: (app / "requirements.txt").write_text(re.sub("sha256:....", "sha256:0000", lock(app))),
@@ -89,5 +89,5 @@ def test_an_unsupported_system_is_refused_before_anything_changes(machine: Machi
             machine.host.run_expect([0], "mv /root/os-release.saved /etc/os-release")
     assert run.code != 0
     assert f"{machine.name} ({machine.web.address}) runs" in run.output, run.output
-    assert "Debian 12 or 13 is needed" in run.output
+    assert "Debian 12 or 13 is required" in run.output
     assert not machine.host.package("hello").is_installed

@@ -101,8 +101,8 @@ def test_a_change_that_locks_everybody_out_undoes_itself(
         run = play("provision", *settings(sudo12=one, root13=other), limit=BOTH)
         assert run.code != 0
         for door in doors:
-            assert f"{door.user} can't get in at port" in run.output
-        assert "The host undoes these changes by itself within a minute" in run.output
+            assert f"{door.user} can't log in on port" in run.output
+        assert "The host undoes these changes automatically within a minute" in run.output
         for watcher in (first, second):
             wait_for(watcher.was_locked_out_and_is_back, LONGEST, "somebody gets in again")
             print("logins, once a second:", "".join("." if worked else "!" for worked in watcher.seen))
@@ -154,10 +154,10 @@ def test_a_run_that_was_cut_off_is_made_up_for_by_the_next(machine: Machine, doo
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["-e", "ssh_port=80", "-e", "ansible_port=2222"], "Port 80 is taken by nginx"),
-        (["-e", "admin_user=guest", "-e", '{"admin_keys": ["KEY"]}'], "guest is there already, with keys"),
-        (["-e", "firewall_ssh_port=99"], "These rules would let nobody in by SSH any more"),
-        (["-e", '{"admin_keys": []}'], "an empty list, so nobody could log in"),
+        (["-e", "ssh_port=80", "-e", "ansible_port=2222"], "nginx already listens on port 80"),
+        (["-e", "admin_user=guest", "-e", '{"admin_keys": ["KEY"]}'], "The user guest already exists, with keys"),
+        (["-e", "firewall_ssh_port=99"], "These rules would block all SSH logins"),
+        (["-e", '{"admin_keys": []}'], "an empty list: nobody could log in"),
         (["-e", '{"admin_keys": ["ssh-ed25519 AAAA"]}'], "entry 1"),
     ],
 )

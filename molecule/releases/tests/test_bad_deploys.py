@@ -63,7 +63,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "a health path that never answers": (
         lambda shop: edit(shop / "shop.py", 'return "ok\\n"', 'time.sleep(60)\n    return "ok\\n"'),
         {"health_timeout": 3},
-        "GET /healthz did not answer well within 3 s: the last try ended with timed out",
+        "The health check GET /healthz did not succeed within 3 s: the last request failed: timed out",
     ),
     "a dependency without a hash among those with one": (
         lambda shop: (shop / "requirements.txt").write_text(
@@ -79,7 +79,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
             'from flask import request\n    return ("ok\\n", 500 if "X-Forwarded-For" in request.headers else 200)',
         ),
         {},
-        "GET /healthz through nginx did not answer well: the last answer had status 500",
+        "The health check GET /healthz through nginx failed: the last response had status 500",
     ),
     "death after the switch": (die_later, {}, "the sky falls"),
     "a failing release command": (
@@ -90,17 +90,17 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "a timer at no time": (
         lambda _shop: None,
         {"timers": [{"name": "clean", "command": "true", "on_calendar": "someday"}]},
-        "Is its on_calendar right?",
+        "The on_calendar of the timer clean is invalid",
     ),
     "a git ref that does not exist": (
         commit_all,
         {"source": "GIT", "version": "v9"},
-        "'v9' is no branch, tag or commit of",
+        "'v9' is not a branch, tag or commit of",
     ),
     "no requirements file": (
         lambda shop: (shop / "requirements.txt").unlink(),
         {},
-        "has no requirements.txt. Write one",
+        "has no requirements.txt. Create one",
     ),
 }
 
@@ -196,7 +196,7 @@ def test_two_deploys_at_once(machine: Machine, deploy: Deploy) -> None:
     second = deploy("the first")
     first.join()
     assert second.code != 0
-    assert "shop is being deployed by " in second.output, second.output
+    assert "shop is locked by " in second.output, second.output
     assert "-e take_over_lock=true" in second.output
     assert slow[0].code == 0, slow[0].output
     assert machine.web.ask().json["version"] == "the first"

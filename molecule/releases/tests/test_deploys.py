@@ -61,7 +61,7 @@ def test_going_back_to_what_never_was_good_is_refused_with_the_list(machine: Mac
     live = machine.live("shop")
     run = play("rollback", "-e", "app=shop", "-e", "release=20200101T000000Z-0000000000")
     assert run.code != 0
-    assert "was never live on debian13, or is gone" in run.output
+    assert "was never live on debian13, or was removed there" in run.output
     assert f"{live}" in run.output
     assert "(live)" in run.output
     assert machine.live("shop") == live

@@ -193,7 +193,7 @@ def test_somebody_elses_account_is_refused(
         try:
             run = play("deploy", *options, "-e", "app=somebody")
             assert run.code != 0
-            assert "the user somebody is on this host already, with the home /home/somebody" in run.output, run.output
+            assert "user somebody already exists on this host, with the home /home/somebody" in run.output, run.output
             assert not machine.host.file("/srv/somebody").exists
         finally:
             machine.host.run_expect([0], "userdel --remove somebody")

@@ -156,7 +156,7 @@ def test_of_two_control_nodes_at_once_one_at_most_wins_and_the_hosts_are_alike(f
         other.start()
     for other in others:
         other.join()
-    assert any("is being deployed by" in run.output for run in runs), [run.output for run in runs]
+    assert any("is locked by" in run.output for run in runs), [run.output for run in runs]
     won = any(run.code == 0 for run in runs)
     assert fleet.versions() == ["both at once" if won else "before two"] * 2
     assert fleet.left_overs() == []

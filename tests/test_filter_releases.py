@@ -1,4 +1,4 @@
-"""What a deploy or rollback decides for all its hosts at once."""
+"""Decisions of a deploy or rollback that are the same for all hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ V1, V2, V3, V4 = (f"2026010{n}T000000Z-{n:010x}" for n in range(1, 5))
 
 
 def state(*stack: str, live: str | None = None, rolled_back: tuple[str, ...] = (), **keys: Any) -> dict[str, Any]:
-    """What a host with these good releases says; the last one is live unless another is named."""
+    """The state of a host with these good releases; the last one is live by default."""
     return {
         "live": (stack or ("",))[-1] if live is None else live,
         "stack": list(stack),
@@ -32,7 +32,7 @@ def state(*stack: str, live: str | None = None, rolled_back: tuple[str, ...] = (
 EMPTY = state()
 
 
-def test_ansible_knows_the_filters() -> None:
+def test_all_filters_are_registered() -> None:
     names = {"release_id", "former_release", "rollback_target", "release_failures", "short_commit", "hosts_without"}
     names |= {"hosts_of"}
     assert set(FilterModule().filters()) == names
@@ -46,43 +46,43 @@ def package(digest: str, time: str = TIME) -> dict[str, str]:
 
 
 def having(**releases: str) -> dict[str, Any]:
-    """A host with releases of certain contents, by the last part of their names."""
+    """The state of a host whose releases have these digests."""
     return state(releases={f"2026010{n}T000000Z-{n:010x}": digest for n, digest in enumerate(releases.values(), 1)})
 
 
-def test_a_new_content_gets_a_new_id_with_the_time_of_the_deploy() -> None:
+def test_new_content_gets_a_new_id_with_the_time_of_the_deploy() -> None:
     release = release_id([having(v1="old")], [package("new")])
     assert release.startswith(f"{TIME}-")
     assert len(release) == len(V1)
 
 
-def test_the_time_is_the_latest_of_the_hosts() -> None:
+def test_the_id_has_the_latest_time_of_all_hosts() -> None:
     packages = [package("new", "20260107T000001Z"), package("new", TIME)]
     assert release_id([EMPTY, EMPTY], packages).startswith("20260107T000001Z-")
 
 
-def test_a_host_that_lacks_a_release_takes_over_the_id_that_another_has() -> None:
+def test_a_host_without_the_release_gets_the_id_of_the_other_host() -> None:
     assert release_id([having(v1="one"), EMPTY], [package("one"), package("one")]) == V1
     assert release_id([EMPTY, having(v1="one")], [package("one"), package("one")]) == V1
 
 
-def test_of_two_ids_of_one_content_the_newest_is_taken() -> None:
+def test_of_two_ids_with_the_same_content_the_newest_is_chosen() -> None:
     assert release_id([having(v1="one", v2="one"), having(v1="one")], [package("one"), package("one")]) == V2
 
 
-def test_a_release_that_does_not_fit_the_python_of_one_host_is_built_anew_on_all() -> None:
+def test_a_release_for_another_python_on_one_host_is_built_again_on_all() -> None:
     release = release_id([having(v1="one"), having(v1="")], [package("one"), package("one")])
     assert release.startswith(f"{TIME}-")
 
 
-def test_contents_that_differ_between_hosts_are_one_release_on_both_or_on_one_of_them() -> None:
+def test_content_that_differs_between_hosts_can_be_one_release() -> None:
     states = [having(v1="one"), having(v1="two")]
     packages = [package("one"), package("two")]
     assert release_id(states, packages) == V1
     assert [release_id([state], [package]) for state, package in zip(states, packages, strict=True)] == [V1, V1]
 
 
-def test_a_host_whose_content_has_changed_changes_the_release_of_all() -> None:
+def test_changed_content_on_one_host_gives_all_hosts_a_new_release() -> None:
     states = [having(v1="one"), having(v1="two")]
     assert release_id(states, [package("one"), package("three")]).startswith(f"{TIME}-")
 
@@ -96,29 +96,29 @@ def test_the_digest_of_a_new_id_does_not_depend_on_the_order_of_the_hosts() -> N
 # --- former_release -------------------------------------------------------------------------------------------------
 
 
-def test_the_former_release_is_the_live_one() -> None:
+def test_the_previous_release_is_the_live_one() -> None:
     assert former_release([state(V1, V2), state(V1, V2)], V3) == V2
 
 
-def test_hosts_without_any_release_are_not_asked_for_the_former_one() -> None:
+def test_hosts_without_a_release_do_not_affect_the_previous_release() -> None:
     assert former_release([EMPTY, state(V1, V2)], V3) == V2
     assert former_release([EMPTY, EMPTY], V1) == ""
 
 
-def test_where_live_releases_differ_the_former_one_is_the_last_that_all_have() -> None:
+def test_with_different_live_releases_the_previous_one_is_the_last_common_one() -> None:
     assert former_release([state(V1, V2, V3), state(V1, V2)], V4) == V2
     assert former_release([state(V1), state(V2)], V3) == ""
 
 
-def test_a_host_that_joins_and_fails_takes_no_other_host_back() -> None:
+def test_a_new_host_that_fails_does_not_change_the_release_of_the_others() -> None:
     assert former_release([state(V1, V2), state()], V2) == V2
 
 
-def test_where_live_releases_differ_the_target_is_not_its_own_former_release() -> None:
+def test_with_different_live_releases_the_target_is_not_its_own_previous_release() -> None:
     assert former_release([state(V1, V2), state(V1)], V2) == V1
 
 
-def test_hosts_without_the_app_have_no_say() -> None:
+def test_hosts_without_the_app_are_ignored() -> None:
     hostvars = {"web1": {"__app_lock": {"app": "shop"}}, "web2": {"__app_lock": {"app": "blog"}}, "web3": {}}
     assert FilterModule().filters()["hosts_of"](hostvars, ["web1", "web2", "web3"], "shop") == ["web1"]
 
@@ -127,91 +127,91 @@ def test_hosts_without_the_app_have_no_say() -> None:
 
 
 def target(states: dict[str, dict[str, Any]], release: str = "") -> str:
-    """The release that is chosen; there must be no problem."""
+    """The chosen release; fails when there is a problem."""
     found = rollback_target(states, release)
     assert found["problem"] == ""
     return found["release"]
 
 
 def problem(states: dict[str, dict[str, Any]], release: str = "") -> str:
-    """The problem; there must be no release."""
+    """The problem; fails when a release is chosen."""
     found = rollback_target(states, release)
     assert found["release"] == ""
     return found["problem"]
 
 
-def test_a_rollback_goes_to_the_release_before_the_live_one() -> None:
+def test_a_rollback_goes_to_the_good_release_before_the_live_one() -> None:
     assert target({"web1": state(V1, V2, V3), "web2": state(V1, V2, V3)}) == V2
 
 
-def test_a_rollback_after_a_rollback_goes_further_back() -> None:
+def test_a_second_rollback_goes_back_one_more_release() -> None:
     assert target({"web1": state(V1, V2, rolled_back=(V3,))}) == V1
 
 
-def test_what_hosts_have_beside_does_not_matter() -> None:
+def test_older_releases_may_differ_between_hosts() -> None:
     assert target({"web1": state(V1, V3, V4), "web2": state(V2, V3, V4)}) == V3
 
 
-def test_hosts_with_different_live_releases_go_to_the_last_common_one() -> None:
+def test_hosts_with_different_live_releases_go_to_the_last_common_release() -> None:
     assert target({"web1": state(V1, V2, V3), "web2": state(V1, V2)}) == V2
     assert target({"web1": state(V1, V2), "web2": state(V1, V3)}) == V1
 
 
 @pytest.mark.parametrize("release", [V1, V2, V3])
-def test_a_certain_release_is_taken_when_every_host_has_it(release: str) -> None:
+def test_a_requested_release_is_chosen_when_every_host_has_it(release: str) -> None:
     states = {"web1": state(V1, V2, rolled_back=(V3,)), "web2": state(V1, V2, V3)}
     assert target(states, release) == release
 
 
-def test_a_certain_release_that_a_host_lacks_is_refused_with_the_name_of_that_host() -> None:
-    said = problem({"web1": state(V1, V2), "web2": state(V2), "web3": state(V2)}, V1)
-    assert said.startswith(f"Release {V1} was never live on web2, web3, or is gone.")
+def test_a_requested_release_that_hosts_lack_is_refused_with_their_names() -> None:
+    text = problem({"web1": state(V1, V2), "web2": state(V2), "web3": state(V2)}, V1)
+    assert text.startswith(f"Release {V1} was never live on web2, web3, or was removed there.")
 
 
-def test_a_release_that_is_built_but_was_never_live_is_refused() -> None:
+def test_a_release_that_was_never_live_is_refused() -> None:
     assert "was never live on web1" in problem({"web1": state(V1, releases={V1: "digest", V2: "digest"})}, V2)
 
 
-def test_hosts_without_a_common_release_are_listed_with_what_each_has() -> None:
-    said = problem({"web1": state(V1, V2), "web2": state(V3, rolled_back=(V4,)), "web3": EMPTY})
-    rows = [line.split(None, 2) for line in said.splitlines() if line.startswith("  ")]
+def test_hosts_without_a_common_release_are_listed_with_their_releases() -> None:
+    text = problem({"web1": state(V1, V2), "web2": state(V3, rolled_back=(V4,)), "web3": EMPTY})
+    rows = [line.split(None, 2) for line in text.splitlines() if line.startswith("  ")]
     assert rows == [
         ["web1", V2, "(live)"],
         ["web1", V1],
         ["web2", V3, "(live)"],
         ["web2", V4, "(rolled back from)"],
-        ["web3", "nothing"],
+        ["web3", "none"],
     ]
-    assert "Nothing was changed." in said
+    assert "Nothing was changed." in text
 
 
-def test_hosts_whose_releases_before_the_live_one_differ_are_refused() -> None:
-    assert "good on every host" in problem({"web1": state(V1, V3), "web2": state(V2, V3)})
+def test_hosts_with_different_previous_releases_are_refused() -> None:
+    assert "no common good release" in problem({"web1": state(V1, V3), "web2": state(V2, V3)})
 
 
 @pytest.mark.parametrize("only", [state(V1), state(V2, rolled_back=(V3,)), EMPTY])
-def test_a_single_host_with_nothing_before_says_so(only: dict[str, Any]) -> None:
-    assert problem({"web1": only}).startswith("There is no good release before the live one.")
+def test_a_host_without_a_previous_release_is_refused(only: dict[str, Any]) -> None:
+    assert problem({"web1": only}).startswith("The host has no good release before the live one.")
 
 
 # --- release_failures -----------------------------------------------------------------------------------------------
 
 
-def test_failures_name_each_host_that_failed_with_the_first_line_of_why() -> None:
+def test_failures_list_each_failed_host_with_the_first_line_of_its_error() -> None:
     hostvars: dict[str, dict[str, Any]] = {
-        "web1": {"ansible_failed_result": {"msg": "shop: It stopped as soon as it was started.\nits log"}},
+        "web1": {"ansible_failed_result": {"msg": "shop: It stopped right after the start.\nits log"}},
         "web2": {},
         "web3": {"ansible_failed_result": {"msg": "", "stderr": "no space left\n"}},
         "web4": {"ansible_failed_result": {"rc": 1}},
     }
     assert failures(hostvars, list(hostvars), "shop").splitlines() == [
-        "web1: It stopped as soon as it was started.",
+        "web1: It stopped right after the start.",
         "web3: no space left",
         "web4: failed",
     ]
 
 
-def test_only_hosts_of_the_play_count_as_failed() -> None:
+def test_only_hosts_of_the_play_are_listed() -> None:
     hostvars: dict[str, dict[str, object]] = {
         "web1": {"ansible_failed_result": {"msg": "a"}},
         "web2": {"ansible_failed_result": {"msg": "b"}},
@@ -219,8 +219,8 @@ def test_only_hosts_of_the_play_count_as_failed() -> None:
     assert failures(hostvars, ["web2"], "shop") == "web2: b"
 
 
-def test_without_a_failed_task_a_host_can_not_be_reached() -> None:
-    assert "can't be reached" in failures({"web1": {}}, ["web1"], "shop")
+def test_without_a_failed_task_a_host_is_unreachable() -> None:
+    assert "can no longer be reached" in failures({"web1": {}}, ["web1"], "shop")
 
 
 # --- short_commit ---------------------------------------------------------------------------------------------------
@@ -233,11 +233,11 @@ def test_a_commit_is_shortened() -> None:
     assert short_commit("") == ""
 
 
-def test_uncommitted_changes_stay_visible() -> None:
+def test_the_mark_of_uncommitted_changes_stays() -> None:
     assert short_commit(f"{COMMIT}+changes") == "0123456789+changes"
     assert short_commit(f"{COMMIT}+changes") != short_commit(COMMIT)
 
 
-def test_hosts_that_registered_nothing_are_the_lost_ones() -> None:
+def test_hosts_without_a_registered_result_are_the_lost_ones() -> None:
     hostvars: dict[str, dict[str, object]] = {"web1": {"done": {}}, "web2": {}}
     assert FilterModule().filters()["hosts_without"](hostvars, "done", ["web1", "web2"]) == ["web2"]

@@ -1,0 +1,39 @@
+"""The errors for hosts that are unreachable or not supported."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.blueoctopus.site.plugins.action import check_hosts, reach_host
+
+
+@pytest.mark.parametrize(
+    ("text", "is_fine"),
+    [
+        ('PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_ID="13"\nID=debian\n', True),
+        ('PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nID=debian\n', True),
+        ('PRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\nVERSION_ID="11"\nID=debian\n', False),
+        ('PRETTY_NAME="Ubuntu 24.04 LTS"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n', False),
+        ("", False),
+    ],
+)
+def test_only_debian_12_and_13_are_accepted(text: str, is_fine: bool) -> None:
+    problem = check_hosts.find_problem("web1", {"ansible_host": "192.0.2.7"}, {"system": reach_host.parse(text)}, False)
+    assert (problem is None) == is_fine
+    assert is_fine or "Debian 12 or 13 is required" in str(problem)
+    assert check_hosts.find_problem("web1", {}, {"system": reach_host.parse(text)}, False, True) is None
+
+
+@pytest.mark.parametrize("result", [{"unreachable": True}, {"failed": True}])
+def test_the_error_has_the_reason_without_the_prefix_of_ansible(result: dict[str, bool]) -> None:
+    reason = "root on port 22: Connection refused"
+    problem = check_hosts.find_problem(
+        "web1", {"ansible_host": "192.0.2.7"}, result | {"msg": f"Task failed: {reason}"}, False
+    )
+    assert str(problem).splitlines()[0].endswith(f": {reason}")
+    assert "Task failed" not in str(problem)
+
+
+def test_a_host_without_python_is_refused_only_in_check_mode() -> None:
+    result = {"system": {"ID": "debian", "VERSION_ID": "13"}, "python": False}
+    assert "has no Python yet" in str(check_hosts.find_problem("web1", {}, result, True))
+    assert check_hosts.find_problem("web1", {}, result, False) is None

@@ -1,0 +1,245 @@
+"""The checks of the whole inventory: apps, domains, certificates, administrators, options."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.blueoctopus.site.plugins.plugin_utils import inventory
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps, report
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+GOOD: dict[str, Any] = {
+    "name": "shop",
+    "domains": ["shop.example", "www.shop.example"],
+    "source": "app",
+    "wsgi": "main:app",
+}
+
+
+def problems(*apps: Any) -> list[Problem]:
+    return list(check_apps(list(apps)))
+
+
+# --- apps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_minimal_app_is_valid() -> None:
+    assert problems(GOOD) == []
+
+
+def test_every_key_of_the_example_inventory_is_valid() -> None:
+    text = (PROJECT / "inventory/production/group_vars/webservers.yml").read_text()
+    uncommented = re.sub(rf"^    # (?=({'|'.join(app_keys())}): )", "    ", text, flags=re.MULTILINE)
+    shown = yaml.safe_load(uncommented.replace('["{{ ansible_host }}"]', "[shop.example]"))
+    shown["apps"][0] |= {"tls_certificate": "-----BEGIN CERTIFICATE-----", "tls_key": "-----BEGIN PRIVATE KEY-----"}
+    assert set(shown["apps"][0]) == set(app_keys())
+    assert problems(*shown["apps"]) == []
+
+
+@pytest.mark.parametrize("key", ["name", "domains", "source", "wsgi"])
+def test_a_missing_key_is_reported(key: str) -> None:
+    app = {k: v for k, v in GOOD.items() if k != key}
+    (problem,) = problems(app)
+    assert problem.where.endswith(f", key {key}")
+    assert problem.found == "nothing"
+    assert problem.example.startswith(f"{key}: ")
+
+
+def test_a_misspelt_key_gets_a_hint_before_the_list_of_keys() -> None:
+    (problem,) = problems(GOOD | {"worker": 3})
+    assert problem.where == "app shop, key worker"
+    assert problem.expected.startswith("did you mean 'workers'? The known keys are name, ")
+    (problem,) = problems(GOOD | {"zzz": 3})
+    assert problem.expected.startswith("one of name, ")
+
+
+def test_two_apps_cannot_have_the_same_domain() -> None:
+    (problem,) = problems(GOOD, GOOD | {"name": "blog", "domains": ["blog.example", "www.shop.example"]})
+    assert problem.where == "app blog, key domains"
+    assert "'www.shop.example'" in problem.found
+    assert "app shop already has it" in problem.expected
+
+
+def test_two_apps_cannot_have_the_same_name() -> None:
+    (problem,) = problems(GOOD, GOOD | {"domains": ["blog.example"]})
+    assert problem.found == "two apps with this name"
+
+
+@pytest.mark.parametrize("apps", [None, "shop", {"shop": GOOD}])
+def test_apps_must_be_a_list(apps: Any) -> None:
+    (problem,) = check_apps(apps)
+    assert problem.where == "key apps"
+
+
+def test_hosts_with_the_same_problem_are_listed_together() -> None:
+    problem = problems(GOOD | {"worker": 3})[0]
+    text = report({problem: [f"web{n}" for n in range(1, 8)]})
+    assert text.count("found:") == 1
+    assert "hosts web1, web2, web3, web4, web5 and 2 more, app shop, key worker" in text
+
+
+# --- certificates ---------------------------------------------------------------------------------------------------
+
+
+def test_an_address_is_a_valid_domain_with_plain_http() -> None:
+    assert problems(GOOD | {"domains": ["192.0.2.7"], "tls": "none"}) == []
+
+
+def test_an_invalid_tls_is_one_problem_even_for_an_address() -> None:
+    (problem,) = problems(GOOD | {"domains": ["192.0.2.7"], "tls": "letsencrypt"})
+    assert problem.found == "'letsencrypt'"
+
+
+@pytest.mark.parametrize("tls", ["acme", "selfsigned"])
+def test_an_address_cannot_have_https(tls: str) -> None:
+    (problem,) = problems(GOOD | {"domains": ["192.0.2.7"], "tls": tls})
+    assert (problem.where, problem.example) == ("app shop, key tls", "tls: none")
+
+
+def test_a_wildcard_requires_the_challenge_dns() -> None:
+    domains = {"domains": ["shop.example", "*.shop.example"]}
+    (problem,) = problems(GOOD | domains)
+    assert problem.example == "tls_challenge: dns"
+    assert problems(GOOD | domains | {"tls_challenge": "dns"}) == []
+
+
+def test_the_dns_challenge_requires_a_provider_and_its_credentials() -> None:
+    app = GOOD | {"tls_challenge": "dns"}
+    (problem,) = inventory.check_dns([app], "", "")
+    assert problem.where == "app shop, key tls_challenge"
+    (problem,) = inventory.check_dns([app], "cloudflare", "")
+    assert problem.where == "key certificate_dns_credentials"
+    assert "certbot-dns-cloudflare" in problem.expected
+    assert list(inventory.check_dns([app], "cloudflare", "dns_cloudflare_api_token = x")) == []
+    assert list(inventory.check_dns([GOOD], "", "")) == []
+
+
+def certify(names: list[str], days: int = 30) -> dict[str, str]:
+    """The keys of an app with a provided certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    begin, end = sorted([now - datetime.timedelta(days=1), now + datetime.timedelta(days=days)])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begin, end)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return {
+        "tls": "provided",
+        "tls_certificate": builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode(),
+        "tls_key": key.private_bytes(serialization.Encoding.PEM, *plain).decode(),
+    }
+
+
+def test_a_matching_provided_certificate_is_accepted() -> None:
+    assert problems(GOOD | certify(["shop.example", "*.shop.example"])) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda good, _other: {k: v for k, v in good.items() if k != "tls_key"}, "nothing"),
+        (lambda good, _other: good | {"tls_certificate": "-----BEGIN CERTIFICATE-----\nAAAA"}, "not a certificate"),
+        (lambda good, other: good | {"tls_key": other["tls_key"]}, "a key that does not match tls_certificate"),
+        (lambda _good, other: other, "for other.example, not for shop.example, www.shop.example"),
+    ],
+    ids=["no key", "no certificate", "another key", "other names"],
+)
+def test_a_provided_certificate_that_does_not_match_is_refused(change: Any, found: str) -> None:
+    good, other = certify(GOOD["domains"]), certify(["other.example"])
+    (problem,) = problems(GOOD | change(good, other))
+    assert found in problem.found
+    assert "PRIVATE KEY-----\n" not in str(problem)
+
+
+def test_an_expired_provided_certificate_is_refused() -> None:
+    (problem,) = problems(GOOD | certify(GOOD["domains"], days=-10))
+    assert problem.found.startswith("valid from ")
+
+
+# --- administrators -------------------------------------------------------------------------------------------------
+
+
+PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBweY/L0cxGLI5mPHTcI33kGs0rNbEV3uPJSNMtoJ3PL somebody@laptop"
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ([], "an empty list: nobody could log in"),
+        ([PUBLIC, "ssh-ed25519 AAAA"], "'ssh-ed25519 AAAA…', not a public key"),
+        (["-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl"], "a private key, not a public key"),
+        ([PUBLIC.replace("AAAAC3", "AAAAC4")], "'ssh-ed25519 AAAAC4NzaC1lZDI1NTE5AAAAIBwe…', not a public key"),
+    ],
+)
+def test_invalid_keys_of_administrators_are_reported(keys: list[str], found: str) -> None:
+    (problem,) = inventory.check_admin_keys(keys)
+    assert problem.found == found
+    assert problem.where.startswith("key admin_keys")
+
+
+def test_valid_keys_of_administrators_are_accepted() -> None:
+    assert list(inventory.check_admin_keys([PUBLIC])) == []
+    assert list(inventory.check_admin_keys(None)) == []
+
+
+# --- only the keys that a playbook uses -----------------------------------------------------------------------------
+
+
+USED = ["name", "keep_releases"]
+
+
+def host_problems(apps: Any, chosen: str | None, keys: list[str] | None) -> tuple[list[Problem], set[str]]:
+    """The problems of a host, and the names of its apps."""
+    known: set[str] = set()
+    return list(inventory.check_host({"apps": apps}, known, chosen, keys)), known
+
+
+def test_only_the_given_keys_of_the_chosen_app_are_checked() -> None:
+    app = GOOD | {"source": "no/such/folder", "wsgi": "main", "workers": 0, "unknown": 1}
+    assert len(host_problems([app], "shop", None)[0]) == 4
+    assert host_problems([app], "shop", USED) == ([], {"shop"})
+
+
+def test_an_invalid_given_key_of_the_chosen_app_is_a_problem() -> None:
+    (problem,), _known = host_problems([GOOD | {"keep_releases": 0}], "shop", USED)
+    assert problem.where == "app shop, key keep_releases"
+    assert problem.found == "0"
+
+
+def test_an_omitted_key_is_no_problem() -> None:
+    assert "keep_releases" not in GOOD
+    assert host_problems([{"name": "shop"}], "shop", USED)[0] == []
+
+
+@pytest.mark.parametrize(
+    "other", [{"name": "blog", "keep_releases": 0}, {"name": "Blog;"}, {"name": "blog"}, "blog", None]
+)
+def test_another_invalid_app_is_no_problem_for_the_chosen_one(other: Any) -> None:
+    assert host_problems([other, GOOD], "shop", None)[0]
+    found, known = host_problems([other, GOOD], "shop", USED)
+    assert found == []
+    assert "shop" in known
+
+
+def test_without_a_chosen_app_the_given_keys_of_all_apps_are_checked() -> None:
+    found, known = host_problems([GOOD | {"keep_releases": 0}, {"name": "blog", "keep_releases": 0}], None, USED)
+    assert [problem.where for problem in found] == ["app shop, key keep_releases", "app blog, key keep_releases"]
+    assert known == {"shop", "blog"}
+
+
+def test_invalid_settings_of_the_host_are_no_problem_when_only_keys_of_an_app_are_checked() -> None:
+    hostvars = {"apps": [GOOD], "ssh_port": 70000, "admin_keys": []}
+    assert list(inventory.check_host(hostvars, set(), "shop", None))
+    assert list(inventory.check_host(hostvars, set(), "shop", USED)) == []

@@ -1,0 +1,138 @@
+"""The live release of an app on a host: its links, and the account that runs it."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
+
+V1, V2 = (f"2026010{n}T000000Z-{n:010x}" for n in (1, 2))
+
+
+def build(store: Releases, release: str) -> None:
+    """Create a complete release, with metadata."""
+    store.path(release).mkdir(exist_ok=True)
+    (store.path(release) / "release.json").write_text(json.dumps({"commit": f"commit of {release}"}))
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+
+def test_make_live_switches_the_links_to_the_release_and_its_site(store: Releases) -> None:
+    for release in (V1, V2):
+        build(store, release)
+        store.make_live(release)
+        assert store.live == release
+        assert os.readlink(store.root / "live") == f"releases/{release}"
+        assert os.readlink(store.site) == f"{store.root}/live/site.conf"
+        assert store.has_site
+    assert os.readlink(store.root / "before") == f"releases/{V1}"
+    assert sorted(os.listdir(store.root)) == ["before", "live", "releases"]
+    assert os.listdir(store.site.parent) == ["shop.conf"]
+
+
+def test_a_site_that_is_a_file_is_replaced_with_the_link(store: Releases) -> None:
+    store.site.parent.mkdir()
+    store.site.write_text("server {}")
+    assert not store.has_site
+    build(store, V1)
+    store.make_live(V1)
+    assert store.has_site
+
+
+def test_making_the_live_release_live_again_keeps_the_previous_one(store: Releases) -> None:
+    for release in (V1, V2, V2):
+        build(store, release)
+        store.make_live(release)
+    assert os.readlink(store.root / "before") == f"releases/{V1}"
+
+
+def test_the_links_exist_at_every_moment(store: Releases) -> None:
+    for release in (V1, V2):
+        build(store, release)
+        (store.path(release) / "site.conf").write_text(release)
+    store.make_live(V1)
+    found: set[str] = set()
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            try:
+                found.add(store.site.read_text())
+                found.add(os.path.basename(os.readlink(store.root / "live")))
+            except OSError as error:
+                found.add(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(300):
+        store.make_live((V1, V2)[number % 2])
+    ended.set()
+    reader.join()
+    assert found == {V1, V2}
+
+
+def test_leftovers_of_a_crash_do_not_prevent_a_switch(store: Releases) -> None:
+    build(store, V1)
+    (store.root / ".live.new").symlink_to("nowhere")
+    store.make_live(V1)
+    assert store.live == V1
+    assert not (store.root / ".live.new").is_symlink()
+
+
+def test_clear_live_removes_the_links_to_the_release_and_its_site(store: Releases) -> None:
+    build(store, V1)
+    store.make_live(V1)
+    store.clear_live()
+    assert store.live == ""
+    assert not store.has_site
+    assert not store.site.is_symlink()
+    store.clear_live()  # a second time changes nothing
+
+
+# --- the account ----------------------------------------------------------------------------------------------------
+
+
+def accounts(monkeypatch: pytest.MonkeyPatch, users: dict[str, str], groups: list[str]) -> None:
+    """Make the host have only these users, with their homes, and these groups."""
+
+    def user(name: str) -> Any:
+        return SimpleNamespace(pw_name=name, pw_dir=users[name])
+
+    def group(name: str) -> Any:
+        return SimpleNamespace(gr_name={known: known for known in groups}[name])
+
+    monkeypatch.setattr(pwd, "getpwnam", user)
+    monkeypatch.setattr(grp, "getgrnam", group)
+
+
+def test_an_unused_name_is_accepted(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts(monkeypatch, {}, [])
+    store.check_account()
+
+
+def test_the_account_that_was_created_for_the_app_is_accepted(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts(monkeypatch, {"shop": f"{store.root}/data"}, ["shop"])
+    store.check_account()
+
+
+@pytest.mark.parametrize("home", ["/home/shop", "/", "/var/lib/shop"])
+def test_an_account_with_another_home_is_refused(store: Releases, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    accounts(monkeypatch, {"shop": home}, ["shop"])
+    with pytest.raises(AccountError, match=f"the user shop .* with the home {home},"):
+        store.check_account()
+
+
+def test_a_group_with_the_name_but_without_the_user_is_refused(
+    store: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts(monkeypatch, {}, ["shop"])
+    with pytest.raises(AccountError, match="the group shop"):
+        store.check_account()
