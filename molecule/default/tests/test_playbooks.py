@@ -28,7 +28,7 @@ def test_a_second_run_changes_nothing_in_few_tasks(machine: Machine, play: Play)
     assert run.code == 0, run.output
     assert run.recap(machine.name)["changed"] == 0, run.output
     # nine roles, for each of which Ansible counts the check of its arguments, too; seven steps for each of two apps
-    assert run.recap(machine.name)["ok"] <= 49, run.output
+    assert run.recap(machine.name)["ok"] <= 50, run.output
 
 
 def test_check_mode_sees_a_finished_machine_as_finished(machine: Machine, play: Play) -> None:

@@ -1,0 +1,148 @@
+"""Random inventories, drawn from the settings: valid values arrive unchanged in the templates, wrong ones are named.
+
+The environment variable INVENTORIES sets how many are drawn for each test; 100 when it is not set.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from ansible_collections.blueoctopus.site.plugins.filter.systemd import systemd_command
+from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
+from hypothesis import HealthCheck, assume, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+ROLE = Path(__file__).resolve().parent.parent / "roles/app"
+WORD = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1)
+FORMATS = {
+    "command": st.lists(WORD, min_size=1).map(shlex.join),
+    "domain": st.from_regex(r"[a-z][a-z0-9]{0,20}(\.[a-z]{2,10}){1,3}", fullmatch=True),
+    "network": st.ip_addresses().map(str),
+    "relative-path": st.from_regex(re.compile(r"[\w-]{1,10}(/[\w-]{1,10}){0,2}", re.ASCII), fullmatch=True),
+    "source": st.just("app"),
+}
+# Certificates are no random texts; their checks have tests of their own.
+KEYS = {name: entry for name, entry in settings.app_keys().items() if not name.startswith("tls")}
+draws = hypothesis_settings(
+    max_examples=int(os.environ.get("INVENTORIES", "100")),
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def values(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
+    """Values that a schema allows, as far as its keywords tell."""
+    if schema.get("format") in FORMATS:
+        return FORMATS[schema["format"]]
+    if isinstance(schema["type"], list):
+        return st.one_of([values({**schema, "type": kind}) for kind in schema["type"]])
+    if schema["type"] == "string":
+        pattern = re.compile(schema.get("pattern", r"[^\x00]*"), re.ASCII)
+        return st.from_regex(pattern, fullmatch=True)
+    if schema["type"] == "integer":
+        return st.integers(schema.get("minimum"), schema.get("maximum"))
+    if schema["type"] == "number":
+        return st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    if schema["type"] == "boolean":
+        return st.booleans()
+    if schema["type"] == "array":
+        unique = repr if schema.get("uniqueItems") else None
+        return st.lists(values(schema["items"]), min_size=schema.get("minItems", 0), max_size=3, unique_by=unique)
+    if "properties" in schema:
+        inner = {name: values(entry) for name, entry in schema["properties"].items()}
+        required = {name: inner.pop(name) for name in schema.get("required", [])}
+        return st.fixed_dictionaries(required, optional=inner)
+    names = st.from_regex(re.compile(schema["propertyNames"]["pattern"], re.ASCII), fullmatch=True)
+    return st.dictionaries(names, values(schema["additionalProperties"]), max_size=3)
+
+
+def valid(name: str) -> st.SearchStrategy[Any]:
+    """Valid values of a key of `apps`."""
+    return values(KEYS[name]).filter(lambda value: find_problem(name, value, KEYS[name], name) is None)
+
+
+REQUIRED = {name: valid(name) for name in KEYS if KEYS[name].get("required")}
+APPS = st.fixed_dictionaries(REQUIRED, optional={name: valid(name) for name in KEYS if name not in REQUIRED})
+ANYTHING = (
+    st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.text())
+)
+
+
+@functools.cache
+def variables() -> dict[str, Any]:
+    """The role's own variables, which Ansible may template."""
+    found = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+    for name, value in yaml.safe_load((ROLE / "vars/main.yml").read_text()).items():
+        found[name] = trust_as_template(value) if isinstance(value, str) else value
+    return dict(found)
+
+
+def render(template: str, app: Mapping[str, Any]) -> str:
+    """Render a template of the role app, as a deploy does."""
+    templar = Templar(DataLoader(), variables() | {"app_config": app, "ansible_managed": "managed"})
+    environment = templar.copy_with_new_env(searchpath=[str(ROLE / "templates")])
+    text = trust_as_template((ROLE / "templates" / template).read_text())
+    return str(environment.template(text, escape_backslashes=False, overrides={"trim_blocks": True}))
+
+
+@given(APPS)
+@draws
+def test_a_valid_app_has_no_problem(app: dict[str, Any]) -> None:
+    assert list(check_apps([app | {"tls": "none"}])) == []
+
+
+@given(APPS)
+@draws
+def test_the_values_of_a_valid_app_arrive_in_gunicorns_settings(app: dict[str, Any]) -> None:
+    text = render("gunicorn.conf.py.j2", app).replace("from gunicorn import systemd\n", "")
+    found: dict[str, Any] = {"__file__": "/srv/shop/releases/id/gunicorn.conf.py"}
+    exec(compile(text, "gunicorn.conf.py", "exec"), found)
+    complete = settings.with_defaults(app)
+    assert (found["wsgi_app"], found["graceful_timeout"]) == (complete["wsgi"], complete["drain_timeout"])
+    assert "workers" not in app or found["workers"] == app["workers"]
+
+
+@given(APPS)
+@draws
+def test_the_units_of_a_valid_app_hold_its_commands_and_nothing_else(app: dict[str, Any]) -> None:
+    units = yaml.safe_load(render("units.yml.j2", app))
+    name, expected = app["name"], 2
+    if app.get("release_command"):
+        expected += 1
+        line = f"ExecStart={systemd_command(app['release_command'])}"
+        assert line in units[f"units/{name}.release-command@.service"].split("\n")
+    for process in app.get("processes", []):
+        expected += process.get("count", 1)
+        unit = units[f"units/{name}.{process['name']}.1@.service"].split("\n")
+        assert [line for line in unit if line.startswith("Exec")] == [
+            f"ExecStart={systemd_command(process['command'])}"
+        ]
+    for timer in app.get("timers", []):
+        expected += 2
+        unit = units[f"units/{name}.{timer['name']}@.timer"].split("\n")
+        assert [line for line in unit if line.startswith("On")] == [f"OnCalendar={timer['on_calendar']}"]
+    names = [entry["name"] for key in ("processes", "timers") for entry in app.get(key, [])]
+    assert len(units) == expected or len(set(names)) < len(names)
+
+
+@given(APPS, st.sampled_from(sorted(KEYS)), ANYTHING)
+@draws
+def test_a_wrong_value_is_named_with_its_key(app: dict[str, Any], key: str, value: Any) -> None:
+    assume(find_problem(key, value, KEYS[key], key) is not None)
+    problems = list(check_apps([app | {"tls": "none", key: value}]))
+    assert problems
+    assert all(problem.where.endswith(f", key {key}") for problem in problems), problems
