@@ -75,7 +75,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
                 expected = f"{hint} The known keys are {keys}" if hint else f"one of {keys}"
                 yield Problem(f"{where}, key {key}", "an unknown key", expected, example)
         yield from check_tls(app, where)
-        if name in names:
+        if isinstance(name, str) and name in names:
             example_name = example_of("name", app_keys()["name"])
             yield Problem(where, "two apps with this name", "a different name for each app", example_name)
         if isinstance(name, str):
