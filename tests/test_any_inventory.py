@@ -135,6 +135,11 @@ def test_the_units_of_a_valid_app_hold_its_commands_and_nothing_else(app: dict[s
         expected += 2
         unit = units[f"units/{name}.{timer['name']}@.timer"].split("\n")
         assert [line for line in unit if line.startswith("On")] == [f"OnCalendar={timer['on_calendar']}"]
+    for file, unit in units.items():
+        if file.endswith(".service"):  # a line that is lost would let it run as root
+            lines = unit.split("\n")
+            assert {f"User={name}", "ProtectSystem=strict", "NoNewPrivileges=true"} <= set(lines), file
+            assert all(re.fullmatch(r"#.*|\[\w+\]|[A-Z]\w+=.*|", line) for line in lines), file
     names = [entry["name"] for key in ("processes", "timers") for entry in app.get(key, [])]
     assert len(units) == expected or len(set(names)) < len(names)
 

@@ -41,7 +41,7 @@ def render() -> Render:
         facts = {"distribution_major_version": "13"}
         templar = Templar(DataLoader(), variables | {"app_config": APP | (app or {}), "ansible_facts": facts} | values)
         text = (ROLES / role / "templates" / template).read_text()
-        options = {"trim_blocks": True, "keep_trailing_newline": True}
+        options = {"trim_blocks": True}  # as Ansible does: an included file loses its last line break
         return str(
             templar.copy_with_new_env(searchpath=[str(ROLES / role / "templates")]).template(
                 trust_as_template(text), escape_backslashes=False, overrides=options
@@ -146,3 +146,16 @@ def test_a_site_without_tls_has_no_https_headers(render: Render) -> None:
 @pytest.mark.parametrize("http3", [True, False])
 def test_http3_is_offered_only_when_it_is_on(render: Render, http3: bool) -> None:
     assert ("quic" in render("nginx", "nginx.conf.j2", nginx_http3=http3)) == http3
+
+
+def test_every_service_of_an_app_runs_as_its_own_user_in_the_sandbox(render: Render) -> None:
+    app = {
+        "release_command": "flask db upgrade",
+        "processes": [{"name": "mail", "command": "python mail.py"}],
+        "timers": [{"name": "clean", "command": "python clean.py", "on_calendar": "daily"}],
+    }
+    units = yaml.safe_load(render("app", "units.yml.j2", app=app))
+    services = {name: text.split("\n") for name, text in units.items() if name.endswith(".service")}
+    assert len(services) == 4
+    for name, lines in services.items():
+        assert {"User=shop", "Group=shop", "ProtectSystem=strict", "NoNewPrivileges=true"} <= set(lines), name
