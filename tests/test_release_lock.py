@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.action import release_lock as action
-from ansible_collections.blueoctopus.site.plugins.module_utils import release_undo
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import (
     ABANDONED,
     STALE_AFTER,
@@ -388,19 +386,3 @@ def test_a_task_finds_the_process_of_its_run() -> None:
     assert receiver.poll(10)
     assert receiver.recv() == os.getpid()
     task.join(10)
-
-
-# --- the guard ------------------------------------------------------------------------------------------------------
-
-
-def test_the_guard_runs_from_its_own_copy_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-    monkeypatch.setattr(release_undo, "FOLDER", tmp_path)
-    monkeypatch.setattr("subprocess.run", lambda command, **_options: commands.append(command))
-    release_undo.start_guard("shop", "/srv/shop", "a" * 32)
-    monkeypatch.undo()
-    (command,) = commands
-    program = command[command.index("-c") + 1]
-    program = program.replace(f"{release_undo.NAME}.guard()", f"print({release_undo.NAME}.__file__)")
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True)
-    assert Path(done.stdout.strip()).is_relative_to(tmp_path), done.stderr
