@@ -36,6 +36,7 @@ class ActionModule(ActionBase):
             {host: variables["hostvars"][host] for host in variables["ansible_play_hosts_all"]},
             app=args.get("app"),
             app_required=args.get("app_required", False),
+            app_known=args.get("app_known", True),
             keys=args.get("keys"),
             options=args.get("options") or {},
         )

@@ -71,9 +71,8 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
     if Path(nginx.NGINX).exists() and (differs or nginx.reload_pending().exists()):
         nginx.reload()
     stop_other_releases(store, to)
-    if not to:  # also a release that this host has already confirmed; it would count as good
-        for release in store.complete():
-            store.remove(release)
+    if not to and failed:  # this host may have confirmed it already; it would count as good
+        store.remove(failed["release"])
     store.sweep()
     # Last: on a full disk, the removals have freed space.
     if failed:

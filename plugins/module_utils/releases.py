@@ -152,7 +152,7 @@ class Releases:
         """Add an event to the history; it is on the disk when this returns.
 
         Args:
-            action: deploy, rollback, or undo, which makes the previous release live again.
+            action: deploy, rollback, undo, which makes the previous release live again, or stop, which ends the app.
             release: the release to make live.
             result: begun, ok or failed.
             reason: reason of a failure, in one line.
@@ -185,15 +185,19 @@ class Releases:
         self._history.chmod(0o640)
         sync_folder(self.root)
 
-    def _replay(self) -> tuple[list[str], list[str]]:
-        """The stack of good releases, the confirmed one last; and the releases that were rolled back from."""
+    def _replay(self) -> tuple[list[str], list[str], bool]:
+        """The stack of good releases, the last confirmed one last; those rolled back from; whether it was stopped."""
         present = set(self.complete())
         stack: list[str] = []
         left: list[str] = []
+        stopped = False
         past: list[tuple[list[str], list[str]]] = []
         for event in self.history():
             release = event["release"]
             if event["result"] != "ok" or release not in present:
+                continue
+            stopped = event["action"] == "stop"
+            if stopped:
                 continue
             states = [*past, (stack, left)]  # the current one, if the undone release was removed
             before = next((s for s in reversed(states) if s[0][-1:] == [release]), None)
@@ -206,7 +210,7 @@ class Releases:
                 at = stack.index(release) + 1
                 stack, left = stack[:at], [*left, *stack[at:]]
             left = [r for r in left if r != release]
-        return stack, left
+        return stack, left, stopped
 
     @property
     def stack(self) -> list[str]:
@@ -219,13 +223,19 @@ class Releases:
         return self._replay()[1]
 
     @property
+    def stopped(self) -> bool:
+        """Whether the app was stopped, and not deployed since then."""
+        return self._replay()[2]
+
+    @property
     def confirmed(self) -> str:
-        """The release of the last successful deploy or rollback; empty when there is none."""
-        return (self.stack or [""])[-1]
+        """The release of the last successful deploy or rollback; empty when there is none, or the app was stopped."""
+        stack, _, stopped = self._replay()
+        return "" if stopped else (stack or [""])[-1]
 
     def good(self) -> list[str]:
         """All good releases that still exist. Pruning removes the first ones first."""
-        stack, left = self._replay()
+        stack, left, _ = self._replay()
         return [*left, *stack]
 
     def previous(self) -> str:

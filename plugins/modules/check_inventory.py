@@ -12,8 +12,12 @@ description:
   - Refuses an ansible-core that is older than the oldest version with which this collection was tested.
 options:
   app:
-    description: The app of the option C(-e app). It must be in the inventory.
+    description: The app of the option C(-e app).
     type: str
+  app_known:
+    description: Whether that app must be in the inventory.
+    type: bool
+    default: true
   app_required:
     description: Whether the option C(-e app) is required.
     type: bool
@@ -23,7 +27,9 @@ options:
     type: list
     elements: str
   options:
-    description: Options of the playbook, by name, each with the C(given) value and the valid C(choices).
+    description: >-
+      Options of the playbook, by name, each with the C(given) value and its description, in the keywords of
+      C(roles/*/meta/settings.yml).
     type: dict
     default: {}
 extends_documentation_fragment:

@@ -17,12 +17,6 @@ options:
     description: Contents of files by their path below O(root).
     type: dict
     default: {}
-  only:
-    description: >-
-      Folders below O(root), each with the names of the files to keep in it, in addition to those of O(files). All other
-      files whose names end in C(.conf) are removed.
-    type: dict
-    default: {}
   root:
     description: Folder of nginx's configuration.
     type: path
@@ -62,17 +56,10 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import diff
 UNKNOWN_IN_CHECK_MODE = re.compile(r'cannot load certificate .*No such file|unknown directive "brotli')
 
 
-def surplus(root: Path, only: dict[str, list[str]], files: dict[str, str]) -> list[str]:
-    """The existing files that are in neither `only` nor `files`."""
-    found = [str(path.relative_to(root)) for folder in only for path in sorted((root / folder).glob("*.conf"))]
-    return [name for name in found if name not in files and Path(name).name not in only[str(Path(name).parent)]]
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "files": {"type": "dict", "default": {}},
-            "only": {"type": "dict", "default": {}},
             "root": {"type": "path", "default": "/etc/nginx"},
         },
         supports_check_mode=True,
@@ -80,24 +67,20 @@ def main() -> None:
     root, files = Path(module.params["root"]), {name: str(text) for name, text in module.params["files"].items()}
     pending = nginx.reload_pending(root)
     changed = {name: content for name, content in files.items() if read(root / name) != content}
-    removed = surplus(root, module.params["only"], files)
     is_running = nginx.is_running()
-    reload_needed = bool(changed or removed) or pending.exists()
-    diff = [
-        difference(root / name, read(root / name), after)
-        for name, after in (*changed.items(), *((name, "") for name in removed))
-    ]
+    reload_needed = bool(changed) or pending.exists()
+    diff = [difference(root / name, read(root / name), after) for name, after in changed.items()]
     result = {"changed": reload_needed or not is_running, "reloaded": reload_needed and is_running, "diff": diff}
     # On a fresh host in check mode, nginx is not installed yet, so it can't validate anything.
     if module.check_mode and not Path(nginx.NGINX).exists():
         module.exit_json(**result)
     try:
-        if changed or removed:
-            nginx.check(changed, removed, root)
+        if changed:
+            nginx.check(changed, root)
         if not module.check_mode:
-            if changed or removed:
+            if changed:
                 pending.touch()
-                nginx.replace(root, changed, removed)
+                nginx.replace(root, changed)
             if reload_needed or not is_running:
                 nginx.reload(root)
     except nginx.NginxError as error:

@@ -214,6 +214,7 @@ def build(store: Releases, params: dict[str, Any]) -> None:
             write(building / name, content, 0o644)
         write(building / "manifest", params["source"]["manifest"], 0o600)
         about = params["about"] | {key: params["source"][key] for key in ("commit", "version", "digest")}
+        about["secrets"] = sorted(secrets)  # names; their values are hidden in the output of commands
         write(building / "release.json", json.dumps(about), 0o600)
         (building / "socket").symlink_to(params["socket"].replace("%i", params["release"]))
         # nginx can enter the folder to reach the socket, but can't list it; the app's user can read its code.

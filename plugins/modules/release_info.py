@@ -10,7 +10,7 @@ description:
   - Reports the live release, its state, the kept releases and the history. Changes nothing.
 options:
   apps:
-    description: Names of the apps.
+    description: Names of the apps in the inventory. Other apps of the host are reported, too.
     type: list
     elements: str
     required: true
@@ -33,9 +33,10 @@ EXAMPLES = r"""
 RETURN = r"""
 apps:
   description: >-
-    For each app its name, live release, commit, state of the systemd unit, number of restarts by systemd, current
-    trouble, number of workers, memory in MiB, time since the start, last event, kept releases, those that were rolled
-    back from, owner of the lock, certificate, whether it is in maintenance, and the history, the oldest first.
+    For each app its name, whether it is in the inventory, live release, commit, state of the systemd unit, number of
+    restarts by systemd, current trouble, number of workers, memory in MiB, time since the start, last event, kept
+    releases, those that were rolled back from, owner of the lock, certificate, whether it is in maintenance, and the
+    history, the oldest first.
   returned: always
   type: list
   elements: dict
@@ -52,6 +53,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, app_log, journal, systemctl
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.removal import installed_apps
 
 
 def duration(seconds: float) -> str:
@@ -92,7 +94,7 @@ def describe_trouble(instance: Instance) -> str:
     return f"{', '.join(dead)} died and restarted" + (f"; last error: {errors[-1]}" if errors else "")
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe(name: str, in_inventory: bool) -> dict[str, Any]:
     """The status of one app."""
     store = Releases(name, f"/srv/{name}")
     live, history = store.live, store.history()
@@ -113,6 +115,7 @@ def describe(name: str) -> dict[str, Any]:
     since = int(unit.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
     return {
         "name": name,
+        "in_inventory": in_inventory,
         "live": live,
         "commit": store.about(live).get("commit", ""),
         "state": "restarting" if unit.get("SubState") == "auto-restart" else unit.get("ActiveState", "absent"),
@@ -137,7 +140,9 @@ def main() -> None:
         argument_spec={"apps": {"type": "list", "elements": "str", "required": True}},
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, apps=[describe(name) for name in module.params["apps"]])
+    names = module.params["apps"]
+    others = [name for name in installed_apps() if name not in names]
+    module.exit_json(changed=False, apps=[describe(name, name in names) for name in (*names, *others)])
 
 
 if __name__ == "__main__":

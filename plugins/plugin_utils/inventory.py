@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -253,6 +254,7 @@ def check_hosts(
     app_required: bool = False,
     keys: list[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    app_known: bool = True,
 ) -> dict[Problem, list[str]]:
     """Check the inventory of all hosts, and the options of the playbook.
 
@@ -261,7 +263,8 @@ def check_hosts(
         app: value of the option -e app.
         app_required: whether that option is required.
         keys: check only these keys of that app, or of all apps; check everything when None.
-        options: further options -e of the playbook, by name: the `given` value and the `choices`.
+        options: further options -e of the playbook, by name: the `given` value and its description, as in settings.yml.
+        app_known: whether that app must be in the inventory.
 
     Returns:
         Each problem, with its hosts.
@@ -271,19 +274,34 @@ def check_hosts(
     for host, variables in hosts.items():
         for problem in check_host(variables, known, app, keys):
             problems.setdefault(problem, []).append(host)
-    if (app is not None or app_required) and app not in known and not problems:
+    if app is not None and not app_known:
+        if wrong := find_problem("name", plain(app), app_keys()["name"], "option -e app"):
+            problems[wrong] = ["all"]
+    elif (app is not None or app_required) and app not in known and not problems:
         expected = f"the name of an app in the inventory: {', '.join(sorted(known)) or 'it has none'}"
         found = "nothing" if app is None else repr(str(app))
         problems[Problem("option -e app", found, expected, "-e app=blueoctopus")] = ["all"]
     for name, option in (options or {}).items():
-        given, choices = plain(option.get("given")), option["choices"]
-        if isinstance(given, bool):  # YAML parses on and off as booleans
-            given = "on" if given else "off"
-        if given not in choices:
-            found = "nothing" if given in (None, "") else repr(given)
-            example = f"-e {name}={choices[0]}"
-            problems[Problem(f"option -e {name}", found, f"one of {', '.join(choices)}", example)] = ["all"]
+        if wrong := check_option(name, option):
+            problems[wrong] = ["all"]
     return problems
+
+
+def check_option(name: str, option: Mapping[str, Any]) -> Problem | None:
+    """Check an option -e of a playbook.
+
+    Args:
+        name: name of the option.
+        option: its value as `given`, and its description, as in settings.yml.
+    """
+    given, entry = plain(option.get("given")), {key: value for key, value in option.items() if key != "given"}
+    if isinstance(given, bool) and "on" in entry.get("enum", []):  # YAML parses on and off as booleans
+        given = "on" if given else "off"
+    problem = find_problem(name, given, entry, f"option -e {name}")
+    if not problem:
+        return None
+    found = "nothing" if given in (None, "") else problem.found
+    return Problem(problem.where, found, expected_of(entry), f"-e {name}={shlex.quote(str(entry['example']))}")
 
 
 def check_host(

@@ -187,7 +187,7 @@ def test_random_faults(fleet: Fleet, inventory: Path, shop: Path, changed_app: C
         'return ("ok\\n", 200) if (Path(__file__).parent / "healthy.txt").read_text() == "yes" else ("no\\n", 500)'
     )
     (shop / "shop.py").write_text(text.replace('return "ok\\n"', healthy))
-    options = changed_app("shop", source=str(shop), health_timeout=3)
+    options = changed_app("shop", source=str(shop), health_timeout=10)
     for number in range(ROUNDS):
         chaos = Chaos(fleet, inventory, shop, options, random.Random(f"{SEED}-{number}"))
         began = time.monotonic()

@@ -1,0 +1,107 @@
+"""Stop an app, and remove it from a host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
+    Instance,
+    installed_units,
+    remove_units,
+    stop_builds,
+)
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import SITES, Releases
+
+APPS = Path("/srv")
+BUILD_CACHES = Path("/var/cache/private")
+
+
+def installed_apps(root: Path = APPS, sites: Path = SITES) -> list[str]:
+    """The apps of a host: the accounts whose home is the data folder of an app, and the folders with releases.
+
+    An app whose removal was interrupted is among them until its last part is gone.
+    """
+    accounts = [user.pw_name for user in pwd.getpwall() if user.pw_dir == f"{root / user.pw_name}/data"]
+    folders = [path.parent.name for path in root.glob("*/releases") if (path.parent / "data").is_dir()]
+    linked = [link.stem for link in sites.glob("*.conf") if link.is_symlink() and not link.exists()]
+    return sorted({*accounts, *folders, *linked})
+
+
+class Removal:
+    """The removal of an app in steps that can each be repeated.
+
+    Args:
+        store: the releases of the app.
+    """
+
+    def __init__(self, store: Releases) -> None:
+        self.store = store
+
+    @property
+    def runs(self) -> bool:
+        """Whether a unit or nginx's site of the app is left."""
+        site, live = self.store.site, self.store.root / "live"
+        return bool(installed_units(self.store.name)) or site.is_symlink() or live.is_symlink()
+
+    def stop(self, by: str) -> None:
+        """Remove the site from nginx, then the units. Releases and data stay.
+
+        Args:
+            by: user and control node of the run, for the history.
+
+        Raises:
+            NginxError: when nginx can't be reloaded.
+        """
+        store = self.store
+        stop_builds(store.name)
+        # First: from here on, an interrupted run is not undone, and no run starts the app again.
+        if store.folder.is_dir() and not store.stopped and store.stack:
+            store.record("stop", store.live or store.stack[-1], "ok", by=by)
+        if store.site.is_symlink():
+            nginx.reload_pending().touch()
+            store.site.unlink()
+        if Path(nginx.NGINX).exists() and nginx.reload_pending().exists():
+            nginx.reload()
+        for release, units in installed_units(store.name).items():
+            Instance(store, release).wait_until_drained()
+            remove_units(units)
+        for link in ("live", "before"):
+            (store.root / link).unlink(missing_ok=True)
+
+    def remaining(self, data: bool) -> Iterator[Path]:
+        """What is left on the host of a stopped app; its data only on request."""
+        store = self.store
+        kept = set() if data else {store.root / "data", store.root / "history.jsonl"}
+        if store.root.is_dir():
+            yield from (path for path in sorted(store.root.iterdir()) if path not in kept)
+        cache = BUILD_CACHES / f"release-build-{store.name}"
+        if cache.is_dir():
+            yield cache
+        if data:
+            yield from (path for path in [store.root] if path.is_dir())
+
+    def has_account(self) -> bool:
+        """Whether the app's user exists."""
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(self.store.name).pw_dir == f"{self.store.root}/data"
+        return False
+
+    def remove(self, data: bool) -> None:
+        """Remove the releases of a stopped app; on request also its data, its history and its user."""
+        for path in list(self.remaining(data)):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(path)
+        link = BUILD_CACHES.parent / f"release-build-{self.store.name}"  # systemd's, to the removed cache
+        if link.is_symlink() and not os.path.exists(link):
+            link.unlink()
+        if data and self.has_account():  # last, as it is how an interrupted removal is found
+            subprocess.run(["userdel", self.store.name], check=True, capture_output=True, text=True)

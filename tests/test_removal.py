@@ -1,0 +1,106 @@
+"""Stop and remove apps, without a host: which apps are found, what is left to do, and what the history says."""
+
+from __future__ import annotations
+
+import pwd
+from pathlib import Path
+
+import pytest
+from ansible_collections.blueoctopus.site.plugins.module_utils import nginx, releases, removal
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.removal import Removal, installed_apps
+
+FIRST, SECOND = "20260101T000000Z-0000000001", "20260102T000000Z-0000000002"
+
+
+class Account:
+    """An entry of the password database."""
+
+    def __init__(self, name: str, home: str) -> None:
+        self.pw_name, self.pw_dir = name, home
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Releases:
+    """An app with two good releases and data, on a host without systemd and nginx."""
+    made = Releases("shop", tmp_path / "srv/shop", tmp_path / "sites")
+    for release in (FIRST, SECOND):
+        made.path(release).mkdir(parents=True)
+        made.make_live(release)
+        made.record("deploy", release, "ok")
+    (made.root / "data").mkdir()
+    (made.root / "data/orders.db").write_text("orders")
+    monkeypatch.setattr(removal, "installed_units", lambda _: {})
+    monkeypatch.setattr(removal, "stop_builds", lambda _: None)
+    monkeypatch.setattr(nginx, "NGINX", str(tmp_path / "no-nginx"))
+    monkeypatch.setattr(nginx, "ROOT", tmp_path)
+    monkeypatch.setattr(nginx, "reload_pending", lambda: tmp_path / ".reload-pending")
+    monkeypatch.setattr(removal, "BUILD_CACHES", tmp_path / "cache/private")
+    return made
+
+
+def test_a_stopped_app_keeps_releases_and_data_and_has_no_site(store: Releases) -> None:
+    Removal(store).stop("me")
+    assert store.complete() == [FIRST, SECOND]
+    assert (store.root / "data/orders.db").read_text() == "orders"
+    assert not store.site.is_symlink()
+    assert store.live == ""
+    assert not Removal(store).runs
+
+
+def test_no_run_starts_a_stopped_app_again_and_a_deploy_does(store: Releases) -> None:
+    Removal(store).stop("me")
+    assert store.confirmed == ""
+    store.make_live(SECOND)
+    store.record("deploy", SECOND, "ok")
+    assert store.confirmed == SECOND
+    assert store.previous() == FIRST
+
+
+def test_a_stopped_app_is_recorded_once(store: Releases) -> None:
+    for _ in range(2):
+        Removal(store).stop("me")
+    assert [event["action"] for event in store.history()] == ["deploy", "deploy", "stop"]
+
+
+def test_a_failed_deploy_of_a_stopped_app_leaves_it_stopped_with_its_good_releases(store: Releases) -> None:
+    Removal(store).stop("me")
+    failed = "20260103T000000Z-0000000003"
+    store.path(failed).mkdir()
+    store.record("deploy", failed, "begun")
+    store.record("deploy", failed, "ok")  # confirmed on this host, and then undone for another one
+    store.remove(failed)
+    assert store.confirmed == ""
+    assert store.good() == [FIRST, SECOND]
+
+
+def test_a_removed_app_keeps_only_its_data_and_its_history(store: Releases) -> None:
+    Removal(store).stop("me")
+    Removal(store).remove(data=False)
+    assert sorted(path.name for path in store.root.iterdir()) == ["data", "history.jsonl"]
+    assert list(Removal(store).remaining(data=False)) == []
+
+
+def test_an_app_that_is_removed_with_its_data_leaves_nothing(store: Releases) -> None:
+    (removal.BUILD_CACHES / "release-build-shop").mkdir(parents=True)
+    Removal(store).stop("me")
+    Removal(store).remove(data=True)
+    assert not store.root.exists()
+    assert not (removal.BUILD_CACHES / "release-build-shop").exists()
+
+
+def test_a_link_in_the_data_is_not_followed(store: Releases, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").touch()
+    (store.root / "data/link").symlink_to(tmp_path / "other")
+    Removal(store).stop("me")
+    Removal(store).remove(data=True)
+    assert (tmp_path / "other/file").exists()
+
+
+def test_apps_are_found_by_their_folder_and_by_their_account(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = store.root.parent
+    accounts = [Account("half", f"{root}/half/data"), Account("www-data", "/var/www"), Account("x", f"{root}/y/data")]
+    monkeypatch.setattr(pwd, "getpwall", lambda: accounts)
+    (root / "ftp/pub").mkdir(parents=True)
+    assert installed_apps(root, releases.SITES) == ["half", "shop"]
