@@ -243,3 +243,41 @@ def test_invalid_settings_of_the_host_are_no_problem_when_only_keys_of_an_app_ar
     hostvars = {"apps": [GOOD], "ssh_port": 70000, "admin_keys": []}
     assert list(inventory.check_host(hostvars, set(), "shop", None))
     assert list(inventory.check_host(hostvars, set(), "shop", USED)) == []
+
+
+# --- options of the playbooks ---------------------------------------------------------------------------------------
+
+DATA = {"type": "string", "enum": ["keep", "delete"], "example": "delete"}
+COMMAND = {"type": "string", "format": "command", "minLength": 1, "expected": "a command", "example": "flask routes"}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "entry", "expected"),
+    [
+        ("data", "all", DATA, "one of keep, delete"),
+        ("data", 1, DATA, "one of keep, delete"),
+        ("command", "", COMMAND, "a command"),
+        ("command", "echo 'open", COMMAND, "a command"),
+    ],
+)
+def test_an_invalid_option_is_reported_with_an_example(
+    name: str, given: Any, entry: dict[str, Any], expected: str
+) -> None:
+    problem = inventory.check_option(name, {"given": given} | entry)
+    assert problem
+    assert problem.where == f"option -e {name}"
+    assert problem.expected == expected
+    assert problem.example == {"data": "-e data=delete", "command": "-e command='flask routes'"}[name]
+
+
+@pytest.mark.parametrize(("name", "given", "entry"), [("data", "keep", DATA), ("command", "flask routes", COMMAND)])
+def test_a_valid_option_is_accepted(name: str, given: str, entry: dict[str, Any]) -> None:
+    assert inventory.check_option(name, {"given": given} | entry) is None
+
+
+def test_an_app_that_is_to_be_removed_need_not_be_in_the_inventory() -> None:
+    hosts = {"web1": {"apps": [GOOD]}}
+    assert inventory.check_hosts(hosts, app="gone", app_required=True, keys=[], app_known=False) == {}
+    assert inventory.check_hosts(hosts, app="gone", app_required=True, keys=[]) != {}
+    assert inventory.check_hosts(hosts, app="../etc", app_required=True, keys=[], app_known=False) != {}
+    assert inventory.check_hosts(hosts, app=None, app_required=True, keys=[], app_known=False) != {}

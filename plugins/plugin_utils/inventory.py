@@ -281,7 +281,7 @@ def check_hosts(
         expected = f"the name of an app in the inventory: {', '.join(sorted(known)) or 'it has none'}"
         found = "nothing" if app is None else repr(str(app))
         problems[Problem("option -e app", found, expected, "-e app=blueoctopus")] = ["all"]
-    for name, option in (options or {}).items():
+    for name, option in plain(options or {}).items():
         if wrong := check_option(name, option):
             problems[wrong] = ["all"]
     return problems
@@ -294,7 +294,8 @@ def check_option(name: str, option: Mapping[str, Any]) -> Problem | None:
         name: name of the option.
         option: its value as `given`, and its description, as in settings.yml.
     """
-    given, entry = plain(option.get("given")), {key: value for key, value in option.items() if key != "given"}
+    entry = dict(option)
+    given = entry.pop("given", None)
     if isinstance(given, bool) and "on" in entry.get("enum", []):  # YAML parses on and off as booleans
         given = "on" if given else "off"
     problem = find_problem(name, given, entry, f"option -e {name}")
