@@ -87,10 +87,11 @@ def listen(configure: Configure, tmp_path: Path) -> Iterator[Callable[..., int]]
 
 @contextlib.contextmanager
 def paramiko_login(port: int, key: Path) -> Iterator[paramiko.Transport]:
-    """Log in with paramiko."""
+    """Log in with paramiko, without the post-quantum key exchange that it has since version 5.1."""
     with paramiko.SSHClient() as client:
         client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
         options: dict[str, Any] = {"allow_agent": False, "look_for_keys": False, "timeout": 20}
+        options["disabled_algorithms"] = {"kex": ["mlkem768x25519-sha256"]}
         client.connect("127.0.0.1", port, getpass.getuser(), key_filename=str(key), **options)
         transport = client.get_transport()
         assert transport
