@@ -177,6 +177,7 @@ def test_another_file_that_adds_authorized_keys2_is_an_error(
     (folder / "sshd_config.d").mkdir(parents=True)
     (folder / "sshd_config").write_text("Include /etc/ssh/sshd_config.d/*.conf\n")
     monkeypatch.setattr(sshd_policy, "FOLDER", folder)
+    monkeypatch.setattr(sshd_policy, "os", SimpleNamespace(makedirs=lambda *_paths, **_options: None))  # /run/sshd
 
     def fail(msg: str) -> None:
         raise AssertionError(msg)
