@@ -14,10 +14,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+import yaml
 from common import PROJECT, TOOLS, Host, Result, run, table, tell
 
 NOTES = PROJECT / ".grade/before"
 EXPLAINED = PROJECT / "docs/security.md"
+SSH = PROJECT / "roles/ssh/vars/main.yml"
 # Files of Debian packages that the roles change.
 MANAGED = {
     "/etc/default/debsums",
@@ -50,7 +52,8 @@ def lynis(host: Host) -> Result:
     suggestions = {line.split("|")[0] for line in re.findall(r"^suggestion\[\]=(.*)$", report, re.MULTILINE)}
     unexplained = sorted(test for test in suggestions if f"`{test}`" not in EXPLAINED.read_text())
     tell("Lynis", host.name, f"warnings: {warnings}; not explained: {' '.join(unexplained) or 'none'}")
-    mark = 88 if host.reach.get("machine_vm") else 85
+    # Ten sessions in a connection cost three of about 230 points.
+    mark = (88 if host.reach.get("machine_vm") else 85) - (0 if host.reach.get("ssh_strict") else 2)
     words = f"{index}, {len(warnings)} warnings, {len(suggestions)} suggestions"
     return words, index >= mark and not warnings and not unexplained
 
@@ -61,12 +64,20 @@ def debian(host: Host) -> str:
 
 
 def ssh_audit(host: Host) -> Result:
-    """The policy for the Debian version of the host."""
-    shown = run(TOOLS / "ssh-audit", "--policy", POLICIES[debian(host)], f"{host.address}:{host.port}")
-    passed = "Passed" in shown
-    if not passed:
-        tell("ssh-audit", host.name, shown.strip())
-    return "passes" if passed else "fails", passed
+    """The policy for the Debian version of the host. Only ssh_strict removes the key exchanges for older clients."""
+    target = f"{host.address}:{host.port}"
+    shown = run(TOOLS / "ssh-audit", "--json", "--policy", POLICIES[debian(host)], target)
+    report = json.loads(shown.partition("\n")[0] or "{}")
+    if report.get("passed"):
+        return "passes", True
+    for_older_clients = set(yaml.safe_load(SSH.read_text())["__ssh_classic_key_exchanges"])
+    errors = report.get("errors", [])
+    if len(errors) == 1 and errors[0]["mismatched_field"] == "Key exchanges" and not host.reach.get("ssh_strict"):
+        expected, actual = set(errors[0]["expected_required"]), set(errors[0]["actual"])
+        if actual - expected == for_older_clients and not expected - actual:
+            return "passes, except key exchanges for older clients", True
+    tell("ssh-audit", host.name, shown.strip())
+    return "fails", False
 
 
 def nmap(host: Host, *options: str) -> dict[str, str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from ansible.errors import AnsibleConnectionFailure
-from ansible_collections.blueoctopus.site.plugins.action.reach_host import Logins, parse, reason_of
+from ansible_collections.blueoctopus.site.plugins.action.reach_host import ActionModule, Logins, parse, reason_of
 
 
 def test_os_release_is_parsed_without_quotes_and_comments() -> None:
@@ -36,3 +39,20 @@ def test_the_login_of_a_provisioned_host_is_tried_first(logins: Logins, candidat
 )
 def test_the_reason_is_the_last_or_the_fatal_line_of_ssh(output: str, reason: str) -> None:
     assert reason_of(AnsibleConnectionFailure(output)) == reason
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked", "given"),
+    [
+        ({}, "", False),
+        ({}, "secret", True),
+        ({"ansible_become_password": "secret"}, "", True),
+        ({"ansible_become_pass": "secret"}, "", True),
+    ],
+)
+def test_a_password_for_sudo_comes_from_the_inventory_or_the_command_line(
+    variables: dict[str, Any], asked: str, given: bool
+) -> None:
+    action = ActionModule.__new__(ActionModule)
+    action._play_context = SimpleNamespace(become_pass=asked)
+    assert action.has_sudo_password(variables) == given

@@ -9,7 +9,7 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.login import run_as
 
-CONFIRM = "sudo -n /usr/local/sbin/undo-lockout confirm "
+CONFIRM = "/usr/local/sbin/undo-lockout confirm"
 
 
 class ActionModule(ActionBase):
@@ -31,11 +31,16 @@ class ActionModule(ActionBase):
         Raises:
             AnsibleActionFail: when the login fails, or when the host has already undone the changes.
         """
+        password = self._play_context.become_pass
+        # From its input: the arguments of a command are visible to all users of the host.
+        sudo = "sudo -S -p ''" if password else "sudo -n"
+        command, stdin = f"{sudo} {CONFIRM} {shlex.quote(token)}", f"{password}\n" if password else ""
         try:
-            run_as(self._connection, user, port, CONFIRM + shlex.quote(token), fresh=True)
+            run_as(self._connection, user, port, command, fresh=True, stdin=stdin)
         except AnsibleConnectionFailure as error:
             raise AnsibleActionFail(
                 f"After the changes to users, SSH or the firewall, {user} can't log in on port {port}: {error}\n"
                 "The host undoes these changes automatically within a minute, so you can log in as before. Then check "
-                "admin_user, admin_keys, ssh_* and firewall_*, and any firewall between the control node and the host."
+                "admin_user, admin_keys, ssh_*, firewall_*, the password for sudo, and any firewall between the "
+                "control node and the host."
             ) from None

@@ -94,7 +94,8 @@ class ActionModule(ActionBase):
         facts = {"distribution_major_version": system.get("VERSION_ID", "").split(".")[0]}
         present = {name.lower(): system.pop(name, "") == "yes" for name in ("PYTHON", "CLOCK")}
         current, final = {"user": user, "port": port}, {"administrator": logins.administrator, "sshd_port": logins.port}
-        return result | {"system": system, **present, **current, **final, "ansible_facts": facts}
+        given = {"sudo_password_given": self.has_sudo_password(variables)}
+        return result | {"system": system, **present, **current, **final, **given, "ansible_facts": facts}
 
     def logins(self, variables: dict[str, Any]) -> Logins:
         """The possible logins, from the inventory and the command line."""
@@ -147,10 +148,14 @@ class ActionModule(ActionBase):
                 report(name, f"{jobs}. Waiting up to {deadline - reported:.0f} s")
             time.sleep(PAUSE)
 
+    def has_sudo_password(self, variables: dict[str, Any]) -> bool:
+        """Whether the inventory or the command line gives a password for sudo."""
+        given = (variables.get("ansible_become_password"), variables.get("ansible_become_pass"))
+        return any(given) or bool(self._play_context.become_pass)
+
     def sudo_problem(self, variables: dict[str, Any], user: str) -> str:
         """Why this user can't become root; empty when sudo works, or when a password for it was given."""
-        given = (variables.get("ansible_become_password"), variables.get("ansible_become_pass"))
-        if any(given) or self._play_context.become_pass:
+        if self.has_sudo_password(variables):
             return ""
         code, _out, err = execute(self._connection, "sudo -n true")
         if not code:

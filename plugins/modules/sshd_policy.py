@@ -64,7 +64,14 @@ MODULI = FOLDER / "moduli.strong"
 MIN_RSA_BITS = 4096
 MIN_MODULUS_BITS = 3071  # the file moduli counts one bit less
 # Settings that must take effect. sshd uses the first value that it reads, so another file could override them.
-ENFORCED = {"port", "permitrootlogin", "passwordauthentication", "kbdinteractiveauthentication", "allowusers"}
+ENFORCED = {
+    "allowusers",
+    "authorizedkeysfile",
+    "kbdinteractiveauthentication",
+    "passwordauthentication",
+    "permitrootlogin",
+    "port",
+}
 
 
 def parse_settings(text: str) -> dict[str, str]:

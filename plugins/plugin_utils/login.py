@@ -13,13 +13,14 @@ def is_remote(connection: ConnectionBase) -> bool:
     return connection.transport == "ssh"
 
 
-def execute(connection: ConnectionBase, command: str) -> tuple[int, str, str]:
+def execute(connection: ConnectionBase, command: str, stdin: str = "") -> tuple[int, str, str]:
     """Run a command as the login user, without sudo."""
-    code, out, err = connection.exec_command(f"sh -c {shlex.quote(command)}", sudoable=False)
+    data = stdin.encode() or None
+    code, out, err = connection.exec_command(f"sh -c {shlex.quote(command)}", in_data=data, sudoable=False)
     return code, out.decode(errors="replace"), err.decode(errors="replace")
 
 
-def run_as(connection: ConnectionBase, user: str, port: int, command: str, fresh: bool = False) -> str:
+def run_as(connection: ConnectionBase, user: str, port: int, command: str, fresh: bool = False, stdin: str = "") -> str:
     """Log in as a user on a port and run a command; with `fresh`, over a new connection.
 
     Raises:
@@ -31,7 +32,7 @@ def run_as(connection: ConnectionBase, user: str, port: int, command: str, fresh
     if fresh and is_remote(connection):
         own = f"-o ControlPath=none -o ControlMaster=no {connection.get_option('ssh_args') or ''}"
         connection.set_option("ssh_args", own)
-    code, out, err = execute(connection, command)
+    code, out, err = execute(connection, command, stdin)
     if code and fresh:
         raise AnsibleConnectionFailure(err.strip() or out.strip() or f"exit code {code}")
     return out
