@@ -11,7 +11,6 @@ description:
     them. C(group_vars/webservers/) beside C(group_vars/webservers.yml) is an example.
   - Fails if a file is encrypted with ansible-vault and cannot be decrypted. The error names the file and says how to
     pass the password.
-author: the Blue Octopus authors
 options:
   stage:
     description: When the plugin runs. Ansible reads the files later, when a task needs their variables.
