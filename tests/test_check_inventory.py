@@ -109,12 +109,20 @@ def test_an_app_cannot_have_the_name_of_the_login_user(play: Play) -> None:
     assert "'shop', which is also ansible_user" in run.stdout
 
 
-def test_an_undefined_variable_is_reported(play: Play) -> None:
-    run = play({"apps": [GOOD | {"secrets": {"SECRET_KEY": "{{ vault_secret_key }}"}}]})
-    assert run.returncode != 0
-    assert "host web1, key apps\n" in run.stdout
-    assert "'vault_secret_key' is undefined" in run.stdout
-    assert "Connect to every host" not in run.stdout
+def test_missing_apps_are_one_error_before_any_login(play: Play) -> None:
+    for playbook in ("site", "rollback", "status"):
+        run = play({}, "-e", "app=shop", playbook=playbook)
+        assert run.returncode != 0
+        assert (
+            "The inventory has a problem. No host was changed.\n\nhost web1, key apps\n  found:    nothing\n"
+            in run.stdout
+        )
+        assert "Connect to every host" not in run.stdout
+
+
+def test_a_host_may_have_no_apps(play: Play) -> None:
+    run = play({"apps": []}, "-e", "patience=0")
+    assert "web1 (127.0.0.1) can't be reached: " in run.stdout
 
 
 def test_an_unknown_app_is_refused_with_the_list_of_apps(play: Play) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleError
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import inventory
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps, report
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys
@@ -40,7 +41,7 @@ def test_a_minimal_app_is_valid() -> None:
 
 
 def test_every_key_of_the_example_inventory_is_valid() -> None:
-    text = (PROJECT / "inventory/production/group_vars/webservers.yml").read_text()
+    text = (PROJECT / "inventory/production/group_vars/webservers/main.yml").read_text()
     uncommented = re.sub(rf"^    # (?=({'|'.join(app_keys())}): )", "    ", text, flags=re.MULTILINE)
     shown = yaml.safe_load(uncommented.replace('["{{ ansible_host }}"]', "[shop.example]"))
     shown["apps"][0] |= {"tls_certificate": "-----BEGIN CERTIFICATE-----", "tls_key": "-----BEGIN PRIVATE KEY-----"}
@@ -200,10 +201,15 @@ def test_valid_keys_of_administrators_are_accepted() -> None:
 USED = ["name", "keep_releases"]
 
 
+def unexpected(name: str, error: AnsibleError) -> list[Problem]:
+    """No variable of these tests needs an explanation."""
+    raise AssertionError(name) from error
+
+
 def host_problems(apps: Any, chosen: str | None, keys: list[str] | None) -> tuple[list[Problem], set[str]]:
     """The problems of a host, and the names of its apps."""
     known: set[str] = set()
-    return list(inventory.check_host({"apps": apps}, known, chosen, keys)), known
+    return list(inventory.check_host({"apps": apps}, unexpected, known, chosen, keys)), known
 
 
 def test_only_the_given_keys_of_the_chosen_app_are_checked() -> None:
@@ -241,8 +247,8 @@ def test_without_a_chosen_app_the_given_keys_of_all_apps_are_checked() -> None:
 
 def test_invalid_settings_of_the_host_are_no_problem_when_only_keys_of_an_app_are_checked() -> None:
     hostvars = {"apps": [GOOD], "ssh_port": 70000, "admin_keys": []}
-    assert list(inventory.check_host(hostvars, set(), "shop", None))
-    assert list(inventory.check_host(hostvars, set(), "shop", USED)) == []
+    assert list(inventory.check_host(hostvars, unexpected, set(), "shop", None))
+    assert list(inventory.check_host(hostvars, unexpected, set(), "shop", USED)) == []
 
 
 # --- options of the playbooks ---------------------------------------------------------------------------------------
@@ -276,8 +282,17 @@ def test_a_valid_option_is_accepted(name: str, given: str, entry: dict[str, Any]
 
 
 def test_an_app_that_is_to_be_removed_need_not_be_in_the_inventory() -> None:
-    hosts = {"web1": {"apps": [GOOD]}}
-    assert inventory.check_hosts(hosts, app="gone", app_required=True, keys=[], app_known=False) == {}
-    assert inventory.check_hosts(hosts, app="gone", app_required=True, keys=[]) != {}
-    assert inventory.check_hosts(hosts, app="../etc", app_required=True, keys=[], app_known=False) != {}
-    assert inventory.check_hosts(hosts, app=None, app_required=True, keys=[], app_known=False) != {}
+    def problems_of(app: str | None, app_known: bool) -> dict[Problem, list[str]]:
+        return inventory.check_hosts(
+            {"web1": {"apps": [GOOD]}},
+            lambda _, name, error: unexpected(name, error),
+            app=app,
+            app_required=True,
+            keys=[],
+            app_known=app_known,
+        )
+
+    assert problems_of("gone", app_known=False) == {}
+    assert problems_of("gone", app_known=True) != {}
+    assert problems_of("../etc", app_known=False) != {}
+    assert problems_of(None, app_known=False) != {}

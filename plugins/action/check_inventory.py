@@ -6,11 +6,15 @@ One error lists all problems: where each is, the value found, the value expected
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
+from ansible.template import Templar
+
+if TYPE_CHECKING:
+    from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem
 
 OLDEST_ANSIBLE = (2, 19)
 SETUP = "Run script/bootstrap, then: source .venv/bin/activate"
@@ -27,13 +31,21 @@ class ActionModule(ActionBase):
         variables, args = task_vars or {}, self._task.args
         self.check_ansible()
         try:
-            from ansible_collections.blueoctopus.site.plugins.plugin_utils import inventory
+            from ansible_collections.blueoctopus.site.plugins.plugin_utils import evaluation, inventory
         except ImportError as error:
             raise AnsibleActionFail(
                 f"The Python package {error.name} is not installed on the control node. {SETUP}. No host was changed."
             ) from error
+        hostvars = variables["hostvars"]
+
+        def explain(host: str, name: str, error: AnsibleError) -> list[Problem]:
+            unevaluated = hostvars.raw_get(host)
+            templar = Templar(loader=self._loader, variables=unevaluated)
+            return evaluation.explain(name, unevaluated[name], templar.template, error)
+
         problems = inventory.check_hosts(
-            {host: variables["hostvars"][host] for host in variables["ansible_play_hosts_all"]},
+            {host: hostvars[host] for host in variables["ansible_play_hosts_all"]},
+            explain,
             app=args.get("app"),
             app_required=args.get("app_required", False),
             app_known=args.get("app_known", True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 # The address in the inventory that comes with the project.
 PLACEHOLDER = "203.0.113.10"
+APPS_EXAMPLE = "apps: [{name: blueoctopus, domains: [example.org], source: app, wsgi: main:app}]"
+
+# Explains why a variable can't be evaluated, from the host, the name of the variable and the error.
+Explain = Callable[[str, str, AnsibleError], Iterable[Problem]]
 
 
 # --- apps -----------------------------------------------------------------------------------------------------------
@@ -52,15 +57,14 @@ def check_app_keys(app: Mapping[str, Any], keys: Iterable[str], where: str) -> I
 
 def check_apps(apps: Any) -> Iterator[Problem]:
     """Check the list `apps` of one host."""
-    example = "apps: [{name: blueoctopus, domains: [example.org], source: app, wsgi: main:app}]"
     if not isinstance(apps, list):
-        yield Problem("key apps", repr(plain(apps)), "a list of apps", example)
+        yield Problem("key apps", repr(plain(apps)), "a list of apps", APPS_EXAMPLE)
         return
     names: set[str] = set()
     owners: dict[str, str] = {}
     for number, app in enumerate(apps):
         if not isinstance(app, dict):
-            yield Problem(f"key apps[{number}]", repr(plain(app)), "a set of keys and values", example)
+            yield Problem(f"key apps[{number}]", repr(plain(app)), "a set of keys and values", APPS_EXAMPLE)
             continue
         name = app.get("name")
         where = f"app {name}" if isinstance(name, str) else f"app number {number + 1}"
@@ -74,7 +78,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
                 hint = did_you_mean(key, known).removeprefix("; ")
                 keys = ", ".join(known)
                 expected = f"{hint} The known keys are {keys}" if hint else f"one of {keys}"
-                yield Problem(f"{where}, key {key}", "an unknown key", expected, example)
+                yield Problem(f"{where}, key {key}", "an unknown key", expected, APPS_EXAMPLE)
         yield from check_tls(app, where)
         if isinstance(name, str) and name in names:
             example_name = example_of("name", app_keys()["name"])
@@ -155,7 +159,7 @@ def certificate_names(certificate: x509.Certificate) -> list[str]:
 # --- hosts ----------------------------------------------------------------------------------------------------------
 
 
-def check_settings(variables: Mapping[str, Any], get: Callable[[str], Any]) -> Iterator[Problem]:
+def check_settings(variables: Iterable[str], get: Callable[[str], Any]) -> Iterator[Problem]:
     """Check the settings of one host, and find misspelt names."""
     settings = machine_settings()
     prefixes = tuple({f"{name.split('_')[0]}_" for name in settings})
@@ -250,6 +254,7 @@ def report(problems: dict[Problem, list[str]]) -> str:
 
 def check_hosts(
     hosts: Mapping[str, Mapping[str, Any]],
+    explain: Explain,
     app: str | None = None,
     app_required: bool = False,
     keys: list[str] | None = None,
@@ -260,6 +265,7 @@ def check_hosts(
 
     Args:
         hosts: the variables of each host, by its name.
+        explain: explains why a variable of a host can't be evaluated.
         app: value of the option -e app.
         app_required: whether that option is required.
         keys: check only these keys of that app, or of all apps; check everything when None.
@@ -272,7 +278,7 @@ def check_hosts(
     problems: dict[Problem, list[str]] = {}
     known: set[str] = set()
     for host, variables in hosts.items():
-        for problem in check_host(variables, known, app, keys):
+        for problem in check_host(variables, functools.partial(explain, host), known, app, keys):
             problems.setdefault(problem, []).append(host)
     if app is not None and not app_known:
         if wrong := find_problem("name", plain(app), app_keys()["name"], "option -e app"):
@@ -306,32 +312,48 @@ def check_option(name: str, option: Mapping[str, Any]) -> Problem | None:
 
 
 def check_host(
-    hostvars: Mapping[str, Any], known: set[str], chosen: str | None = None, keys: list[str] | None = None
+    hostvars: Mapping[str, Any],
+    explain: Callable[[str, AnsibleError], Iterable[Problem]],
+    known: set[str],
+    chosen: str | None = None,
+    keys: list[str] | None = None,
 ) -> Iterator[Problem]:
     """Check one host, or only some keys of the chosen app; add the names of its apps to `known`."""
-    unreadable: list[Problem] = []
+    unreadable: dict[str, list[Problem]] = {}
 
     def get(name: str) -> Any:
         try:
-            return hostvars[name]
-        except AnsibleError as error:  # an undefined variable, a wrong vault password
-            found = f"a value that can't be evaluated: {error}"
-            unreadable.append(Problem(f"key {name}", found, "a value whose variables are all defined", "-"))
+            return None if name in unreadable else hostvars[name]
+        except AnsibleError as error:  # an undefined variable, no vault password
+            unreadable[name] = list(explain(name, error))
             return None
 
     apps = get("apps") if "apps" in hostvars else []
-    if not unreadable:
+    if "apps" not in hostvars:
+        expected = "a list of apps, in group_vars/webservers/main.yml or host_vars/HOST.yml; [] for a host without apps"
+        yield Problem("key apps", "nothing", expected, APPS_EXAMPLE)
+    elif not unreadable:
         yield from check_apps(apps) if keys is None else check_selected_keys(apps, chosen, keys)
         known.update(str(app["name"]) for app in apps or [] if isinstance(app, dict) and "name" in app)
     yield from check_connection(get, hostvars)
-    if keys is not None:
-        yield from unreadable
-        return
-    yield from check_settings(hostvars, get)
+    if keys is None:
+        yield from check_machine(hostvars, get, apps, unreadable)
+    for found in unreadable.values():
+        yield from found
+
+
+def check_machine(
+    hostvars: Mapping[str, Any], get: Callable[[str], Any], apps: Any, unreadable: Mapping[str, list[Problem]]
+) -> Iterator[Problem]:
+    """Check the settings of one host. A setting that can't be evaluated has no problem but that one."""
+    for name in machine_settings():
+        if name in hostvars:
+            get(name)
+    yield from check_settings([name for name in hostvars if name not in unreadable], get)
     yield from check_account_names(
         apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars}
     )
     yield from check_admin_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
     dns = ("certificate_dns_provider", "certificate_dns_credentials")
-    yield from check_dns(apps, *(get(key) if key in hostvars else "" for key in dns))
-    yield from unreadable
+    if not unreadable.keys() & set(dns):
+        yield from check_dns(apps, *(get(key) if key in hostvars else "" for key in dns))

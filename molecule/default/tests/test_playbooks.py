@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -121,6 +123,36 @@ def test_secrets_are_never_shown(play: Play, changed_app: ChangedApp) -> None:
     run = play("deploy", "--check", "--diff", "-vvv", *options)
     assert run.code == 0
     assert "squid-ink" not in run.output
+
+
+@pytest.mark.usefixtures("restored")
+def test_an_encrypted_secret_reaches_the_app(play: Play, changed_app: ChangedApp, echo: Web, tmp_path: Path) -> None:
+    password = tmp_path / "vault-password"
+    password.write_text("correct horse\n")
+    folder = tmp_path / "inventory/group_vars/webservers"
+    folder.mkdir(parents=True)
+    (tmp_path / "inventory/hosts.yml").write_text("---\n")
+    encrypt = [
+        "ansible-vault",
+        "encrypt",
+        "--vault-password-file",
+        str(password),
+        "--output",
+        str(folder / "vault.yml"),
+    ]
+    subprocess.run(encrypt, input="vault_secret_key: squid-ink-4713\n", text=True, check=True)
+    options = [
+        "-i",
+        str(tmp_path / "inventory"),
+        *changed_app("echo", secrets={"SECRET_KEY": "{{ vault_secret_key }}"}),
+    ]
+    run = play("deploy", *options)
+    assert run.code != 0
+    assert "this run has no vault password" in run.output
+    run = play("deploy", "-vvv", *options, environment={"ANSIBLE_VAULT_PASSWORD_FILE": str(password)})
+    assert run.code == 0, run.output
+    assert "squid-ink" not in run.output
+    assert echo.ask("/").json["secret_digest"] == hashlib.sha256(b"squid-ink-4713").hexdigest()
 
 
 def test_the_site_is_back_after_a_reboot(machine: Machine, running: Running, echo: Web) -> None:
