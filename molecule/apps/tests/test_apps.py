@@ -1,0 +1,52 @@
+"""Flask apps from PyPI, used over HTTPS as their users do."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from apps.visits import FILES, PAGES, STEPS
+from testing import Machine, Web
+from visiting import browse
+
+testinfra_hosts = ["ansible://webservers"]
+SiteOf = Callable[[str], Web]
+
+
+@pytest.fixture
+def site(machine: Machine) -> SiteOf:
+    """The site of an app. Its certificate is self-signed."""
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    return lambda name: Web(machine.web.address, 443, f"{name}.test", trusting)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_a_user_leaves_is_there_after_a_restart(machine: Machine, site: SiteOf, name: str) -> None:
+    write, read = STEPS[name]
+    mark = f"m{uuid4().hex[:8]}"
+    write(site(name), mark)
+    read(site(name), mark)
+    with machine.host.sudo():
+        machine.host.run_expect([0], f"systemctl restart {name}@{machine.live(name)}.service")
+    read(site(name), mark)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_an_installed_package_come_from_nginx(site: SiteOf, name: str) -> None:
+    path, media_type = FILES[name]
+    answer = site(name).ask(path)
+    assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, media_type)
+    assert answer.headers["Cache-Control"] == "max-age=300"  # Flask would say no-cache
+
+
+@pytest.mark.parametrize(("name", "path", "text"), PAGES)
+def test_a_browser_shows_a_page_and_reports_no_violation(
+    site: SiteOf, tmp_path: Path, name: str, path: str, text: str
+) -> None:
+    page = browse(site(name), path, tmp_path)
+    assert text in page.text
+    assert page.violations == []
