@@ -23,7 +23,7 @@ def restored(play: Play) -> Iterator[None]:
     assert play("deploy").code == 0
 
 
-def test_a_second_run_changes_nothing_in_few_tasks(machine: Machine, play: Play) -> None:
+def test_second_run_changes_nothing_and_has_few_tasks(machine: Machine, play: Play) -> None:
     run = play("site")
     assert run.code == 0, run.output
     assert run.recap(machine.name)["changed"] == 0, run.output
@@ -31,13 +31,13 @@ def test_a_second_run_changes_nothing_in_few_tasks(machine: Machine, play: Play)
     assert run.recap(machine.name)["ok"] <= 50, run.output
 
 
-def test_check_mode_sees_a_finished_machine_as_finished(machine: Machine, play: Play) -> None:
+def test_check_mode_reports_no_change_on_a_provisioned_host(machine: Machine, play: Play) -> None:
     run = play("site", "--check", "--diff")
     assert run.code == 0, run.output
     assert run.recap(machine.name)["changed"] == 0, run.output
 
 
-def test_check_mode_tells_what_would_change_and_leaves_it(
+def test_check_mode_reports_changes_and_makes_none(
     machine: Machine, play: Play, changed_app: ChangedApp, copy_of_app: Path
 ) -> None:
     (copy_of_app / "new.txt").write_text("new\n")
@@ -52,7 +52,7 @@ def test_check_mode_tells_what_would_change_and_leaves_it(
     assert play("site", "--check").recap(machine.name)["changed"] == 0
 
 
-def test_a_rule_that_left_the_inventory_leaves_the_host(machine: Machine, play: Play) -> None:
+def test_firewall_rule_that_is_not_in_the_inventory_is_removed(machine: Machine, play: Play) -> None:
     with machine.host.sudo():
         machine.host.run_expect([0], "ufw allow from 192.0.2.7 to any port 4321 proto tcp comment 'by hand'")
         run = play("provision", "--diff")
@@ -77,7 +77,7 @@ def test_packages_wait_for_the_lock_of_dpkg(machine: Machine, play: Play) -> Non
 
 
 @pytest.mark.usefixtures("restored")
-def test_a_deploy_brings_out_new_code_and_drops_no_request(
+def test_deploy_makes_new_code_live_and_drops_no_request(
     machine: Machine, running: Running, play: Play, changed_app: ChangedApp, copy_of_app: Path
 ) -> None:
     page = copy_of_app / "templates/index.html"
@@ -110,20 +110,20 @@ def test_a_deploy_brings_out_new_code_and_drops_no_request(
     assert running("blueoctopus") == [f"blueoctopus@{machine.live('blueoctopus')}.service"]
 
 
-def test_an_app_by_plain_http_has_no_certificate_to_renew(play: Play) -> None:
+def test_renewal_for_an_app_without_https_is_refused(play: Play) -> None:
     run = play("certificate", "-e", "app=blueoctopus", "-e", "operation=renew")
     assert run.code != 0
     assert "blueoctopus has tls: none" in run.output
 
 
-def test_secrets_are_never_shown(play: Play, changed_app: ChangedApp) -> None:
+def test_output_contains_no_secrets(play: Play, changed_app: ChangedApp) -> None:
     options = changed_app("echo", secrets={"SECRET_KEY": "squid-ink-4712"})
     run = play("deploy", "--check", "--diff", "-vvv", *options)
     assert run.code == 0
     assert "squid-ink" not in run.output
 
 
-def test_the_site_is_back_after_a_reboot(machine: Machine, running: Running, echo: Web) -> None:
+def test_site_is_live_after_a_reboot(machine: Machine, running: Running, echo: Web) -> None:
     with machine.host.sudo():
         booted = machine.host.check_output("stat -c %Y /run/systemd/system")
         # Without a word to anybody, as when the power fails; a moment later, so that this command comes back.

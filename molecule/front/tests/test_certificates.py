@@ -50,13 +50,13 @@ def restart(ca: Any, machine: Machine, settings: str) -> None:
         machine.host.run_expect([0], "rm -rf /var/lib/certificates/certbot")
 
 
-def test_all_domains_are_in_one_certificate_of_the_ca(site: Web, certificate_of: CertificateOf) -> None:
+def test_one_certificate_contains_all_domains_of_an_app(site: Web, certificate_of: CertificateOf) -> None:
     certificate = certificate_of(site.domain)
     assert names(certificate) == [site.domain, f"www.{site.domain}"]
     assert site.ask("/").status == 200  # the fixture trusts the CA alone
 
 
-def test_keys_are_for_nobody_else(machine: Machine) -> None:
+def test_private_keys_are_readable_only_by_their_user(machine: Machine) -> None:
     for path in ("/var/lib/certificates/blueoctopus/current/privkey.pem", "/var/lib/certificates/certbot"):
         assert machine.host.run(f"runuser -u echo -- cat {path}").rc != 0
         with machine.host.sudo():
@@ -64,14 +64,14 @@ def test_keys_are_for_nobody_else(machine: Machine) -> None:
             assert machine.host.file(path).mode & 0o077 == 0
 
 
-def test_what_is_fresh_is_not_renewed(machine: Machine, site: Web, certificate_of: CertificateOf) -> None:
+def test_certificate_that_is_not_due_is_not_renewed(machine: Machine, site: Web, certificate_of: CertificateOf) -> None:
     before = certificate_of(site.domain)
     with machine.host.sudo():
         machine.host.run_expect([0], "systemctl start certificates@renew:all.service")
     assert certificate_of(site.domain) == before
 
 
-def test_a_certificate_is_renewed_when_the_ca_says_so(
+def test_certificate_is_renewed_when_the_certificate_authority_asks_for_it(
     machine: Machine, echo: Web, certificate_of: CertificateOf, authority: Any
 ) -> None:
     """As when a CA has to revoke certificates: the one in service has most of its life ahead."""
@@ -133,7 +133,7 @@ def test_renewal_under_load_drops_no_request(play: Play, echo: Web, certificate_
     assert len(answered) > 300
 
 
-def test_a_revoked_certificate_is_replaced_first(
+def test_certificate_is_replaced_before_it_is_revoked(
     play: Play, echo: Web, certificate_of: CertificateOf, authority: Any
 ) -> None:
     before = certificate_of(echo.domain)
@@ -145,7 +145,7 @@ def test_a_revoked_certificate_is_replaced_first(
     assert echo.ask("/").status == 200
 
 
-def test_a_domain_comes_and_goes(
+def test_certificate_follows_added_and_removed_domains(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, certificate_of: CertificateOf
 ) -> None:
     added = f"new.{machine.name}.test"
@@ -157,7 +157,7 @@ def test_a_domain_comes_and_goes(
     assert names(certificate_of(echo.domain)) == [echo.domain]
 
 
-def test_a_domain_that_does_not_lead_here_is_named_and_the_ca_not_asked(
+def test_domain_that_resolves_elsewhere_is_reported_and_no_certificate_is_requested(
     machine: Machine,
     play: Play,
     changed_app: ChangedApp,
@@ -181,7 +181,7 @@ def test_a_domain_that_does_not_lead_here_is_named_and_the_ca_not_asked(
     assert play("deploy", "-e", "app=echo").code == 0
 
 
-def test_an_app_without_a_certificate_is_there_by_http_and_holds_up_nobody(
+def test_app_without_a_certificate_is_served_over_http_and_delays_no_other_app(
     machine: Machine, play: Play, echo: Web, site: Web, plain: Web
 ) -> None:
     with machine.host.sudo():  # as if it had never had one
@@ -204,7 +204,7 @@ def test_an_app_without_a_certificate_is_there_by_http_and_holds_up_nobody(
     assert unencrypted.ask("/").headers["Location"] == f"https://{echo.domain}/"
 
 
-def test_a_ca_that_is_down_takes_no_site_down(
+def test_site_stays_up_when_the_certificate_authority_is_down(
     play: Play, echo: Web, ca: Any, certificate_of: CertificateOf, pebble: Callable[..., None]
 ) -> None:
     before = certificate_of(echo.domain)
@@ -222,7 +222,7 @@ def test_a_ca_that_is_down_takes_no_site_down(
     assert play("certificate", "-e", "app=echo", "-e", "operation=force").code == 0
 
 
-def test_a_ca_that_refuses_one_nonce_of_five_is_borne_and_nine_of_ten_take_no_site_down(
+def test_renewal_works_when_one_nonce_of_five_is_refused_and_site_stays_up_when_nine_of_ten_are(
     play: Play, echo: Web, certificate_of: CertificateOf, pebble: Callable[..., None]
 ) -> None:
     pebble("Environment=PEBBLE_WFE_NONCEREJECT=20")
@@ -241,7 +241,7 @@ def test_a_ca_that_refuses_one_nonce_of_five_is_borne_and_nine_of_ten_take_no_si
     assert certificate_of(echo.domain) == after
 
 
-def test_a_certificate_is_renewed_when_the_half_of_a_short_life_is_over(
+def test_short_lived_certificate_is_renewed_after_half_of_its_lifetime(
     machine: Machine, play: Play, echo: Web, ca: Any, certificate_of: CertificateOf, pebble: Callable[..., None]
 ) -> None:
     ca.run_expect([0], "sed 's/7776000/90/' /etc/pebble/pebble.json > /etc/pebble/short.json")
@@ -260,7 +260,7 @@ def test_a_certificate_is_renewed_when_the_half_of_a_short_life_is_over(
     wait_for(lambda: look().serial_number != first.serial_number, 5, "there is another one")
 
 
-def test_a_certificate_can_be_signed_by_itself_or_provided(
+def test_certificate_can_be_self_signed_or_provided(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, certificate_of: CertificateOf, tmp_path: Path
 ) -> None:
     run = play("deploy", "-e", "app=echo", *changed_app("echo", tls="selfsigned"))
@@ -286,7 +286,7 @@ def test_a_certificate_can_be_signed_by_itself_or_provided(
     assert play("deploy", "-e", "app=echo").code == 0
 
 
-def test_dns_proves_a_wildcard(
+def test_dns_challenge_obtains_a_wildcard_certificate(
     machine: Machine,
     play: Play,
     changed_app: ChangedApp,

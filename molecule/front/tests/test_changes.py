@@ -22,7 +22,7 @@ Play = Callable[..., Run]
 ChangedApp = Callable[..., list[str]]
 
 
-def test_maintenance_closes_one_app_for_all_but_some(
+def test_maintenance_affects_one_app_and_exempts_the_given_addresses(
     machine: Machine, play: Play, changed_app: ChangedApp, site: Web, echo: Web, ca: Any, authority: Any
 ) -> None:
     let_in = changed_app("echo", maintenance_allow=[authority.address])
@@ -47,7 +47,7 @@ def test_maintenance_closes_one_app_for_all_but_some(
     wait_for(lambda: echo.ask("/").status == 200, 5, "it is open again")
 
 
-def test_streams_and_websockets_where_they_are_wanted(play: Play, changed_app: ChangedApp, echo: Web) -> None:
+def test_streaming_and_websockets_work_where_they_are_enabled(play: Play, changed_app: ChangedApp, echo: Web) -> None:
     assert first_drop_after(echo) > 1.5  # buffered
     run = play("deploy", "-e", "app=echo", *changed_app("echo", streaming=True, websockets=True))
     assert run.code == 0, run.output
@@ -83,7 +83,7 @@ def chat(web: Web, words: bytes) -> bytes:
         return stream.read(length)
 
 
-def test_a_site_of_a_removed_app_goes_away(
+def test_site_of_a_removed_app_is_removed(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, site: Web, tmp_path: Path
 ) -> None:
     everything = yaml.safe_load(Path(changed_app("echo")[1].removeprefix("@")).read_text())
@@ -100,7 +100,7 @@ def test_a_site_of_a_removed_app_goes_away(
     assert replace(echo, domain=site.domain).ask("/").status == 200
 
 
-def test_what_nginx_refuses_is_told_in_its_words_and_changes_nothing(
+def test_refused_nginx_configuration_is_reported_with_the_message_of_nginx_and_changes_nothing(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
 ) -> None:
     with machine.host.sudo():
@@ -122,7 +122,7 @@ def test_what_nginx_refuses_is_told_in_its_words_and_changes_nothing(
     assert play("deploy", "-e", "app=echo").code == 0
 
 
-def test_check_mode_foretells_a_new_site_and_makes_none(
+def test_check_mode_reports_a_new_site_and_creates_none(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, tmp_path: Path
 ) -> None:
     everything = yaml.safe_load(Path(changed_app("echo")[1].removeprefix("@")).read_text())

@@ -27,7 +27,7 @@ def as_handed_out(door: Door, variables: dict[str, str]) -> Callable[[str], str]
     return run
 
 
-def test_a_host_that_can_not_be_made_the_site_is_left_alone(machine: Machine, door: Door, play: Play) -> None:
+def test_unusable_host_is_refused_and_not_changed(machine: Machine, door: Door, play: Play) -> None:
     run_as_root = as_handed_out(door, machine.variables)
     if machine.name == "sudo12":
         run_as_root("useradd -m plain; cp -r ~debian/.ssh ~plain/; chown -R plain: ~plain/.ssh")
@@ -42,7 +42,7 @@ def test_a_host_that_can_not_be_made_the_site_is_left_alone(machine: Machine, do
         assert "has no Python yet, so --check can't check it" in run.output
 
 
-def test_first_contact_waits_for_what_a_first_boot_does(
+def test_first_run_waits_until_the_first_boot_has_finished(
     machine: Machine, door: Door, play: Play, tmp_path: Path
 ) -> None:
     run_as_root = as_handed_out(door, machine.variables)
@@ -67,7 +67,7 @@ def test_first_contact_waits_for_what_a_first_boot_does(
     assert machine.web.ask("/").status == 200
 
 
-def test_the_administrator_gets_in_and_nobody_else(door: Door) -> None:
+def test_only_the_administrator_can_log_in(door: Door) -> None:
     assert door.opens()
     assert not door.opens("root")
     assert not door.opens(port=22)
@@ -75,13 +75,13 @@ def test_the_administrator_gets_in_and_nobody_else(door: Door) -> None:
     assert "Permission denied (publickey)" in asked
 
 
-def test_the_same_command_again_changes_nothing(machine: Machine, play: Play) -> None:
+def test_second_run_changes_nothing(machine: Machine, play: Play) -> None:
     run = play("site")
     assert run.code == 0, run.output
     assert run.recap(machine.name)["changed"] == 0, run.output
 
 
-def test_check_mode_on_the_finished_machine_changes_nothing(machine: Machine, play: Play) -> None:
+def test_check_mode_reports_no_change_on_a_provisioned_host(machine: Machine, play: Play) -> None:
     run = play("site", "--check", "--diff")
     assert run.code == 0, run.output
     assert run.recap(machine.name)["changed"] == 0, run.output

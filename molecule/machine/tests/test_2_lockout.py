@@ -93,7 +93,7 @@ def how_to_get_in(door: Door) -> str:
     [(PORT, ELSEWHERE), (OTHERS, PORT)],
     ids=["port, users", "firewall, port of ssh.socket"],
 )
-def test_a_change_that_locks_everybody_out_undoes_itself(
+def test_change_that_locks_everybody_out_is_undone_by_the_host(
     play: Play, doors: list[Door], settings: Callable[..., list[str]], one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     before = [how_to_get_in(door) for door in doors]
@@ -110,7 +110,7 @@ def test_a_change_that_locks_everybody_out_undoes_itself(
     assert [how_to_get_in(door) for door in doors] == before
 
 
-def test_nobody_has_to_be_there_for_the_way_back(
+def test_host_undoes_the_change_without_the_control_node_and_after_a_reboot(
     neighbour: Neighbour, inventory: Path, settings: Callable[..., list[str]]
 ) -> None:
     """The control node dies between the change and the new login, and the second machine is rebooted, too."""
@@ -142,7 +142,7 @@ def test_nobody_has_to_be_there_for_the_way_back(
     assert doors[1].ssh(BOOT).stdout != booted
 
 
-def test_a_run_that_was_cut_off_is_made_up_for_by_the_next(machine: Machine, door: Door, play: Play) -> None:
+def test_next_run_completes_an_interrupted_one(machine: Machine, door: Door, play: Play) -> None:
     run = play("provision", limit=BOTH)
     assert run.code == 0, run.output
     with machine.host.sudo():
@@ -161,7 +161,7 @@ def test_a_run_that_was_cut_off_is_made_up_for_by_the_next(machine: Machine, doo
         (["-e", '{"admin_keys": ["ssh-ed25519 AAAA"]}'], "entry 1"),
     ],
 )
-def test_what_can_be_known_before_is_an_error_before(
+def test_settings_that_would_lock_everybody_out_are_refused_before_any_change(
     machine: Machine, door: Door, play: Play, options: list[str], words: str
 ) -> None:
     with machine.host.sudo():

@@ -132,7 +132,7 @@ def nothing_happens(machine: Machine, load: Load, may_lose: int = 0) -> Iterator
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_and_the_old_release_keeps_serving(
+def test_failed_deploy_reports_the_cause_and_the_live_release_stays(
     machine: Machine, deploy: Deploy, load: Load, shop: Path, fault: str
 ) -> None:
     break_it, keys, words = FAULTS[fault]
@@ -151,7 +151,7 @@ def test_a_fault_is_named_and_the_old_release_keeps_serving(
     assert deploy(f"after {fault}").code == 0
 
 
-def test_a_full_disk_leaves_nothing_behind(machine: Machine, deploy: Deploy, load: Load) -> None:
+def test_deploy_to_a_full_disk_fails_and_leaves_no_files(machine: Machine, deploy: Deploy, load: Load) -> None:
     assert deploy("before the disk is full").code == 0
     with machine.host.sudo():
         machine.host.run("dd if=/dev/zero of=/srv/shop/filler bs=1M")
@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_nothing_behind(machine: Machine, deploy: Deploy, loa
     assert deploy("with room again").code == 0
 
 
-def test_an_unreachable_package_index_is_named(machine: Machine, deploy: Deploy, load: Load, shop: Path) -> None:
+def test_unreachable_package_index_is_reported(machine: Machine, deploy: Deploy, load: Load, shop: Path) -> None:
     assert deploy("before the index is gone").code == 0
     (shop / "requirements.txt").write_text("flask==3.1.2\ngunicorn==27.0.1\n")
     with machine.host.sudo():
@@ -182,7 +182,7 @@ def test_an_unreachable_package_index_is_named(machine: Machine, deploy: Deploy,
     assert deploy("with the index again").code == 0
 
 
-def test_two_deploys_at_once(machine: Machine, deploy: Deploy) -> None:
+def test_second_deploy_at_the_same_time_is_refused(machine: Machine, deploy: Deploy) -> None:
     assert deploy("before two").code == 0
     slow: list[Run] = []
     first = threading.Thread(

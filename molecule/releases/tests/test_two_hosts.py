@@ -66,7 +66,7 @@ def answers(machine: Machine, name: str) -> bool:
 
 @pytest.mark.parametrize("fault", ON_ONE_HOST)
 @pytest.mark.parametrize("broken", ["debian12", "debian13"])
-def test_what_fails_on_one_host_is_undone_on_both(
+def test_failure_on_one_host_is_undone_on_both(
     fleet: Fleet, deploy: Deploy, shop: Path, fault: str, broken: str
 ) -> None:
     assert deploy("before", limit=BOTH).code == 0
@@ -88,7 +88,7 @@ def test_what_fails_on_one_host_is_undone_on_both(
         assert not answers(machine, "new.example")
 
 
-def test_a_new_domain_comes_with_the_release_and_goes_with_it(fleet: Fleet, deploy: Deploy, play: Play) -> None:
+def test_new_domain_is_served_by_its_release_only(fleet: Fleet, deploy: Deploy, play: Play) -> None:
     assert deploy("one domain", limit=BOTH).code == 0
     assert deploy("two domains", limit=BOTH, domains=["site.example", "new.example"]).code == 0
     for machine in fleet.machines:
@@ -99,7 +99,7 @@ def test_a_new_domain_comes_with_the_release_and_goes_with_it(fleet: Fleet, depl
 
 
 @pytest.mark.parametrize("task", [SWITCH, WATCH])
-def test_a_host_that_vanishes_ends_on_the_release_of_the_other(
+def test_host_that_becomes_unreachable_returns_to_the_release_of_the_other(
     fleet: Fleet, deploy: Deploy, at_task: AtTask, task: str
 ) -> None:
     assert deploy("before a host vanishes", limit=BOTH).code == 0
@@ -116,9 +116,7 @@ def test_a_host_that_vanishes_ends_on_the_release_of_the_other(
 
 
 @pytest.mark.parametrize("task", ["Build the release", WATCH, "Confirm the release"])
-def test_hosts_undo_a_run_whose_control_node_was_killed(
-    fleet: Fleet, deploy: Deploy, at_task: AtTask, task: str
-) -> None:
+def test_hosts_undo_the_run_of_a_killed_control_node(fleet: Fleet, deploy: Deploy, at_task: AtTask, task: str) -> None:
     assert deploy("before the kill", limit=BOTH).code == 0
     live = fleet.live()
     died = deploy("killed", limit=BOTH, environment=at_task(task, "KILL"))
@@ -127,7 +125,7 @@ def test_hosts_undo_a_run_whose_control_node_was_killed(
     assert fleet.versions() == ["before the kill"] * 2
 
 
-def test_a_control_node_that_dies_after_any_task_can_run_again(
+def test_second_run_succeeds_after_the_control_node_died_after_any_task(
     fleet: Fleet, deploy: Deploy, load: Callable[..., Any]
 ) -> None:
     assert deploy("before the deaths", limit=BOTH).code == 0
@@ -148,7 +146,9 @@ def test_a_control_node_that_dies_after_any_task_can_run_again(
     assert seen.failed == 0, seen
 
 
-def test_of_two_control_nodes_at_once_one_at_most_wins_and_the_hosts_are_alike(fleet: Fleet, deploy: Deploy) -> None:
+def test_at_most_one_of_two_simultaneous_deploys_succeeds_and_both_hosts_get_its_release(
+    fleet: Fleet, deploy: Deploy
+) -> None:
     assert deploy("before two", limit=BOTH).code == 0
     runs: list[Run] = []
     others = [threading.Thread(target=lambda: runs.append(deploy("both at once", limit=BOTH))) for _ in range(2)]
@@ -163,7 +163,7 @@ def test_of_two_control_nodes_at_once_one_at_most_wins_and_the_hosts_are_alike(f
     assert deploy("both at once", limit=BOTH).code == 0
 
 
-def test_a_lock_that_is_taken_over_stops_its_former_owner(fleet: Fleet, deploy: Deploy, at_task: AtTask) -> None:
+def test_run_fails_after_another_run_took_over_its_lock(fleet: Fleet, deploy: Deploy, at_task: AtTask) -> None:
     assert deploy("before the taking over", limit=BOTH).code == 0
     slow: list[Run] = []
     pause = at_task("Build the release", "sleep 15")
@@ -181,7 +181,7 @@ def test_a_lock_that_is_taken_over_stops_its_former_owner(fleet: Fleet, deploy: 
     assert fleet.left_overs() == []
 
 
-def test_rolling_back_twice_goes_back_two_releases_on_both(fleet: Fleet, deploy: Deploy, play: Play) -> None:
+def test_rolling_back_twice_goes_back_two_releases_on_both_hosts(fleet: Fleet, deploy: Deploy, play: Play) -> None:
     for version in ("v1", "v2", "v3"):
         assert deploy(version, limit=BOTH).code == 0
     third = fleet.live()[0]
@@ -197,7 +197,7 @@ def test_rolling_back_twice_goes_back_two_releases_on_both(fleet: Fleet, deploy:
     assert fleet.versions() == ["v3"] * 2
 
 
-def test_a_rollback_needs_a_release_that_every_host_has(fleet: Fleet, deploy: Deploy, play: Play) -> None:
+def test_rollback_needs_a_release_that_every_host_has(fleet: Fleet, deploy: Deploy, play: Play) -> None:
     assert deploy("on both", limit=BOTH).code == 0
     assert deploy("on one", limit="debian13").code == 0
     lonely = fleet.live()[0]
@@ -210,7 +210,7 @@ def test_a_rollback_needs_a_release_that_every_host_has(fleet: Fleet, deploy: De
     assert fleet.versions() == ["on both"] * 2
 
 
-def test_a_rollback_needs_no_source_and_no_other_app(
+def test_rollback_uses_neither_the_source_nor_other_apps(
     fleet: Fleet, deploy: Deploy, play: Play, changed_app: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     for version in ("earlier", "later"):
@@ -222,7 +222,7 @@ def test_a_rollback_needs_no_source_and_no_other_app(
     assert fleet.versions() == ["earlier"] * 2
 
 
-def test_a_release_command_runs_on_one_host(fleet: Fleet, deploy: Deploy) -> None:
+def test_release_command_runs_on_one_host(fleet: Fleet, deploy: Deploy) -> None:
     command = 'python -c \'import os; open(os.path.expanduser("~/once"), "a").write("x")\''
     for machine in fleet.machines:
         with machine.host.sudo():

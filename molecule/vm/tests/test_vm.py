@@ -12,12 +12,12 @@ testinfra_hosts = ["ansible://vm"]
 REBOOT = 240  # seconds that an emulated machine may take
 
 
-def test_the_site_is_live(machine: Machine) -> None:
+def test_site_is_live(machine: Machine) -> None:
     assert machine.host.check_output("systemd-detect-virt") in ("kvm", "qemu")
     assert machine.web.ask("/").status == 200
 
 
-def test_the_kernel_is_hardened(machine: Machine) -> None:
+def test_kernel_settings_are_hardened(machine: Machine) -> None:
     wanted = {
         "kernel.kptr_restrict": 2,
         "kernel.dmesg_restrict": 1,
@@ -36,20 +36,20 @@ def test_the_kernel_is_hardened(machine: Machine) -> None:
     assert {k: int(v) for k, v in (line.split(" = ") for line in shown.splitlines())} == wanted
 
 
-def test_modules_that_nobody_needs_can_not_be_loaded(machine: Machine) -> None:
+def test_unused_kernel_modules_cannot_be_loaded(machine: Machine) -> None:
     with machine.host.sudo():
         assert machine.host.run("modprobe sctp").rc != 0
         assert machine.host.run("modprobe --show-depends sctp").stdout.splitlines()[-1].strip() == "install /bin/false"
         assert "sctp" not in machine.host.check_output("cat /proc/modules")
 
 
-def test_the_same_command_again_changes_nothing(play: Play) -> None:
+def test_second_run_changes_nothing(play: Play) -> None:
     run = play("site")
     assert run.code == 0, run.output
     assert run.recap("vm")["changed"] == 0, run.output
 
 
-def test_an_app_that_eats_memory_loses_a_worker_and_nothing_else(machine: Machine) -> None:
+def test_app_above_its_memory_limit_loses_only_a_worker(machine: Machine) -> None:
     unit = f"echo@{machine.live('echo')}.service"
     group = f"/sys/fs/cgroup/system.slice/system-echo.slice/{unit}/memory.events"
 
@@ -72,24 +72,24 @@ def test_an_app_that_eats_memory_loses_a_worker_and_nothing_else(machine: Machin
     wait_for(lambda: machine.web.ask("/").status == 200, 60, "the site answers")
 
 
-def test_apparmor_is_on(machine: Machine) -> None:
+def test_apparmor_is_enabled(machine: Machine) -> None:
     assert machine.host.check_output("cat /sys/module/apparmor/parameters/enabled") == "Y"
     with machine.host.sudo():
         assert int(machine.host.check_output("wc -l </sys/kernel/security/apparmor/profiles")) > 0
 
 
-def test_a_small_machine_has_swap(machine: Machine) -> None:
+def test_host_with_little_memory_has_swap(machine: Machine) -> None:
     shown = machine.host.check_output("cat /proc/swaps").splitlines()[1:]
     assert [line.split()[0] for line in shown] == ["/swapfile"]
     with machine.host.sudo():
         assert machine.host.file("/swapfile").mode == 0o600
 
 
-def test_the_clock_is_kept(machine: Machine) -> None:
+def test_clock_is_synchronized(machine: Machine) -> None:
     assert machine.host.service("systemd-timesyncd").is_running
 
 
-def test_all_is_back_after_a_reboot(machine: Machine) -> None:
+def test_all_services_run_after_a_reboot(machine: Machine) -> None:
     live = machine.live("echo")
     with machine.host.sudo():
         machine.host.run_expect([0], "systemd-run --collect sh -c 'sleep 1; systemctl reboot'")
