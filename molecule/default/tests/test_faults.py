@@ -1,4 +1,4 @@
-"""What goes wrong: the run fails, says why, and leaves things as they were. One machine of each kind is enough."""
+"""Failed runs: they report the cause and change nothing. One machine is enough for these tests."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_unsupported_system_is_refused_before_any_change(machine: Machine, play:
     with machine.host.sudo():
         machine.host.run_expect([0], "cp -P /etc/os-release /root/os-release.saved && cp -L /etc/os-release /root/real")
         try:
-            # what Ansible goes by on a machine that is not Debian
+            # The playbooks read the operating system from this file.
             machine.host.run_expect(
                 [0], "rm /etc/os-release; sed 's/Debian/Ubuntu/g; s/^ID=.*/ID=ubuntu/' /root/real > /etc/os-release"
             )

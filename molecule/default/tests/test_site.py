@@ -1,4 +1,4 @@
-"""What visitors meet."""
+"""Responses to clients."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_responses_contain_no_version_numbers(machine: Machine) -> None:
 
 @pytest.mark.parametrize("name", ["stranger.example", "site.example.stranger.example", "127.0.0.1"])
 def test_request_for_an_unknown_host_name_gets_no_response(machine: Machine, name: str) -> None:
-    with pytest.raises(ConnectionError):  # without a word
+    with pytest.raises(ConnectionError):  # nginx closes the connection without a response
         machine.web.ask(host=name)
 
 

@@ -1,4 +1,4 @@
-"""What can be changed about a site, while it runs."""
+"""Changes of a live site: maintenance mode, streaming, removed and new apps, headers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_maintenance_affects_one_app_and_exempts_the_given_addresses(
     assert play("deploy", "-e", "app=echo", *let_in).code == 0
     assert play("maintenance", "-e", "app=echo", "-e", "state=on").recap(machine.name)["changed"] == 1
     try:
-        closed = wait_for(lambda: (a := echo.ask("/")).status == 503 and a, 5, "it is closed")
+        closed = wait_for(lambda: (a := echo.ask("/")).status == 503 and a, 5, "maintenance mode is on")
         assert closed.headers["Retry-After"] == "60"
         assert "being worked on" in closed.text
         assert echo.ask("/static/app.1a2b3c4d.css").status == 503
@@ -37,14 +37,14 @@ def test_maintenance_affects_one_app_and_exempts_the_given_addresses(
         resolve = f"--resolve {echo.domain}:443:{echo.address}"
         shown = ca.check_output(f"curl -sk -o /dev/null -w %{{http_code}} {resolve} https://{echo.domain}/")
         assert shown == "200"
-        # a deploy meanwhile proves itself all the same
+        # The health check of a deploy also works in maintenance mode.
         run = play("deploy", "-e", "app=echo", *changed_app("echo", environment={"GREETING": machine.name}))
         assert run.code == 0, run.output
         assert echo.ask("/").status == 503
         assert play("maintenance", "-e", "app=echo", "-e", "state=on").recap(machine.name)["changed"] == 0
     finally:
         assert play("maintenance", "-e", "app=echo", "-e", "state=off").recap(machine.name)["changed"] == 1
-    wait_for(lambda: echo.ask("/").status == 200, 5, "it is open again")
+    wait_for(lambda: echo.ask("/").status == 200, 5, "maintenance mode is off")
 
 
 def test_streaming_and_websockets_work_where_they_are_enabled(play: Play, changed_app: ChangedApp, echo: Web) -> None:
@@ -57,14 +57,14 @@ def test_streaming_and_websockets_work_where_they_are_enabled(play: Play, change
 
 
 def first_drop_after(web: Web) -> float:
-    """Seconds until the first piece of a slow answer is there."""
+    """Seconds until the first part of a slow response has arrived."""
     begun = time.monotonic()
     web.raw("/drip", "identity").read(2)
     return time.monotonic() - begun
 
 
 def chat(web: Web, words: bytes) -> bytes:
-    """Say something over a websocket and hear the answer; see RFC 6455."""
+    """Send a message over a websocket and return the response; see RFC 6455."""
     assert web.tls
     with web.tls.wrap_socket(socket.create_connection((web.address, 443)), server_hostname=web.domain) as tls:
         key = base64.b64encode(os.urandom(16)).decode()

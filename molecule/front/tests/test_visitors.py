@@ -1,4 +1,4 @@
-"""What visitors meet, and what they can't do."""
+"""Responses to clients over HTTP and HTTPS: redirects, headers, limits, compression, error pages, log, browsers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_other_domains_redirect_to_the_first(plain: Web, site: Web, secure: bool
 
 
 def test_request_for_an_unknown_host_name_is_refused(plain: Web, site: Web) -> None:
-    with pytest.raises(ConnectionError):  # without a word
+    with pytest.raises(ConnectionError):  # nginx closes the connection without a response
         plain.ask("/", host="stranger.test")
     with pytest.raises(ssl.SSLError, match="unrecognized name"):
         site.ask("/", host="stranger.test")
@@ -117,7 +117,7 @@ def test_form_sent_from_another_site_arrives_complete(echo: Web) -> None:
 
 
 def burst(web: Web, path: str, count: int) -> list[Answer]:
-    """Many requests from one client, as fast as it can."""
+    """Send many requests from one client, as fast as possible."""
     connection = web.connect(web.domain)
     answers = []
     for _ in range(count):
@@ -135,12 +135,13 @@ def test_one_client_is_limited_and_static_files_and_other_apps_are_not(site: Web
     assert refused[0].headers["Retry-After"] == "10"
     assert refused[0].headers["X-Frame-Options"] == "DENY"
     assert "Too many requests" in refused[0].text
-    # neither static files nor another app pay for it
+    # The limit applies neither to static files nor to another app.
     assert {answer.status for answer in burst(site, "/static/style.css", 300)} == {200}
     assert {answer.status for answer in burst(echo, "/", 300)} == {200}
 
 
-# Runs on the machine. Arguments: whom to ask, under which name, and, again and again, who asks how often.
+# Runs on the machine. Arguments: address and host name of the site; then pairs of a client address and its number of
+# requests. Prints the statuses for each client address.
 ASK_FROM = """
 import http.client, json, socket, ssl, sys
 trusting = ssl.create_default_context()
@@ -172,7 +173,7 @@ print(json.dumps(said))
 def test_limits_apply_to_the_whole_network_of_an_ipv6_client(
     machine: Machine, site: Web, client: str, neighbour: str, stranger: str
 ) -> None:
-    # In one go: the limit forgets by the second.
+    # All clients in one run, as the limit counts requests per second.
     asking = f"python3 -c '{ASK_FROM}' {client} {site.domain} {client} 400 {neighbour} 20 {stranger} 20"
     with machine.host.sudo():
         for address in (client, neighbour, stranger):
@@ -200,7 +201,7 @@ def test_error_page_of_nginx_describes_the_problem(machine: Machine, echo: Web) 
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert echo.ask("/_error/style.css").status == 200
     assert echo.ask("/_error/502.html").status == 404
-    wait_for(lambda: echo.ask("/").status == 200, 10, "it is back")
+    wait_for(lambda: echo.ask("/").status == 200, 10, "the app responds")
 
 
 def test_access_log_describes_a_request(machine: Machine, echo: Web) -> None:
@@ -213,7 +214,7 @@ def test_access_log_describes_a_request(machine: Machine, echo: Web) -> None:
             lines = machine.host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines()
         return next((json.loads(line) for line in lines if wanted in line), None)
 
-    entry = wait_for(logged, 5, "the log has it")
+    entry = wait_for(logged, 5, "the log contains the request")
     assert entry["release"] == machine.live("echo")
     assert (entry["uri"], entry["status"], entry["host"]) == ("/?looked=for", 200, echo.domain)
     assert entry["user_agent"] == 'a "quoted" \\ one'
@@ -272,14 +273,14 @@ def test_slow_clients_do_not_block_other_clients(site: Web, echo: Web, ca: Any, 
 def test_firewall_allows_only_ssh_and_the_web(machine: Machine) -> None:
     with machine.host.sudo():
         shown = machine.host.check_output("ufw status")
-    # HTTP/3 comes in where nginx has it.
+    # HTTP/3 uses UDP, and only nginx of Debian 13 supports it.
     http3 = {"443/udp"} if machine.name == "web13" else set()
     assert set(re.findall(r"^[\d:]+/\w+", shown, re.MULTILINE)) == {"22/tcp", "80/tcp", "443/tcp"} | http3
 
 
 @dataclass
 class Visit:
-    """What a browser made of a page."""
+    """The result of opening a page in a browser."""
 
     page: str
     complaints: list[str]
@@ -287,7 +288,7 @@ class Visit:
 
 @pytest.fixture
 def browse(site: Web, root: Path, tmp_path: Path) -> Callable[[str], Visit]:
-    """Open a page in Chromium, which trusts the CA's root as it would trust a public one."""
+    """Open a page in Chromium, which trusts the root of the scenario's certificate authority."""
     store = tmp_path / ".pki/nssdb"
     store.mkdir(parents=True)
     for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "root", "-i", root]):
@@ -313,7 +314,7 @@ def browse(site: Web, root: Path, tmp_path: Path) -> Callable[[str], Visit]:
 
 
 def test_browser_reports_no_problem(site: Web, browse: Callable[[str], Visit]) -> None:
-    visit = browse(f"http://{site.domain}/")  # it is led to HTTPS
+    visit = browse(f"http://{site.domain}/")  # redirects to HTTPS
     assert "Hello from Flask server" in visit.page
     assert visit.complaints == []
 

@@ -1,4 +1,4 @@
-"""What a provider hands out becomes a machine that its administrator alone gets in to."""
+"""The first run of site.yml, on images like those of providers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from testing import Door, Machine, Run
 testinfra_hosts = ["ansible://webservers"]
 Play = Callable[..., Run]
 
-# Holds dpkg's lock the way apt does.
+# Holds the lock of dpkg like apt does.
 HOLD = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(45)"
 
 
-def as_handed_out(door: Door, variables: dict[str, str]) -> Callable[[str], str]:
-    """Run commands as root, by the login that the provider made."""
+def login_of_the_image(door: Door, variables: dict[str, str]) -> Callable[[str], str]:
+    """Run commands as root, with the login that the image contains."""
 
     def run(command: str) -> str:
         wrapped = command if variables["ansible_user"] == "root" else f"sudo sh -c {shlex.quote(command)}"
@@ -28,7 +28,7 @@ def as_handed_out(door: Door, variables: dict[str, str]) -> Callable[[str], str]
 
 
 def test_unusable_host_is_refused_and_not_changed(machine: Machine, door: Door, play: Play) -> None:
-    run_as_root = as_handed_out(door, machine.variables)
+    run_as_root = login_of_the_image(door, machine.variables)
     if machine.name == "sudo12":
         run_as_root("useradd -m plain; cp -r ~debian/.ssh ~plain/; chown -R plain: ~plain/.ssh")
         run = play("site", "-e", "ansible_user=plain", "-e", "admin_user=plain")
@@ -45,18 +45,18 @@ def test_unusable_host_is_refused_and_not_changed(machine: Machine, door: Door, 
 def test_first_run_waits_until_the_first_boot_has_finished(
     machine: Machine, door: Door, play: Play, tmp_path: Path
 ) -> None:
-    run_as_root = as_handed_out(door, machine.variables)
+    run_as_root = login_of_the_image(door, machine.variables)
     if machine.name == "sudo12":
-        # a container's boot leaves it out
+        # cloud-init does not run at the boot of a container.
         run_as_root(
             "cd /run/cloud-init && rm -f disabled && touch enabled && systemctl start --no-block cloud-init.target"
         )
         run_as_root(f"systemd-run --collect python3 -c {shlex.quote(HOLD)}")
     else:
-        # sshd is not there yet
+        # sshd starts after the run has begun.
         late = "systemctl stop ssh.socket ssh.service; sleep 12; systemctl start ssh.socket"
         run_as_root(f"systemd-run --collect sh -c '{late}'")
-    # no connection of a test before this one
+    # No connection of an earlier test is used.
     run = play("site", environment={"ANSIBLE_SSH_CONTROL_PATH_DIR": str(tmp_path)})
     assert run.code == 0, run.output
     if machine.name == "sudo12":

@@ -1,4 +1,4 @@
-"""Deploys and rollbacks that go well: no visitor notices."""
+"""Successful deploys and rollbacks: no request fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ testinfra_hosts = ["ansible://debian13"]
 Deploy = Callable[..., Run]
 Load = Callable[..., Any]
 Play = Callable[..., Run]
-DEPLOYS = int(os.environ.get("DEPLOYS", "8"))  # in a row, and a fourth as many rollbacks
+DEPLOYS = int(os.environ.get("DEPLOYS", "8"))  # in a row, and a quarter as many rollbacks
 
 
 def test_deploys_and_rollbacks_in_a_row_drop_no_request(
@@ -173,18 +173,18 @@ def test_running_job_of_a_timer_finishes_after_a_deploy(machine: Machine, deploy
         machine.host.run_expect([0], f"systemctl start --no-block shop.clean@{machine.live('shop')}.service")
         assert deploy("job, next", **beside).code == 0
         assert not machine.host.file("/srv/shop/data/finished").exists
-        wait_for(lambda: machine.host.file("/srv/shop/data/finished").exists, 10, "the job finishes")
+        wait_for(lambda: machine.host.file("/srv/shop/data/finished").exists, 10, "the job has finished")
 
 
 def test_killed_worker_fails_only_its_own_requests(machine: Machine, load: Load) -> None:
-    with load(connections=64) as seen:  # more than all threads: some always wait
+    with load(connections=64) as seen:  # more than all threads, so that some requests always wait
         time.sleep(1)
         pid = machine.web.ask().json["pid"]
         with machine.host.sudo():
             machine.host.run_expect([0], f"kill -9 {pid}")
         time.sleep(2)
     print(seen)
-    assert seen.failed <= 4, seen  # its threads
+    assert seen.failed <= 4, seen  # the number of its threads
     assert seen.connect == 0, seen
 
 
@@ -194,7 +194,7 @@ def test_killed_master_is_restarted_and_no_connection_is_refused(machine: Machin
         unit = f"shop@{machine.live('shop')}.service"
         with machine.host.sudo():
             machine.host.run_expect([0], f"systemctl kill --kill-whom=main --signal=KILL {unit}")
-        wait_for(lambda: machine.web.ask().status == 200, 15, "it serves again")
+        wait_for(lambda: machine.web.ask().status == 200, 15, "the site responds again")
         time.sleep(2)
-    assert seen.failed <= 16, seen  # what was being answered at that moment
+    assert seen.failed <= 16, seen  # requests that the workers were handling at that moment
     assert seen.connect == 0, seen

@@ -1,4 +1,4 @@
-"""What a release may not do, whatever came with it; and what a live one survives."""
+"""Security of builds and releases, and restarts of a live release."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Deploy = Callable[..., Run]
 Play = Callable[..., Run]
 Load = Callable[..., Any]
 FORBIDDEN = ("/root/owned", "/etc/owned", "/srv/owned", "/usr/local/lib/owned", "/var/cache/uv/owned")
-# Writes what it should not be able to; fails when it is root, or sees what is not its own.
+# Tries to write to forbidden places; fails if it runs as root, or can see data of apps.
 ATTACK = f"""
 import glob, os
 for place in {FORBIDDEN}:
@@ -37,7 +37,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def put(machine: Machine, files: dict[str, bytes]) -> None:
-    """Write files on the machine, for all to read."""
+    """Write files on the machine that every user can read."""
     for name, content in files.items():
         quoted = "".join(f"\\{byte:03o}" for byte in content)
         with machine.host.sudo():
@@ -68,7 +68,7 @@ def test_source_distribution_is_not_built_as_root(machine: Machine, deploy: Depl
 def test_pth_file_of_a_wheel_runs_only_as_the_user_of_the_app(
     machine: Machine, deploy: Deploy, shop: Path, tmp_path: Path
 ) -> None:
-    # A .pth file runs with each start of the venv's Python. Each of them says who it was.
+    # A .pth file runs at each start of the venv's Python. Each run records its user ID.
     attempt = "import os; exec(\"try: open(%s).write(f'{os.getuid()} ')\\nexcept Exception: pass\")\n"
     lines = [attempt % place for place in ("os.environ['HOME'] + '/pth', 'a'", "'/root/owned', 'w'")]
     wheel = tmp_path / "evil-1.0-py3-none-any.whl"
@@ -129,7 +129,7 @@ def test_post_is_never_sent_twice_and_get_is_served_by_the_previous_release(
         machine.host.run("rm -f /srv/shop/data/posts")
     curl = f"curl -s -w '%{{http_code}}' -H 'Host: site.example' http://{machine.web.address}/"
     commands = "; ".join(f"{curl} -X {m} -o {tmp_path}/{m} > {tmp_path}/{m}.status" for m in ("POST", "GET"))
-    run = deploy("that dies of requests", environment=at_task("Watch the release", commands))
+    run = deploy("whose workers exit", environment=at_task("Watch the release", commands))
     assert run.code != 0, run.output
     assert (tmp_path / "POST.status").read_text() == "502"
     assert (tmp_path / "GET.status").read_text() == "200"
@@ -201,7 +201,7 @@ def test_only_root_can_take_the_lock(machine: Machine, deploy: Deploy) -> None:
     with machine.host.sudo():
         assert machine.host.check_output("stat -c '%U %a' /run/releases /run/releases/shop") == "root 700\nroot 700"
         assert machine.host.check_output("find /srv/shop -maxdepth 1 -writable -user shop") == "/srv/shop/data"
-    assert deploy("with nobody in the way").code == 0
+    assert deploy("without a foreign lock").code == 0
 
 
 def test_build_left_by_a_killed_module_is_stopped_by_the_next_deploy(machine: Machine, deploy: Deploy) -> None:
@@ -221,18 +221,18 @@ def test_live_release_is_restarted_without_a_limit(
         assert deploy("that needs a database").code == 0
         unit = f"shop@{machine.live('shop')}.service"
         machine.host.run_expect([0], f"rm {needed} && systemctl kill --kill-whom=main --signal=KILL {unit}")
-        # More crashes than the five in a minute that once were the end of it.
+        # More restarts than the five of systemd's default limit.
         wait_for(
             lambda: int(machine.host.check_output(f"systemctl show --property=NRestarts --value {unit}")) > 5,
             90,
-            "it is started again and again",
+            "systemd has restarted it more than five times",
         )
         assert machine.host.run(f"systemctl is-failed {unit}").stdout.strip() != "failed"
         assert play("status", "-e", f"status_file={tmp_path / 'status.json'}").code == 0
         (app,) = json.loads((tmp_path / "status.json").read_text())[machine.name]
         assert "FileNotFoundError" in app["trouble"], app
         machine.host.run_expect([0], f"touch {needed} && chown shop {needed}")
-    wait_for(lambda: machine.web.ask().status == 200, 60, "it serves again once its database is back")
+    wait_for(lambda: machine.web.ask().status == 200, 60, "the site responds again with its database")
     assert deploy("that needs none").code == 0
 
 

@@ -1,4 +1,4 @@
-"""A deploy is one transaction over two hosts: both switch, or none does, whatever fails on one of them."""
+"""A deploy is one transaction over two hosts: both switch to the new release, or none does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Play = Callable[..., Run]
 AtTask = Callable[[str, str], dict[str, str]]
 SWITCH, WATCH = "Switch nginx to the release", "Watch the release"
 
-# Statements that break a release on one of the two hosts alone, and what the run then says of that host.
+# For each fault: a statement that breaks the release on one host, and parts of the error that the run must report.
 ON_ONE_HOST = {
     "an import error": ("raise RuntimeError('only here')", "did not become ready", "RuntimeError: only here"),
     "a master that dies after the switch": (
@@ -39,7 +39,7 @@ ON_ONE_HOST = {
 
 
 def break_on(host: str, shop: Path, statement: str) -> None:
-    """Have the app fail on one host."""
+    """Make the app fail on one host only."""
     text = (shop / "shop.py").read_text()
     assert "app = Flask" in text
     broken = f"import socket\nif {host!r} in socket.gethostname():\n    {statement}\napp = Flask"
@@ -48,7 +48,7 @@ def break_on(host: str, shop: Path, statement: str) -> None:
 
 @contextlib.contextmanager
 def cut_off(machine: Machine) -> Iterator[str]:
-    """A command that cuts the control node off from a machine, undone at the end."""
+    """Yield a command that disconnects the control node from a machine; reconnect them at the end."""
     route = f"blackhole {machine.web.address}/32"
     try:
         yield f"ip route add {route}"
@@ -57,7 +57,7 @@ def cut_off(machine: Machine) -> Iterator[str]:
 
 
 def answers(machine: Machine, name: str) -> bool:
-    """Whether nginx has a site of that name; it closes the connection when it has none."""
+    """Whether nginx has a site of that name; without one, it closes the connection."""
     try:
         return machine.web.ask(host=name).status > 0
     except ConnectionResetError:
@@ -84,7 +84,7 @@ def test_failure_on_one_host_is_undone_on_both(
     assert fleet.left_overs() == []
     for machine, history in zip(fleet.machines, fleet.history(), strict=True):
         assert (history[-1]["result"], broken in history[-1]["reason"]) == ("failed", True)
-        # The site of the failed release is gone with it.
+        # The nginx site of the failed release is removed too.
         assert not answers(machine, "new.example")
 
 
@@ -109,7 +109,7 @@ def test_host_that_becomes_unreachable_returns_to_the_release_of_the_other(
         assert run.code != 0
         assert "debian12 can't be reached. The host restores" in run.output, run.output
         assert fleet.machines[0].live("shop") == live[0]
-    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 120, "the vanished host goes back by itself")
+    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 120, "the hosts have the previous release")
     assert fleet.versions() == ["before a host vanishes"] * 2
     assert deploy("after a host vanished", limit=BOTH).code == 0
     assert fleet.versions() == ["after a host vanished"] * 2
@@ -121,7 +121,7 @@ def test_hosts_undo_the_run_of_a_killed_control_node(fleet: Fleet, deploy: Deplo
     live = fleet.live()
     died = deploy("killed", limit=BOTH, environment=at_task(task, "KILL"))
     assert died.code == -9, died.output
-    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 60, "the hosts go back by themselves")
+    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 60, "the hosts have the previous release")
     assert fleet.versions() == ["before the kill"] * 2
 
 
@@ -131,7 +131,8 @@ def test_second_run_succeeds_after_the_control_node_died_after_any_task(
     assert deploy("before the deaths", limit=BOTH).code == 0
     killer = {"ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": "die_after"}
     with load() as seen:
-        for results in itertools.count(1, 2):  # after the first of the two hosts has done a task: they differ most then
+        # Odd numbers: after the first of the two hosts has run a task, when the hosts differ most.
+        for results in itertools.count(1, 2):
             died = deploy(f"death {results}", environment=killer | {"DIE_AFTER": str(results)}, limit=BOTH)
             if died.code == 0:
                 break
@@ -171,7 +172,7 @@ def test_run_fails_after_another_run_took_over_its_lock(fleet: Fleet, deploy: De
     first.start()
     with fleet.machines[0].host.sudo():
         token = fleet.machines[0].host.file("/run/releases/shop/token")
-        wait_for(lambda: token.exists, 20, "the first has the lock")
+        wait_for(lambda: token.exists, 20, "the first run has the lock")
     second = deploy("the one that takes over", "-e", "take_over_lock=true", limit=BOTH)
     first.join()
     assert second.code == 0, second.output
@@ -205,7 +206,7 @@ def test_rollback_needs_a_release_that_every_host_has(fleet: Fleet, deploy: Depl
     assert run.code != 0
     assert f"Release {lonely} was never live on debian12" in run.output, run.output
     assert fleet.versions() == ["on one", "on both"]
-    # Without a certain one, the hosts meet at the last release that is good on both.
+    # Without the option `release`, both hosts get the last release that is good on both.
     assert play("rollback", "-e", "app=shop", limit=BOTH).code == 0
     assert fleet.versions() == ["on both"] * 2
 

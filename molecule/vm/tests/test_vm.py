@@ -1,4 +1,4 @@
-"""What takes a kernel of its own: its settings, limits that hold, AppArmor, swap, a reboot."""
+"""Tests that need a kernel of its own: kernel settings, memory limits, AppArmor, swap, a reboot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from testing import Machine, Run, wait_for
 
 Play = Callable[..., Run]
 testinfra_hosts = ["ansible://vm"]
-REBOOT = 240  # seconds that an emulated machine may take
+REBOOT = 240  # seconds that a reboot may take, with an emulated processor
 
 
 def test_site_is_live(machine: Machine) -> None:
@@ -66,10 +66,10 @@ def test_app_above_its_memory_limit_loses_only_a_worker(machine: Machine) -> Non
     with machine.host.sudo():
         before, master = killed(), machine.host.check_output(f"systemctl show -P MainPID {unit}")
         assert eat(20) == 200
-        assert eat(700) in (502, 504)  # the second where swapping takes longer than nginx waits
-        wait_for(lambda: killed() > before, REBOOT, "the kernel ends the worker")
+        assert eat(700) in (502, 504)  # 504 if swapping takes longer than nginx waits
+        wait_for(lambda: killed() > before, REBOOT, "the kernel has killed the worker")
         assert machine.host.check_output(f"systemctl show -P MainPID {unit}") == master
-    wait_for(lambda: machine.web.ask("/").status == 200, 60, "the site answers")
+    wait_for(lambda: machine.web.ask("/").status == 200, 60, "the site responds")
 
 
 def test_apparmor_is_enabled(machine: Machine) -> None:
@@ -94,12 +94,12 @@ def test_all_services_run_after_a_reboot(machine: Machine) -> None:
     with machine.host.sudo():
         machine.host.run_expect([0], "systemd-run --collect sh -c 'sleep 1; systemctl reboot'")
         time.sleep(5)
-        wait_for(lambda: machine.web.ask("/").status == 200, REBOOT, "the site is back")
+        wait_for(lambda: machine.web.ask("/").status == 200, REBOOT, "the site responds")
         wait_for(lambda: machine.host.run("true").rc == 0, 60, "a login works")
         assert float(machine.host.check_output("cut -d' ' -f1 /proc/uptime")) < REBOOT
         assert machine.live("echo") == live
         for unit in (f"echo@{live}.service", "nginx", "fail2ban", "certificates.timer", "swapfile.swap"):
-            wait_for(lambda unit=unit: machine.host.service(unit).is_running, 60, f"{unit} is back")  # type: ignore[misc]
+            wait_for(lambda unit=unit: machine.host.service(unit).is_running, 60, f"{unit} is running")  # type: ignore[misc]
         assert "Status: active" in machine.host.check_output("ufw status")
         assert machine.host.sysctl("kernel.kptr_restrict") == 2
         assert machine.host.check_output("systemctl --failed --no-legend --plain") == ""
