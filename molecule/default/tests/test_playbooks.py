@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from testing import Machine, Run, Web, wait_for
+import yaml
+from testing import PROJECT, Machine, Run, Web, wait_for
 
 testinfra_hosts = ["ansible://webservers"]
 Play = Callable[..., Run]
@@ -115,6 +118,20 @@ def test_renewal_for_an_app_without_https_is_refused(play: Play) -> None:
     run = play("certificate", "-e", "app=blueoctopus", "-e", "operation=renew")
     assert run.code != 0
     assert "blueoctopus has tls: none" in run.output
+
+
+def test_example_plays_of_the_roles_run_in_check_mode(machine: Machine, play: Play, tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "app", tmp_path / "shop", ignore=shutil.ignore_patterns("__pycache__"))
+    plays = []
+    for readme in sorted(PROJECT.glob("roles/*/README.md")):
+        # The first example of each role. The second one of the role app rolls back, which needs an earlier release.
+        example = readme.read_text().split("```yaml\n")[1].split("```")[0]
+        plays += yaml.safe_load(example.replace("~/.ssh/id_ed25519", machine.variables["ansible_ssh_private_key_file"]))
+    (tmp_path / "examples.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
+    run = play(os.path.relpath(tmp_path / "examples", PROJECT / "playbooks"), "--check")
+    assert run.code == 0, run.output
+    assert run.output.count("\nPLAY [") == len(plays), run.output
+    assert machine.web.ask("/").status == 200
 
 
 def test_output_contains_no_secrets(play: Play, changed_app: ChangedApp) -> None:
