@@ -175,8 +175,8 @@ def test_domain_that_resolves_elsewhere_is_reported_and_no_certificate_is_reques
     strays = ["nowhere.invalid", "elsewhere.test"]
     run = play("deploy", "-e", "app=echo", *changed_app("echo", domains=[echo.domain, *strays]))
     assert run.code != 0
-    assert "nowhere.invalid has no address in DNS: point it at this host" in run.output, run.output
-    assert f"elsewhere.test leads to {authority.address}, where port 80 can't be reached" in run.output
+    assert "nowhere.invalid has no address in DNS. Add an A record with this host's address" in run.output, run.output
+    assert f"elsewhere.test resolves to {authority.address}, where port 80 can't be reached" in run.output
     assert ca.check_output("journalctl -u pebble | grep -c order-plz || true") == asked
     assert certificate_of(echo.domain) == before
     assert echo.ask("/").status == 200
