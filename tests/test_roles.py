@@ -148,3 +148,18 @@ def test_https_without_a_certificate_is_refused_before_the_deploy(
     text = " ".join(done.stdout.split())
     assert (f"shop: app_certificate is not set, but tls is {tls}. Set app_certificate to the folder" in text) == refused
     assert ("TASK [blueoctopus.site.app : Lock the app]" in text) != refused, done.stdout
+
+
+# --- shared arguments -----------------------------------------------------------------------------------------------
+
+
+def test_every_step_of_a_deploy_gets_the_arguments_that_all_steps_share(playbook: Play, source: Path) -> None:
+    app = {"name": "no-such-app", "domains": ["shop.example"], "source": str(source), "wsgi": "main:app", "tls": "none"}
+    app["release_command"] = "true"
+    role = {"role": "blueoctopus.site.app", "vars": {"app_config": app, "ansible_connection": "local"}}
+    # Modules fail without the arguments. Check mode changes nothing on this computer.
+    done = playbook({"app": [{"name": "Deploy", "hosts": "webservers", "roles": [role]}]}, "--check")
+    assert done.returncode == 0, done.stdout
+    for step in ("Lock", "Build", "Run the release command", "Start", "Switch nginx", "Watch", "Confirm", "Drain"):
+        assert f"TASK [blueoctopus.site.app : {step}" in done.stdout, step
+    assert "skipped=0" in done.stdout, done.stdout
