@@ -54,6 +54,7 @@ def playbook(tmp_path: Path) -> Play:
             path.write_text(yaml.safe_dump(content, sort_keys=False))
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "XDG_"))}
         environment |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "HOME": str(tmp_path)}
+        environment["ANSIBLE_PIPELINING"] = "1"
         return subprocess.run(
             ["ansible-playbook", "-i", tmp_path / "hosts.yml", *options, *paths],
             cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
