@@ -9,7 +9,7 @@ from collections import Counter
 
 from common import PROJECT, TOOLS, Result, run, table, tell
 
-CODE = ("plugins", "roles/certificate/files/certificates", "script/machine", "app/main.py")
+CODE = ("plugins", "roles/certificate/files/certificates", "script/machine", "script/machines", "app/main.py")
 LOCKS = ("requirements.txt", "app/requirements.txt", "roles/base/files/uv.txt", "roles/certificate/files/certbot.txt")
 
 

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of every scenario. A test that takes `machine` runs once for each of its `testinfra_hosts`."""
+"""Fixtures for the tests of all scenarios. A test that uses `machine` runs once for each of its `testinfra_hosts`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def inventory(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def door(host: Host) -> Door:
-    """How to get in to the machine of this test in the end, whoever got in at first."""
+    """The login to the machine of this test after the first run: as the administrator, on the configured port."""
     return Door(host.ansible.get_variables())
 
 
 @pytest.fixture
 def machine(host: Host, door: Door) -> Machine:
-    """The machine of this test; each test runs once for each."""
+    """The machine of this test."""
     variables = host.ansible.get_variables()
     if "ssh_port" in variables:
         options = " ".join([*door.options, "-i", door.key])
@@ -58,7 +58,7 @@ def echo(machine: Machine) -> Web:
 
 @pytest.fixture
 def play(machine: Machine, inventory: Path) -> Callable[..., Run]:
-    """Run a playbook as a person would type it; against this machine alone when nothing else is said."""
+    """Run a playbook like a user does, on this machine only unless `limit` is given."""
 
     def run(playbook: str, *options: str, limit: str = machine.name, environment: dict[str, str] | None = None) -> Run:
         command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(inventory), "--limit", limit]
@@ -78,7 +78,7 @@ def play(machine: Machine, inventory: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def changed_app(inventory: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """Change an app's entry in the inventory; what comes back are the options for `play`."""
+    """Change keys of an app in the inventory; returns the options for `play`."""
 
     def change(name: str, **keys: Any) -> list[str]:
         group_vars = yaml.safe_load((inventory / "group_vars/webservers.yml").read_text())
@@ -94,13 +94,13 @@ def changed_app(inventory: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def copy_of_app(tmp_path: Path) -> Path:
-    """The source of the app that ships with the project, to be changed by a test."""
+    """A copy of the project's own app, which a test can change."""
     return Path(shutil.copytree(PROJECT / "app", tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__")))
 
 
 @pytest.fixture(autouse=True)
 def journal_on_failure(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Print the end of the machine's journal when a test fails."""
+    """Print the last lines of the machine's journal when a test fails."""
     failed_before = request.session.testsfailed
     host = request.getfixturevalue("machine").host if "machine" in request.fixturenames else None
     yield

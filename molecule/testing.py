@@ -1,4 +1,4 @@
-"""What the tests need to look at machines from outside, as a visitor and as an administrator."""
+"""Helpers for the tests: access to the machines over the network, as a client and as the administrator."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing import Any
 from testinfra.host import Host
 
 PROJECT = Path(__file__).resolve().parent.parent
-TIMEOUT = 15  # seconds for one answer
+TIMEOUT = 15  # seconds for one response
 
 
 @dataclass
 class Answer:
-    """What came back for one request."""
+    """The response to one request."""
 
     status: int
     headers: dict[str, str]
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass
 class Web:
-    """A machine's web server, asked over the network; by HTTPS when `tls` says whom to trust."""
+    """A machine's web server, requested over the network; with HTTPS if `tls` is given."""
 
     address: str
     port: int
@@ -44,7 +44,7 @@ class Web:
     tls: ssl.SSLContext | None = None
 
     def connect(self, name: str) -> http.client.HTTPConnection:
-        """A connection under one of the server's names."""
+        """Open a connection for one of the server's host names."""
         connection = http.client.HTTPConnection(self.address, self.port, timeout=TIMEOUT)
         if self.tls:
             plain = socket.create_connection((self.address, self.port), TIMEOUT)
@@ -52,7 +52,7 @@ class Web:
         return connection
 
     def raw(self, path: str, encoding: str = "identity", **headers: str) -> http.client.HTTPResponse:
-        """An answer as it comes, compressed or in pieces."""
+        """Send a GET request; return the response unread, and possibly compressed."""
         connection = self.connect(self.domain)
         connection.request("GET", path, headers={"Host": self.domain, "Accept-Encoding": encoding} | headers)
         return connection.getresponse()
@@ -65,7 +65,7 @@ class Web:
         host: str | None = None,
         body: bytes | None = None,
     ) -> Answer:
-        """Send one request; `host` is the Host header, the first app's domain when left out."""
+        """Send one request; `host` is the Host header, by default the domain of the first app."""
         with contextlib.closing(self.connect(host or self.domain)) as connection:
             connection.request(method, path, body, {"Host": host or self.domain} | (headers or {}))
             response = connection.getresponse()
@@ -74,7 +74,7 @@ class Web:
 
 @dataclass
 class Machine:
-    """One machine: its testinfra host, what its inventory says, and its web server."""
+    """One machine: its testinfra host, its variables in the inventory, and its web server."""
 
     name: str
     host: Host
@@ -82,19 +82,19 @@ class Machine:
     web: Web
 
     def accepts(self, port: int) -> bool:
-        """Whether a TCP connection from outside is taken."""
+        """Whether the machine accepts a TCP connection from outside."""
         with contextlib.suppress(OSError), socket.create_connection((self.web.address, port), timeout=2):
             return True
         return False
 
     def live(self, app: str) -> str:
-        """Id of an app's live release."""
+        """The ID of an app's live release."""
         return str(self.host.run_expect([0], f"readlink /srv/{app}/live").stdout.strip().split("/")[-1])
 
 
 @dataclass
 class Fleet:
-    """Both machines, as one site."""
+    """Both machines of a scenario."""
 
     machines: list[Machine]
 
@@ -106,7 +106,7 @@ class Fleet:
         return [machine.live("shop") for machine in self.machines]
 
     def left_overs(self) -> list[str]:
-        """What a run should have taken away, on any of them: locks, half-built releases, units of other releases."""
+        """What a run should have removed, on all machines: locks, incomplete releases, units of other releases."""
         found = []
         for machine in self.machines:
             live = machine.live("shop")
@@ -121,7 +121,7 @@ class Fleet:
         return found
 
     def history(self) -> list[list[dict[str, Any]]]:
-        """What each machine's history tells."""
+        """The history of each machine."""
         told = []
         for machine in self.machines:
             with machine.host.sudo():
@@ -131,7 +131,7 @@ class Fleet:
 
 
 class Door:
-    """How to get in to a machine from outside, by a new connection each time."""
+    """Logs in to a machine over SSH, with a new connection each time."""
 
     def __init__(self, variables: dict[str, Any]) -> None:
         self.address = str(variables["ansible_host"])
@@ -145,49 +145,49 @@ class Door:
         ]
 
     def ssh(self, command: str = "true", user: str = "", port: int = 0) -> subprocess.CompletedProcess[str]:
-        """Log in and run a command; the way the inventory wants it unless said otherwise."""
+        """Log in and run a command; by default with the user and the port of the inventory."""
         login = ["-i", self.key, "-p", str(port or self.port), f"{user or self.user}@{self.address}"]
         return subprocess.run(["ssh", *self.options, *login, command], capture_output=True, text=True)
 
     def opens(self, user: str = "", port: int = 0) -> bool:
-        """Whether a login works, and may become root."""
+        """Whether a login works, and can become root."""
         return self.ssh("sudo -n true" if user != "root" else "true", user, port).returncode == 0
 
 
 @dataclass
 class Run:
-    """How a run of ansible-playbook ended."""
+    """The result of a run of ansible-playbook."""
 
     code: int
     output: str
 
     def recap(self, host: str) -> dict[str, int]:
-        """The counts of a host's line in the recap."""
+        """The counts of a host in the recap."""
         line = re.search(rf"^{host} +: (.*)$", self.output, re.MULTILINE)
         assert line, self.output
         return {key: int(count) for key, count in re.findall(r"(\w+)=(\d+)", line[1])}
 
 
 def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
-    """Wait until something is true; what it returned comes back."""
+    """Wait until `what` returns a true value, and return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, http.client.HTTPException):
             if result := what():
                 return result
         time.sleep(0.2)
-    raise AssertionError(f"not within {seconds} s: {why}")
+    raise AssertionError(f"Not true within {seconds} s: {why}")
 
 
 def git(folder: Path, *argv: str) -> str:
-    """Run git in a folder and return what it printed."""
+    """Run git in a folder and return its output."""
     own = ["-c", "user.name=tester", "-c", "user.email=tester@example.org", "-c", "init.defaultBranch=main"]
     done = subprocess.run(["git", "-C", str(folder), *own, *argv], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
 def commit_all(folder: Path) -> str:
-    """Commit a folder as it is, in a repository of its own, and return the commit."""
+    """Commit a folder to a new repository in it, and return the commit ID."""
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "--message=one")

@@ -1,4 +1,4 @@
-"""What the program on the hosts has certbot do, and what it makes of the outcome."""
+"""The program `certificates`: how it calls certbot, and how it handles the result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Make = Callable[..., Any]
 
 
 class FakeCertbot:
-    """Keeps files as certbot does, and fails as long as it is told to."""
+    """Writes files like certbot does, and fails if `issues` or `revokes` is false."""
 
     def __init__(self, program: ModuleType) -> None:
         self.program = program
@@ -60,7 +60,7 @@ def served(program: ModuleType) -> str:
     return str((program.STATE / "shop/current/fullchain.pem").read_text())
 
 
-def test_a_name_that_leads_nowhere_is_told_and_certbot_not_called(
+def test_domain_without_an_address_is_reported_and_certbot_is_not_called(
     program: ModuleType, make: Make, ca: FakeCertbot
 ) -> None:
     make().obtain()
@@ -74,7 +74,7 @@ def test_a_name_that_leads_nowhere_is_told_and_certbot_not_called(
     assert ca.calls == []
 
 
-def test_certbot_obtains_a_certificate_once_and_is_asked_whether_it_is_due_from_then_on(
+def test_certbot_obtains_a_certificate_once_and_then_decides_whether_it_is_due(
     program: ModuleType, make: Make, ca: FakeCertbot
 ) -> None:
     for _ in range(3):
@@ -89,7 +89,7 @@ def test_certbot_obtains_a_certificate_once_and_is_asked_whether_it_is_due_from_
     assert os.readlink(make().current) != version
 
 
-def test_a_force_asks_for_a_new_certificate_though_the_present_one_is_good(
+def test_force_obtains_a_new_certificate_although_the_current_one_is_valid(
     program: ModuleType, make: Make, ca: FakeCertbot
 ) -> None:
     assert program.keep(make(method="acme"), "renew")
@@ -110,7 +110,7 @@ def test_a_force_asks_for_a_new_certificate_though_the_present_one_is_good(
     ],
     ids=["http", "email", "dns"],
 )
-def test_certbot_is_told_how_to_prove_the_domains_when_it_obtains_and_when_it_renews(
+def test_certbot_gets_the_challenge_for_new_certificates_and_for_renewals(
     program: ModuleType, make: Make, ca: FakeCertbot, settings: dict[str, Any], options: list[str]
 ) -> None:
     for _ in range(2):
@@ -122,18 +122,16 @@ def test_certbot_is_told_how_to_prove_the_domains_when_it_obtains_and_when_it_re
     assert ca.calls[1] == ["renew", "--cert-name", "shop", *options]
 
 
-def test_a_certificate_that_certbot_got_in_a_run_that_was_cut_off_is_taken_over(
-    program: ModuleType, make: Make, ca: FakeCertbot
-) -> None:
+def test_certificate_of_an_interrupted_run_is_installed(program: ModuleType, make: Make, ca: FakeCertbot) -> None:
     assert program.keep(make(method="acme"), "renew")
-    ca.issue()  # and nothing more happened
+    ca.issue()  # and the program was interrupted
     assert program.keep(make(method="acme"), "renew")
     assert served(program) == ca.issued[1]
     assert len(ca.issued) == 2
 
 
 @pytest.mark.parametrize("lost", ["conf is empty", "conf", "live", "all"])
-def test_what_certbot_has_lost_or_half_written_is_obtained_anew(
+def test_certificate_is_obtained_again_when_files_of_certbot_are_missing_or_incomplete(
     program: ModuleType, make: Make, ca: FakeCertbot, lost: str
 ) -> None:
     assert program.keep(make(method="acme"), "renew")
@@ -150,7 +148,7 @@ def test_what_certbot_has_lost_or_half_written_is_obtained_anew(
     assert not make(method="acme").show()["due"]
 
 
-def test_a_renewal_that_failed_is_told_until_one_went_well_and_harms_nothing(
+def test_failed_renewal_is_reported_until_one_succeeds_and_changes_nothing(
     program: ModuleType, make: Make, ca: FakeCertbot
 ) -> None:
     assert program.keep(make(method="acme"), "renew")
@@ -170,7 +168,7 @@ def test_a_renewal_that_failed_is_told_until_one_went_well_and_harms_nothing(
 def script(
     program: ModuleType, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Callable[[], None]]:
-    """Put a shell script in certbot's place; what it is called with is in the file `calls`."""
+    """Replace certbot by a shell script that writes its arguments to the file `calls`."""
     monkeypatch.setattr(program, "CERTBOT", tmp_path / "certbot")
     monkeypatch.setattr(program, "SYSTEM_CAS", tmp_path / "system.pem")
     monkeypatch.chdir(tmp_path)
@@ -185,14 +183,14 @@ def script(
     return made
 
 
-def test_certbot_trusts_the_hosts_cas_and_the_own_one(program: ModuleType, script: Any, tmp_path: Path) -> None:
+def test_certbot_trusts_the_system_cas_and_the_configured_one(program: ModuleType, script: Any, tmp_path: Path) -> None:
     script("true")()
     settings = f"--config {program.SETTINGS}/certbot.ini --server https://ca.example/dir"
     assert (tmp_path / "calls").read_text() == f"renew {settings} --cert-name shop\n"
     assert (tmp_path / "bundle").read_text() == "system\nown\n"
 
 
-def test_the_reason_is_what_the_ca_found_of_each_name(program: ModuleType, script: Any) -> None:
+def test_error_contains_the_reason_of_the_ca_for_each_domain(program: ModuleType, script: Any) -> None:
     found = """
         echo 'Certbot failed to authenticate some domains (authenticator: webroot). The CA reported these problems:'
         for name in one.example two.example; do
@@ -204,20 +202,17 @@ def test_the_reason_is_what_the_ca_found_of_each_name(program: ModuleType, scrip
     with pytest.raises(program.CertificateError) as caught:
         script(found)()
     reasons = "one.example: 192.0.2.1: no route; two.example: 192.0.2.1: no route"
-    assert str(caught.value) == (
-        f"certbot renew with https://ca.example/dir failed: the CA could not check the names. {reasons}"
-    )
+    failed = "certbot renew with https://ca.example/dir failed: "
+    assert str(caught.value) == f"{failed}the certificate authority could not verify the domains. {reasons}"
 
 
-def test_the_reason_is_else_what_certbot_says_without_what_is_around(program: ModuleType, script: Any) -> None:
+def test_error_otherwise_contains_only_the_reason_of_certbot(program: ModuleType, script: Any) -> None:
     said = "Saving debug log to /x\nAn unexpected error occurred:\nThe CA says no.\nAsk for help or search at x.\n"
     with pytest.raises(program.CertificateError, match=r"failed: The CA says no\.$"):
         script(f"printf '%s' '{said}' >&2; exit 1")()
 
 
-def test_a_refused_nonce_is_no_reason_to_give_up_but_others_are(
-    program: ModuleType, script: Any, tmp_path: Path
-) -> None:
+def test_certbot_runs_again_only_after_a_refused_nonce(program: ModuleType, script: Any, tmp_path: Path) -> None:
     refused = "echo 'JWS has an invalid anti-replay nonce: x' >&2; exit 1"
     script(f'[ "$(wc -l <calls)" -gt 3 ] || {{ {refused}; }}')()
     assert len((tmp_path / "calls").read_text().splitlines()) == 4
@@ -233,7 +228,7 @@ def test_a_refused_nonce_is_no_reason_to_give_up_but_others_are(
 
 @pytest.fixture
 def revoke(program: ModuleType, make: Make, ca: FakeCertbot) -> Callable[[], bool]:
-    """Revoke the certificate of a site that has one from the CA; whether that went well."""
+    """Revoke the certificate of a site that has one from the CA; returns whether that succeeded."""
 
     def site() -> Any:
         return make(method="acme")
@@ -243,7 +238,7 @@ def revoke(program: ModuleType, make: Make, ca: FakeCertbot) -> Callable[[], boo
     return lambda: bool(program.keep(site(), "revoke"))
 
 
-def test_revoking_replaces_the_certificate_and_revokes_the_former(
+def test_revoke_replaces_the_certificate_and_revokes_the_previous_one(
     program: ModuleType, ca: FakeCertbot, revoke: Callable[[], bool]
 ) -> None:
     assert revoke()
@@ -252,7 +247,7 @@ def test_revoking_replaces_the_certificate_and_revokes_the_former(
     assert served(program) == second
 
 
-def test_what_is_served_is_not_revoked_while_no_new_one_can_be_had(
+def test_current_certificate_is_not_revoked_if_no_new_one_can_be_obtained(
     program: ModuleType, ca: FakeCertbot, revoke: Callable[[], bool]
 ) -> None:
     ca.issues = False
@@ -267,7 +262,7 @@ def test_what_is_served_is_not_revoked_while_no_new_one_can_be_had(
     assert served(program) == second
 
 
-def test_a_revocation_that_failed_is_made_up_for_without_another_certificate(
+def test_failed_revocation_is_repeated_without_another_certificate(
     program: ModuleType, ca: FakeCertbot, revoke: Callable[[], bool]
 ) -> None:
     ca.revokes = False
@@ -281,7 +276,7 @@ def test_a_revocation_that_failed_is_made_up_for_without_another_certificate(
     assert not list((program.STATE / "shop").glob("to-revoke*"))
 
 
-def test_a_certificate_that_the_ca_has_revoked_already_is_done_with(
+def test_certificate_that_is_already_revoked_is_no_error(
     program: ModuleType, make: Make, ca: FakeCertbot, revoke: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ca.revokes = False
@@ -296,9 +291,7 @@ def test_a_certificate_that_the_ca_has_revoked_already_is_done_with(
     assert make(method="acme").show()["error"] == ""
 
 
-def test_after_a_revocation_the_next_one_revokes_the_next_certificate(
-    ca: FakeCertbot, revoke: Callable[[], bool]
-) -> None:
+def test_second_revocation_revokes_the_next_certificate(ca: FakeCertbot, revoke: Callable[[], bool]) -> None:
     assert revoke()
     assert revoke()
     assert ca.revoked == ca.issued[:2]

@@ -1,4 +1,4 @@
-"""Which certificates the program on the hosts replaces, and how."""
+"""The program `certificates`: which certificates it replaces, and how."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ DAY = 86400
 Make = Callable[..., Any]
 
 
-def test_a_site_without_a_certificate_needs_one(make: Make) -> None:
+def test_missing_certificate_is_due(make: Make) -> None:
     assert make().is_due()
 
 
-def test_a_placeholder_is_no_certificate(program: ModuleType, make: Make) -> None:
+def test_placeholder_is_due(program: ModuleType, make: Make) -> None:
     certificate = make()
     certificate.take_over(*program.self_signed(["shop.example"], 30), real=False)
     assert certificate.is_due()
@@ -26,7 +26,7 @@ def test_a_placeholder_is_no_certificate(program: ModuleType, make: Make) -> Non
 
 
 @pytest.mark.parametrize(("days_left", "due"), [(31, False), (29, True)])
-def test_a_certificate_signed_by_itself_is_old_when_a_third_of_its_life_is_left(
+def test_self_signed_certificate_is_due_when_a_third_of_its_lifetime_is_left(
     make: Make, days_left: float, due: bool
 ) -> None:
     certificate = make()
@@ -35,7 +35,7 @@ def test_a_certificate_signed_by_itself_is_old_when_a_third_of_its_life_is_left(
     assert make().is_due() is due
 
 
-def test_the_end_of_a_certificate_is_known(program: ModuleType, make: Make) -> None:
+def test_status_contains_the_end_of_the_certificate(program: ModuleType, make: Make) -> None:
     make().obtain()
     assert make().show()["not_after"] == pytest.approx(time.time() + program.SELF_SIGNED_DAYS * DAY, abs=60)
 
@@ -43,13 +43,13 @@ def test_the_end_of_a_certificate_is_known(program: ModuleType, make: Make) -> N
 @pytest.mark.parametrize(
     "changed", [{"domains": ["shop.example"]}, {"method": "acme"}, {"directory": "https://other.example/dir"}]
 )
-def test_another_wish_needs_another_certificate(make: Make, changed: dict[str, Any]) -> None:
+def test_certificate_is_due_after_a_change_of_its_settings(make: Make, changed: dict[str, Any]) -> None:
     make().obtain()
     assert not make().is_due()
     assert make(**changed).is_due()
 
 
-def test_a_new_certificate_takes_the_place_of_the_old_in_one_step(program: ModuleType, make: Make) -> None:
+def test_new_certificate_replaces_the_previous_one_and_old_ones_are_pruned(program: ModuleType, make: Make) -> None:
     seen = []
     for _ in range(5):
         certificate = make()
@@ -77,7 +77,9 @@ def test_pruning_never_removes_the_current_certificate_when_the_clock_was_set_ba
         assert len(kept) <= program.KEPT
 
 
-def test_only_what_nginx_serves_is_renewed(program: ModuleType, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_certificates_that_nginx_uses_are_renewed(
+    program: ModuleType, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(program, "SITES", program.STATE)
     make()
     assert not program.is_served("shop")
@@ -87,23 +89,23 @@ def test_only_what_nginx_serves_is_renewed(program: ModuleType, make: Make, monk
     assert program.is_served("shop")
 
 
-def test_a_key_that_does_not_fit_never_becomes_current(program: ModuleType, make: Make) -> None:
+def test_certificate_with_a_wrong_key_is_refused(program: ModuleType, make: Make) -> None:
     make().obtain()
     before = os.readlink(make().current)
     chain, _key = program.self_signed(["shop.example"], 30)
-    with pytest.raises(program.CertificateError, match="OpenSSL does not take the certificate"):
+    with pytest.raises(program.CertificateError, match="OpenSSL does not accept the certificate"):
         make().take_over(chain, program.new_key())
     assert os.readlink(make().current) == before
 
 
-def test_a_provided_certificate_is_never_due_by_itself(program: ModuleType, make: Make) -> None:
+def test_provided_certificate_is_never_due(program: ModuleType, make: Make) -> None:
     certificate = make(method="provided")
     certificate.take_over(*program.self_signed(["shop.example"], 30))
     certificate.remember(not_before=0, not_after=1)
     assert not make(method="provided").is_due()
 
 
-def test_one_failure_of_any_kind_holds_up_no_other(
+def test_unexpected_error_is_recorded_and_does_not_stop_the_program(
     program: ModuleType, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = make()

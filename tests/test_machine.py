@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from machines import common
 
 SCRIPT = Path(__file__).resolve().parent.parent / "script/machine"
 
 
 @pytest.fixture
-def machine() -> ModuleType:
+def machine(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
     loader = SourceFileLoader("machine_script", str(SCRIPT))
     spec = importlib.util.spec_from_loader("machine_script", loader)
     assert spec
@@ -52,7 +58,31 @@ def test_without_root_and_sudo_the_error_includes_the_solution(
     assert "Run this as root, or install sudo." in capsys.readouterr().err
 
 
-def test_two_checkouts_do_not_share_a_machine(machine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = machine.identity("demo")
-    monkeypatch.setattr(machine, "CHECKOUT", Path("/somewhere/else"))
-    assert machine.identity("demo") != here
+def test_two_checkouts_do_not_share_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = common.identity("demo")
+    monkeypatch.setattr(common, "CHECKOUT", Path("/somewhere/else"))
+    assert common.identity("demo") != here
+
+
+def test_keys_and_records_belong_to_this_checkout() -> None:
+    project = Path(__file__).resolve().parent.parent
+    checkout, keys = common.CHECKOUT, common.KEYS
+    assert (checkout, keys) == (project, project / ".machines")
+
+
+def test_the_command_runs_from_any_folder_without_writing_bytecode(tmp_path: Path) -> None:
+    project = tmp_path / "checkout"
+    shutil.copytree(
+        SCRIPT.parent / "machines", project / "script/machines", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(SCRIPT, project / "script/machine")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        ["/usr/bin/python3", project / "script/machine", "list"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(project.rglob("__pycache__"))

@@ -1,4 +1,4 @@
--- GET and POST in turn. At the end, one line of JSON: what was answered, what failed, the slowest answer in seconds.
+-- Send GET and POST alternately. Print one line of JSON at the end: responses, errors, the slowest response in seconds.
 local post = false
 
 function request()

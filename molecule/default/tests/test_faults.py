@@ -1,4 +1,4 @@
-"""What goes wrong: the run fails, says why, and leaves things as they were. One machine of each kind is enough."""
+"""Failed runs: they report the cause and change nothing. One machine is enough for these tests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_app_says_why_and_the_old_one_keeps_serving(
+def test_deploy_of_a_broken_app_reports_the_cause_and_the_live_release_stays(
     machine: Machine, running: Running, play: Play, changed_app: ChangedApp, copy_of_app: Path, fault: str
 ) -> None:
     break_it, words = BROKEN[fault]
@@ -61,9 +61,7 @@ def test_a_broken_app_says_why_and_the_old_one_keeps_serving(
         assert "building" not in machine.host.check_output("ls -A /srv/blueoctopus/releases")
 
 
-def test_an_unreachable_host_stops_the_run_before_anything_changes(
-    machine: Machine, play: Play, tmp_path: Path
-) -> None:
+def test_unreachable_host_stops_the_run_before_any_change(machine: Machine, play: Play, tmp_path: Path) -> None:
     second = tmp_path / "hosts.yml"
     second.write_text(
         "webservers:\n  hosts:\n    lost:\n      ansible_host: 127.0.0.1\n      ansible_port: 9\n"
@@ -76,11 +74,11 @@ def test_an_unreachable_host_stops_the_run_before_anything_changes(
     assert not machine.host.package("hello").is_installed
 
 
-def test_an_unsupported_system_is_refused_before_anything_changes(machine: Machine, play: Play) -> None:
+def test_unsupported_system_is_refused_before_any_change(machine: Machine, play: Play) -> None:
     with machine.host.sudo():
         machine.host.run_expect([0], "cp -P /etc/os-release /root/os-release.saved && cp -L /etc/os-release /root/real")
         try:
-            # what Ansible goes by on a machine that is not Debian
+            # The playbooks read the operating system from this file.
             machine.host.run_expect(
                 [0], "rm /etc/os-release; sed 's/Debian/Ubuntu/g; s/^ID=.*/ID=ubuntu/' /root/real > /etc/os-release"
             )

@@ -1,4 +1,4 @@
-"""What the machine lets in, what it runs, and who may read and write what."""
+"""The firewall, the processes and the permissions of a host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ testinfra_hosts = ["ansible://webservers"]
 
 
 def listen(machine: Machine, port: int) -> None:
-    """Have something listen on every address of the machine, as a careless service would."""
+    """Start a program that listens on every address of the machine, like a service with a careless configuration."""
     with machine.host.sudo():
         if not machine.host.socket(f"tcp://{port}").is_listening:
             machine.host.run_expect([0], f"systemd-run --collect python3 -m http.server --bind :: {port}")
@@ -20,7 +20,7 @@ def listen(machine: Machine, port: int) -> None:
 
 
 def workers(machine: Machine, app: str) -> int:
-    """How many gunicorn workers run as the app's user, under one master."""
+    """The number of gunicorn workers that run as the app's user; fails unless there is exactly one master."""
     with machine.host.sudo():
         processes = machine.host.process.filter(user=app)
     masters = [process for process in processes if process.ppid == 1]
@@ -31,7 +31,7 @@ def workers(machine: Machine, app: str) -> int:
 @pytest.mark.parametrize(
     ("port", "is_open"),
     [(5000, False), (9100, True), (9200, False)],
-    ids=["not named", "for all, on one host", "for somebody else"],
+    ids=["not in the inventory", "for all addresses, on one host", "for another address"],
 )
 def test_only_the_ports_of_the_inventory_are_open(machine: Machine, port: int, is_open: bool) -> None:
     listen(machine, port)
@@ -40,7 +40,7 @@ def test_only_the_ports_of_the_inventory_are_open(machine: Machine, port: int, i
     assert machine.accepts(22)
 
 
-def test_the_firewall_holds_for_ipv6_too(machine: Machine) -> None:
+def test_firewall_also_filters_ipv6(machine: Machine) -> None:
     listen(machine, 5000)
     shown = machine.host.check_output("ip -6 -o address show dev host0 scope link")
     address = f"{shown.split()[3].split('/')[0]}%blueoctopus0"
@@ -49,24 +49,24 @@ def test_the_firewall_holds_for_ipv6_too(machine: Machine) -> None:
         socket.create_connection((address, 5000), timeout=2)
 
 
-def test_the_app_listens_on_no_port(machine: Machine) -> None:
+def test_app_listens_on_no_port(machine: Machine) -> None:
     listening = machine.host.check_output("ss -Htln").splitlines()
     local = [line.split()[3] for line in listening]
     ours = [a for a in local if a.rsplit(":", 1)[1] not in ("22", "443", "5000", "9100", "9200", str(machine.web.port))]
     assert ours == []
 
 
-def test_gunicorn_runs_as_many_workers_as_the_inventory_says(machine: Machine) -> None:
+def test_gunicorn_runs_the_configured_number_of_workers(machine: Machine) -> None:
     assert workers(machine, "echo") == machine.variables["echo_workers"]
 
 
-def test_workers_follow_the_cores_when_the_inventory_is_silent(machine: Machine) -> None:
+def test_default_number_of_workers_depends_on_the_cores(machine: Machine) -> None:
     cores = int(machine.host.check_output("nproc"))
     assert workers(machine, "blueoctopus") == 2 * cores + 1
 
 
 @pytest.mark.parametrize("app", ["blueoctopus", "echo"])
-def test_the_app_user_can_write_its_data_and_nothing_else(machine: Machine, app: str) -> None:
+def test_user_of_the_app_can_write_only_to_its_data_folder(machine: Machine, app: str) -> None:
     with machine.host.sudo():
         found = machine.host.run(
             f"runuser -u {app} -- find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /tmp "
@@ -75,7 +75,7 @@ def test_the_app_user_can_write_its_data_and_nothing_else(machine: Machine, app:
     assert found == [f"/srv/{app}/data"]
 
 
-def test_the_running_app_can_write_its_data_and_nothing_else(machine: Machine, echo: Web) -> None:
+def test_running_app_can_write_only_to_its_data_folder(machine: Machine, echo: Web) -> None:
     release = f"/srv/echo/releases/{machine.live('echo')}"
     assert echo.ask("/write?path=/srv/echo/data/test", "POST").status == 200
     with machine.host.sudo():
@@ -95,25 +95,25 @@ def test_the_running_app_can_write_its_data_and_nothing_else(machine: Machine, e
         "/etc/shadow",
     ],
 )
-def test_an_app_cannot_read_what_is_not_its_own(machine: Machine, path: str) -> None:
-    read = f"sh -c 'cat {path} || ls -A {path}/'"  # a file, or a folder
+def test_app_cannot_read_files_of_other_users(machine: Machine, path: str) -> None:
+    read = f"sh -c 'cat {path} || ls -A {path}/'"  # a file or a folder
     with machine.host.sudo():
         assert machine.host.run(f"runuser -u root -- {read}").rc == 0
         assert machine.host.run(f"runuser -u echo -- {read}").rc != 0
 
 
-def test_only_nginx_reaches_an_app_behind_its_back(machine: Machine) -> None:
+def test_only_nginx_can_connect_to_the_socket_of_an_app(machine: Machine) -> None:
     program = (
         "import os, socket; "
-        "socket.socket(socket.AF_UNIX).connect(os.path.realpath('/srv/blueoctopus/live/socket')); print('in')"
+        "socket.socket(socket.AF_UNIX).connect(os.path.realpath('/srv/blueoctopus/live/socket')); print('connected')"
     )
     with machine.host.sudo():
-        for user, gets_in in (("www-data", True), ("echo", False), ("nobody", False)):
+        for user, connects in (("www-data", True), ("echo", False), ("nobody", False)):
             done = machine.host.run(f"runuser -u {user} -- python3 -c {shlex.quote(program)}")
-            assert (done.stdout.strip() == "in") == gets_in, done.stderr
+            assert (done.stdout.strip() == "connected") == connects, done.stderr
 
 
-def test_no_secret_lies_where_others_can_read_it(machine: Machine) -> None:
+def test_secrets_are_only_in_files_that_only_root_can_read(machine: Machine) -> None:
     with machine.host.sudo():
         found = machine.host.run(
             "grep -rl squid-ink-4711 /srv /etc /run /var /tmp --exclude-dir=journal"
@@ -122,6 +122,6 @@ def test_no_secret_lies_where_others_can_read_it(machine: Machine) -> None:
         assert f"/srv/echo/releases/{live}/environment" in found
         for path in found:
             assert (machine.host.file(path).mode, machine.host.file(path).user) == (0o600, "root"), path
-        # sudo notes the very commands of this test
+        # sudo logs the commands of this test itself.
         noted = machine.host.run("journalctl --no-pager").stdout.splitlines()
         assert [line for line in noted if "squid-ink-4711" in line and "COMMAND=" not in line] == []

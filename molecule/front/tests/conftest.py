@@ -1,3 +1,5 @@
+"""Fixtures for HTTPS: the certificate authority of the scenario, and the apps over HTTP and HTTPS."""
+
 from __future__ import annotations
 
 import json
@@ -17,21 +19,21 @@ from testing import Machine, Web
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The CA makes itself a new root when it is started again: tests that do that come last."""
+    """Run the tests that restart the certificate authority last, as it creates a new root at each start."""
     items.sort(key=lambda item: "pebble" in getattr(item, "fixturenames", ()))
 
 
 class Authority:
-    """The scenario's CA: its address, and the certificate that all trust comes from."""
+    """The certificate authority of the scenario: its address and its root certificate."""
 
     def __init__(self, inventory: Path) -> None:
         self.address = str(yaml.safe_load((inventory / "host_vars/ca/address.yml").read_text())["ansible_host"])
         self.root = self.look("roots/0")
 
     def look(self, path: str) -> str:
-        """What the CA's own management tells."""
-        open_eyed = ssl._create_unverified_context()
-        with urllib.request.urlopen(f"https://{self.address}:15000/{path}", context=open_eyed) as answer:
+        """Request a path of the management interface."""
+        unverified = ssl._create_unverified_context()
+        with urllib.request.urlopen(f"https://{self.address}:15000/{path}", context=unverified) as answer:
             return str(answer.read().decode())
 
     def status(self, certificate: x509.Certificate) -> str:
@@ -40,13 +42,13 @@ class Authority:
 
 @pytest.fixture
 def authority(inventory: Path) -> Authority:
-    """The CA."""
+    """The certificate authority."""
     return Authority(inventory)
 
 
 @pytest.fixture
 def root(authority: Authority, tmp_path: Path) -> Path:
-    """The file with the CA's root."""
+    """A file with the root certificate of the certificate authority."""
     path = tmp_path / "root.pem"
     path.write_text(authority.root)
     return path
@@ -54,25 +56,25 @@ def root(authority: Authority, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def plain(machine: Machine) -> Web:
-    """The first app of the machine, by HTTP."""
+    """The first app of the machine, over HTTP."""
     return replace(machine.web, domain=f"{machine.name}.test")
 
 
 @pytest.fixture
 def site(plain: Web, root: Path) -> Web:
-    """The first app of the machine, by HTTPS."""
+    """The first app of the machine, over HTTPS."""
     return replace(plain, port=443, tls=ssl.create_default_context(cafile=root))
 
 
 @pytest.fixture
 def echo(site: Web) -> Web:
-    """The second app of the machine, by HTTPS."""
+    """The second app of the machine, over HTTPS."""
     return replace(site, domain=f"echo.{site.domain}")
 
 
 @pytest.fixture
 def certificate_of(machine: Machine) -> Callable[[str], x509.Certificate]:
-    """Read the certificate that a name is served with, whoever signed it."""
+    """Read the certificate of a host name without verifying it."""
 
     def read(domain: str) -> x509.Certificate:
         context = ssl._create_unverified_context()
@@ -87,5 +89,5 @@ def certificate_of(machine: Machine) -> Callable[[str], x509.Certificate]:
 
 @pytest.fixture
 def ca(inventory: Path) -> Any:
-    """The CA's machine."""
+    """The testinfra host of the certificate authority."""
     return testinfra.get_host("ansible://ca", ansible_inventory=str(inventory))

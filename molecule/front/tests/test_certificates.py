@@ -1,4 +1,4 @@
-"""Certificates: issue, renew, revoke, another domain, a CA that is down."""
+"""Certificates: issue, renewal, revocation, changed domains, failures of the certificate authority."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ PEBBLE = "/etc/systemd/system/pebble.service.d"
 
 
 def names(certificate: x509.Certificate) -> list[str]:
-    """The names that a certificate is for."""
+    """The host names in a certificate."""
     extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     return sorted(extension.value.get_values_for_type(x509.DNSName))
 
 
 @pytest.fixture
 def pebble(ca: Any, machine: Machine) -> Iterator[Callable[..., None]]:
-    """Change how the CA behaves; it keeps its root and its accounts only as long as it runs, so this comes with a new
-    root, and certbot needs a new account."""
+    """Restart the certificate authority with other settings. It has a new root and no accounts after a restart, so
+    certbot needs a new account."""
     yield lambda *settings: restart(ca, machine, "[Service]\n" + "".join(f"{line}\n" for line in settings))
     ca.run(f"rm -rf {PEBBLE}")
     restart(ca, machine, "")
@@ -45,18 +45,20 @@ def pebble(ca: Any, machine: Machine) -> Iterator[Callable[..., None]]:
 def restart(ca: Any, machine: Machine, settings: str) -> None:
     ca.run_expect([0], f"mkdir -p {PEBBLE} && printf %s '{settings}' > {PEBBLE}/test.conf && systemctl daemon-reload")
     ca.run_expect([0], "systemctl restart pebble")
-    wait_for(lambda: ca.run("curl -skf https://localhost:14000/dir").rc == 0, 10, "the CA is up")
+    wait_for(
+        lambda: ca.run("curl -skf https://localhost:14000/dir").rc == 0, 10, "the certificate authority has started"
+    )
     with machine.host.sudo():
         machine.host.run_expect([0], "rm -rf /var/lib/certificates/certbot")
 
 
-def test_all_domains_are_in_one_certificate_of_the_ca(site: Web, certificate_of: CertificateOf) -> None:
+def test_one_certificate_contains_all_domains_of_an_app(site: Web, certificate_of: CertificateOf) -> None:
     certificate = certificate_of(site.domain)
     assert names(certificate) == [site.domain, f"www.{site.domain}"]
-    assert site.ask("/").status == 200  # the fixture trusts the CA alone
+    assert site.ask("/").status == 200  # `site` trusts only this certificate authority
 
 
-def test_keys_are_for_nobody_else(machine: Machine) -> None:
+def test_private_keys_are_readable_only_by_their_user(machine: Machine) -> None:
     for path in ("/var/lib/certificates/blueoctopus/current/privkey.pem", "/var/lib/certificates/certbot"):
         assert machine.host.run(f"runuser -u echo -- cat {path}").rc != 0
         with machine.host.sudo():
@@ -64,17 +66,17 @@ def test_keys_are_for_nobody_else(machine: Machine) -> None:
             assert machine.host.file(path).mode & 0o077 == 0
 
 
-def test_what_is_fresh_is_not_renewed(machine: Machine, site: Web, certificate_of: CertificateOf) -> None:
+def test_certificate_that_is_not_due_is_not_renewed(machine: Machine, site: Web, certificate_of: CertificateOf) -> None:
     before = certificate_of(site.domain)
     with machine.host.sudo():
         machine.host.run_expect([0], "systemctl start certificates@renew:all.service")
     assert certificate_of(site.domain) == before
 
 
-def test_a_certificate_is_renewed_when_the_ca_says_so(
+def test_certificate_is_renewed_when_the_certificate_authority_asks_for_it(
     machine: Machine, echo: Web, certificate_of: CertificateOf, authority: Any
 ) -> None:
-    """As when a CA has to revoke certificates: the one in service has most of its life ahead."""
+    """For example before a revocation: the certificate is valid for much longer."""
     before = certificate_of(echo.domain)
     revoke = "revoke --cert-path /var/lib/certificates/echo/current/fullchain.pem --server https://ca.test:14000/dir"
     with machine.host.sudo():
@@ -83,18 +85,18 @@ def test_a_certificate_is_renewed_when_the_ca_says_so(
             "cd / && runuser -u certificates -- env REQUESTS_CA_BUNDLE=/var/lib/certificates/ca-bundle.pem "
             f"/usr/local/lib/certbot/bin/certbot {revoke} --config /etc/certificates/certbot.ini",
         )
-        # certbot heeds how long the CA wants to be left alone, six hours
+        # certbot stores when it may ask again, six hours later.
         machine.host.run_expect([0], "sed -i /ari_retry_after/d /var/lib/certificates/certbot/renewal/echo.conf")
         machine.host.run_expect([0], "systemctl start certificates@renew:all.service")
-    wait_for(lambda: certificate_of(echo.domain).serial_number != before.serial_number, 5, "there is another one")
+    wait_for(lambda: certificate_of(echo.domain).serial_number != before.serial_number, 5, "there is a new certificate")
     assert authority.status(before) == "Revoked"
     assert authority.status(certificate_of(echo.domain)) == "Valid"
     assert echo.ask("/").status == 200
 
 
 def visit(web: Web, until: threading.Event, answered: list[int], failures: list[str]) -> None:
-    """Ask again and again over one connection, as browsers do: a request on a kept connection that the server closes
-    without an answer is sent again on a new one."""
+    """Send requests over one connection like browsers do: if the server closes a used connection without a response,
+    send the request again on a new one."""
     connection: http.client.HTTPConnection | None = None
     while not until.is_set():
         kept = connection is not None
@@ -133,7 +135,7 @@ def test_renewal_under_load_drops_no_request(play: Play, echo: Web, certificate_
     assert len(answered) > 300
 
 
-def test_a_revoked_certificate_is_replaced_first(
+def test_certificate_is_replaced_before_it_is_revoked(
     play: Play, echo: Web, certificate_of: CertificateOf, authority: Any
 ) -> None:
     before = certificate_of(echo.domain)
@@ -145,7 +147,7 @@ def test_a_revoked_certificate_is_replaced_first(
     assert echo.ask("/").status == 200
 
 
-def test_a_domain_comes_and_goes(
+def test_certificate_follows_added_and_removed_domains(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, certificate_of: CertificateOf
 ) -> None:
     added = f"new.{machine.name}.test"
@@ -157,7 +159,7 @@ def test_a_domain_comes_and_goes(
     assert names(certificate_of(echo.domain)) == [echo.domain]
 
 
-def test_a_domain_that_does_not_lead_here_is_named_and_the_ca_not_asked(
+def test_domain_that_resolves_elsewhere_is_reported_and_no_certificate_is_requested(
     machine: Machine,
     play: Play,
     changed_app: ChangedApp,
@@ -173,18 +175,18 @@ def test_a_domain_that_does_not_lead_here_is_named_and_the_ca_not_asked(
     strays = ["nowhere.invalid", "elsewhere.test"]
     run = play("deploy", "-e", "app=echo", *changed_app("echo", domains=[echo.domain, *strays]))
     assert run.code != 0
-    assert "nowhere.invalid has no address in DNS: point it at this host" in run.output, run.output
-    assert f"elsewhere.test leads to {authority.address}, where port 80 can't be reached" in run.output
+    assert "nowhere.invalid has no address in DNS. Add an A record with this host's address" in run.output, run.output
+    assert f"elsewhere.test resolves to {authority.address}, where port 80 can't be reached" in run.output
     assert ca.check_output("journalctl -u pebble | grep -c order-plz || true") == asked
     assert certificate_of(echo.domain) == before
     assert echo.ask("/").status == 200
     assert play("deploy", "-e", "app=echo").code == 0
 
 
-def test_an_app_without_a_certificate_is_there_by_http_and_holds_up_nobody(
+def test_app_without_a_certificate_is_served_over_http_and_delays_no_other_app(
     machine: Machine, play: Play, echo: Web, site: Web, plain: Web
 ) -> None:
-    with machine.host.sudo():  # as if it had never had one
+    with machine.host.sudo():  # like before the first certificate
         machine.host.run_expect([0], "rm -r /var/lib/certificates/echo && sed -i s/echo.[a-z0-9]*.test// /etc/hosts")
     try:
         run = play("deploy")
@@ -198,13 +200,13 @@ def test_an_app_without_a_certificate_is_there_by_http_and_holds_up_nobody(
     finally:
         with machine.host.sudo():
             machine.host.run_expect([0], f"echo {machine.web.address} {echo.domain} >> /etc/hosts")
-            # the host's own timer does this
+            # The timer on the host does the same.
             machine.host.run_expect([0], "systemctl start certificates@renew:all.service")
     wait_for(lambda: echo.ask("/").status == 200, 5, "nginx has the certificate")
     assert unencrypted.ask("/").headers["Location"] == f"https://{echo.domain}/"
 
 
-def test_a_ca_that_is_down_takes_no_site_down(
+def test_site_stays_up_when_the_certificate_authority_is_down(
     play: Play, echo: Web, ca: Any, certificate_of: CertificateOf, pebble: Callable[..., None]
 ) -> None:
     before = certificate_of(echo.domain)
@@ -222,7 +224,7 @@ def test_a_ca_that_is_down_takes_no_site_down(
     assert play("certificate", "-e", "app=echo", "-e", "operation=force").code == 0
 
 
-def test_a_ca_that_refuses_one_nonce_of_five_is_borne_and_nine_of_ten_take_no_site_down(
+def test_renewal_works_when_one_nonce_of_five_is_refused_and_site_stays_up_when_nine_of_ten_are(
     play: Play, echo: Web, certificate_of: CertificateOf, pebble: Callable[..., None]
 ) -> None:
     pebble("Environment=PEBBLE_WFE_NONCEREJECT=20")
@@ -241,14 +243,14 @@ def test_a_ca_that_refuses_one_nonce_of_five_is_borne_and_nine_of_ten_take_no_si
     assert certificate_of(echo.domain) == after
 
 
-def test_a_certificate_is_renewed_when_the_half_of_a_short_life_is_over(
+def test_short_lived_certificate_is_renewed_after_half_of_its_lifetime(
     machine: Machine, play: Play, echo: Web, ca: Any, certificate_of: CertificateOf, pebble: Callable[..., None]
 ) -> None:
     ca.run_expect([0], "sed 's/7776000/90/' /etc/pebble/pebble.json > /etc/pebble/short.json")
     pebble("ExecStart=", "ExecStart=/usr/bin/pebble -config /etc/pebble/short.json -dnsserver 127.0.0.1:8053")
     assert play("certificate", "-e", "app=echo", "-e", "operation=force").code == 0
     first = certificate_of(echo.domain)
-    half = first.not_valid_before_utc + (first.not_valid_after_utc - first.not_valid_before_utc) / 2  # a short life
+    half = first.not_valid_before_utc + (first.not_valid_after_utc - first.not_valid_before_utc) / 2
 
     def look() -> x509.Certificate:
         with machine.host.sudo():
@@ -257,10 +259,10 @@ def test_a_certificate_is_renewed_when_the_half_of_a_short_life_is_over(
 
     assert look() == first
     time.sleep(max(0, (half - datetime.datetime.now(datetime.UTC)).total_seconds()) + 1)
-    wait_for(lambda: look().serial_number != first.serial_number, 5, "there is another one")
+    wait_for(lambda: look().serial_number != first.serial_number, 5, "there is a new certificate")
 
 
-def test_a_certificate_can_be_signed_by_itself_or_provided(
+def test_certificate_can_be_self_signed_or_provided(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, certificate_of: CertificateOf, tmp_path: Path
 ) -> None:
     run = play("deploy", "-e", "app=echo", *changed_app("echo", tls="selfsigned"))
@@ -286,7 +288,7 @@ def test_a_certificate_can_be_signed_by_itself_or_provided(
     assert play("deploy", "-e", "app=echo").code == 0
 
 
-def test_dns_proves_a_wildcard(
+def test_dns_challenge_obtains_a_wildcard_certificate(
     machine: Machine,
     play: Play,
     changed_app: ChangedApp,
@@ -324,6 +326,6 @@ def test_dns_proves_a_wildcard(
     with machine.host.sudo():
         assert machine.host.file("/etc/certificates/dns-credentials").mode == 0o640
         assert machine.host.run(f"grep -r {key['secret']} /var/lib/certificates /etc/systemd/system").rc == 1
-        # what the timer does
+        # The timer does the same.
         machine.host.run_expect([0], "systemctl start certificates@renew:echo.service")
     assert play("deploy", "-e", "app=echo").code == 0

@@ -1,4 +1,4 @@
-"""What can be changed about a site, while it runs."""
+"""Changes of a live site: maintenance mode, streaming, removed and new apps, headers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Play = Callable[..., Run]
 ChangedApp = Callable[..., list[str]]
 
 
-def test_maintenance_closes_one_app_for_all_but_some(
+def test_maintenance_affects_one_app_and_exempts_the_given_addresses(
     machine: Machine, play: Play, changed_app: ChangedApp, site: Web, echo: Web, ca: Any, authority: Any
 ) -> None:
     let_in = changed_app("echo", maintenance_allow=[authority.address])
     assert play("deploy", "-e", "app=echo", *let_in).code == 0
     assert play("maintenance", "-e", "app=echo", "-e", "state=on").recap(machine.name)["changed"] == 1
     try:
-        closed = wait_for(lambda: (a := echo.ask("/")).status == 503 and a, 5, "it is closed")
+        closed = wait_for(lambda: (a := echo.ask("/")).status == 503 and a, 5, "maintenance mode is on")
         assert closed.headers["Retry-After"] == "60"
         assert "being worked on" in closed.text
         assert echo.ask("/static/app.1a2b3c4d.css").status == 503
@@ -37,17 +37,17 @@ def test_maintenance_closes_one_app_for_all_but_some(
         resolve = f"--resolve {echo.domain}:443:{echo.address}"
         shown = ca.check_output(f"curl -sk -o /dev/null -w %{{http_code}} {resolve} https://{echo.domain}/")
         assert shown == "200"
-        # a deploy meanwhile proves itself all the same
+        # The health check of a deploy also works in maintenance mode.
         run = play("deploy", "-e", "app=echo", *changed_app("echo", environment={"GREETING": machine.name}))
         assert run.code == 0, run.output
         assert echo.ask("/").status == 503
         assert play("maintenance", "-e", "app=echo", "-e", "state=on").recap(machine.name)["changed"] == 0
     finally:
         assert play("maintenance", "-e", "app=echo", "-e", "state=off").recap(machine.name)["changed"] == 1
-    wait_for(lambda: echo.ask("/").status == 200, 5, "it is open again")
+    wait_for(lambda: echo.ask("/").status == 200, 5, "maintenance mode is off")
 
 
-def test_streams_and_websockets_where_they_are_wanted(play: Play, changed_app: ChangedApp, echo: Web) -> None:
+def test_streaming_and_websockets_work_where_they_are_enabled(play: Play, changed_app: ChangedApp, echo: Web) -> None:
     assert first_drop_after(echo) > 1.5  # buffered
     run = play("deploy", "-e", "app=echo", *changed_app("echo", streaming=True, websockets=True))
     assert run.code == 0, run.output
@@ -57,14 +57,14 @@ def test_streams_and_websockets_where_they_are_wanted(play: Play, changed_app: C
 
 
 def first_drop_after(web: Web) -> float:
-    """Seconds until the first piece of a slow answer is there."""
+    """Seconds until the first part of a slow response has arrived."""
     begun = time.monotonic()
     web.raw("/drip", "identity").read(2)
     return time.monotonic() - begun
 
 
 def chat(web: Web, words: bytes) -> bytes:
-    """Say something over a websocket and hear the answer; see RFC 6455."""
+    """Send a message over a websocket and return the response; see RFC 6455."""
     assert web.tls
     with web.tls.wrap_socket(socket.create_connection((web.address, 443)), server_hostname=web.domain) as tls:
         key = base64.b64encode(os.urandom(16)).decode()
@@ -83,7 +83,7 @@ def chat(web: Web, words: bytes) -> bytes:
         return stream.read(length)
 
 
-def test_a_site_of_a_removed_app_goes_away(
+def test_site_of_a_removed_app_is_removed(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, site: Web, tmp_path: Path
 ) -> None:
     everything = yaml.safe_load(Path(changed_app("echo")[1].removeprefix("@")).read_text())
@@ -100,7 +100,7 @@ def test_a_site_of_a_removed_app_goes_away(
     assert replace(echo, domain=site.domain).ask("/").status == 200
 
 
-def test_what_nginx_refuses_is_told_in_its_words_and_changes_nothing(
+def test_refused_nginx_configuration_is_reported_with_the_message_of_nginx_and_changes_nothing(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
 ) -> None:
     with machine.host.sudo():
@@ -122,7 +122,7 @@ def test_what_nginx_refuses_is_told_in_its_words_and_changes_nothing(
     assert play("deploy", "-e", "app=echo").code == 0
 
 
-def test_check_mode_foretells_a_new_site_and_makes_none(
+def test_check_mode_reports_a_new_site_and_creates_none(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, tmp_path: Path
 ) -> None:
     everything = yaml.safe_load(Path(changed_app("echo")[1].removeprefix("@")).read_text())

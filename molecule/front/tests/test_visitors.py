@@ -1,4 +1,4 @@
-"""What visitors meet, and what they can't do."""
+"""Responses to clients over HTTP and HTTPS: redirects, headers, limits, compression, error pages, log, browsers."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ HEADERS = {
 }
 
 
-def test_http_leads_to_https(plain: Web, site: Web) -> None:
+def test_http_redirects_to_https(plain: Web, site: Web) -> None:
     answer = plain.ask("/api2?a=b")
     assert (answer.status, answer.headers["Location"]) == (301, f"https://{site.domain}/api2?a=b")
     assert site.ask("/api2?a=b").status == 201
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_other_domains_lead_to_the_first(plain: Web, site: Web, secure: bool) -> None:
+def test_other_domains_redirect_to_the_first(plain: Web, site: Web, secure: bool) -> None:
     answer = (site if secure else plain).ask("/x?y=z", host=f"www.{site.domain}")
     assert (answer.status, answer.headers["Location"]) == (301, f"https://{site.domain}/x?y=z")
 
 
-def test_an_unknown_host_name_reaches_no_app(plain: Web, site: Web) -> None:
-    with pytest.raises(ConnectionError):  # without a word
+def test_request_for_an_unknown_host_name_is_refused(plain: Web, site: Web) -> None:
+    with pytest.raises(ConnectionError):  # nginx closes the connection without a response
         plain.ask("/", host="stranger.test")
     with pytest.raises(ssl.SSLError, match="unrecognized name"):
         site.ask("/", host="stranger.test")
@@ -56,7 +56,7 @@ def test_an_unknown_host_name_reaches_no_app(plain: Web, site: Web) -> None:
     ("path", "status"),
     [("/", 200), ("/static/style.css", 200), ("/nowhere", 404), ("/.git/config", 404), ("/static/none.css", 404)],
 )
-def test_every_answer_carries_the_headers(site: Web, path: str, status: int) -> None:
+def test_every_response_contains_the_security_headers(site: Web, path: str, status: int) -> None:
     answer = site.ask(path)
     assert answer.status == status
     assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
@@ -65,13 +65,13 @@ def test_every_answer_carries_the_headers(site: Web, path: str, status: int) -> 
     assert answer.headers["Server"] == "nginx"
 
 
-def test_what_the_app_says_itself_is_left_as_it_is(echo: Web) -> None:
+def test_headers_of_the_app_take_precedence(echo: Web) -> None:
     answer = echo.ask("/own-headers")
     assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
     assert answer.headers["X-Request-Id"] != "forged"
 
 
-def test_nothing_that_a_client_says_of_itself_is_believed(echo: Web) -> None:
+def test_forwarded_headers_of_clients_are_ignored(echo: Web) -> None:
     forged = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "forged.test"}
     seen = echo.ask("/", headers=forged | {"X-Request-Id": "forged"}).json
     assert seen["client"] != "198.51.100.7"
@@ -79,7 +79,7 @@ def test_nothing_that_a_client_says_of_itself_is_believed(echo: Web) -> None:
     assert seen["headers"]["X-Request-Id"] != "forged"
 
 
-def test_static_files_come_from_nginx_compressed_and_for_long(machine: Machine, site: Web) -> None:
+def test_static_files_are_compressed_and_cached(machine: Machine, site: Web) -> None:
     page = site.ask("/").text
     link = page.split('rel="stylesheet" href="')[1].split('"')[0].replace("&amp;", "&")
     assert f"?v={machine.live('blueoctopus')}" in link
@@ -94,13 +94,13 @@ def test_static_files_come_from_nginx_compressed_and_for_long(machine: Machine, 
     assert site.ask("/static/style.css").headers["Cache-Control"] == "max-age=300"
 
 
-def test_brotli_beats_gzip_on_the_page(site: Web) -> None:
+def test_brotli_compresses_the_page_better_than_gzip(site: Web) -> None:
     sizes = {encoding: len(site.raw("/", encoding).read()) for encoding in ("br", "gzip")}
     print(sizes)
     assert sizes["br"] <= 0.85 * sizes["gzip"]
 
 
-def test_a_page_asked_for_from_another_site_is_not_compressed(site: Web) -> None:
+def test_response_to_a_cross_site_request_is_not_compressed(site: Web) -> None:
     own = site.raw("/", "gzip", Referer=f"https://{site.domain}/")
     foreign = site.raw("/", "gzip", Referer="https://stranger.test/")
     secretive = site.raw("/", "gzip", **{"Sec-Fetch-Site": "cross-site"})
@@ -110,14 +110,14 @@ def test_a_page_asked_for_from_another_site_is_not_compressed(site: Web) -> None
     assert b"Hello from Flask server" in foreign.read()
 
 
-def test_a_form_sent_from_another_site_arrives_whole(echo: Web) -> None:
+def test_form_sent_from_another_site_arrives_complete(echo: Web) -> None:
     answer = echo.ask("/", "POST", {"Referer": "https://stranger.test/"}, body=b"x" * 5000)
     assert answer.status == 200
     assert answer.json["headers"]["Content-Length"] == "5000"
 
 
 def burst(web: Web, path: str, count: int) -> list[Answer]:
-    """Many requests from one client, as fast as it can."""
+    """Send many requests from one client, as fast as possible."""
     connection = web.connect(web.domain)
     answers = []
     for _ in range(count):
@@ -127,7 +127,7 @@ def burst(web: Web, path: str, count: int) -> list[Answer]:
     return answers
 
 
-def test_one_client_can_not_have_it_all(site: Web, echo: Web) -> None:
+def test_one_client_is_limited_and_static_files_and_other_apps_are_not(site: Web, echo: Web) -> None:
     answers = burst(site, "/healthz", 400)
     refused = [answer for answer in answers if answer.status == 429]
     assert len([answer for answer in answers if answer.status == 200]) >= 120
@@ -135,12 +135,13 @@ def test_one_client_can_not_have_it_all(site: Web, echo: Web) -> None:
     assert refused[0].headers["Retry-After"] == "10"
     assert refused[0].headers["X-Frame-Options"] == "DENY"
     assert "Too many requests" in refused[0].text
-    # neither static files nor another app pay for it
+    # The limit applies neither to static files nor to another app.
     assert {answer.status for answer in burst(site, "/static/style.css", 300)} == {200}
     assert {answer.status for answer in burst(echo, "/", 300)} == {200}
 
 
-# Runs on the machine. Arguments: whom to ask, under which name, and, again and again, who asks how often.
+# Runs on the machine. Arguments: address and host name of the site; then pairs of a client address and its number of
+# requests. Prints the statuses for each client address.
 ASK_FROM = """
 import http.client, json, socket, ssl, sys
 trusting = ssl.create_default_context()
@@ -169,10 +170,10 @@ print(json.dumps(said))
         ("2001:db8::5", "2001:db8::b:c:d", "2001:db8:1::5"),
     ],
 )
-def test_a_client_with_ipv6_is_its_whole_network(
+def test_limits_apply_to_the_whole_network_of_an_ipv6_client(
     machine: Machine, site: Web, client: str, neighbour: str, stranger: str
 ) -> None:
-    # In one go: the limit forgets by the second.
+    # All clients in one run, as the limit counts requests per second.
     asking = f"python3 -c '{ASK_FROM}' {client} {site.domain} {client} 400 {neighbour} 20 {stranger} 20"
     with machine.host.sudo():
         for address in (client, neighbour, stranger):
@@ -187,7 +188,7 @@ def test_a_client_with_ipv6_is_its_whole_network(
     assert of_stranger == [200]
 
 
-def test_pages_of_nginx_tell_what_is_wrong(machine: Machine, echo: Web) -> None:
+def test_error_page_of_nginx_describes_the_problem(machine: Machine, echo: Web) -> None:
     unit = f"echo@{machine.live('echo')}"
     with machine.host.sudo():
         machine.host.run_expect([0], f"systemctl stop {unit}.service {unit}.socket")
@@ -200,10 +201,10 @@ def test_pages_of_nginx_tell_what_is_wrong(machine: Machine, echo: Web) -> None:
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert echo.ask("/_error/style.css").status == 200
     assert echo.ask("/_error/502.html").status == 404
-    wait_for(lambda: echo.ask("/").status == 200, 10, "it is back")
+    wait_for(lambda: echo.ask("/").status == 200, 10, "the app responds")
 
 
-def test_the_log_tells_all_of_a_request(machine: Machine, echo: Web) -> None:
+def test_access_log_describes_a_request(machine: Machine, echo: Web) -> None:
     answer = echo.ask("/?looked=for", headers={"User-Agent": 'a "quoted" \\ one'})
     wanted = answer.headers["X-Request-Id"]
     assert answer.json["headers"]["X-Request-Id"] == wanted
@@ -213,7 +214,7 @@ def test_the_log_tells_all_of_a_request(machine: Machine, echo: Web) -> None:
             lines = machine.host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines()
         return next((json.loads(line) for line in lines if wanted in line), None)
 
-    entry = wait_for(logged, 5, "the log has it")
+    entry = wait_for(logged, 5, "the log contains the request")
     assert entry["release"] == machine.live("echo")
     assert (entry["uri"], entry["status"], entry["host"]) == ("/?looked=for", 200, echo.domain)
     assert entry["user_agent"] == 'a "quoted" \\ one'
@@ -223,7 +224,7 @@ def test_the_log_tells_all_of_a_request(machine: Machine, echo: Web) -> None:
         assert machine.host.file("/var/log/nginx/access.log").mode == 0o640
 
 
-def test_http_2_answers_all(echo: Web) -> None:
+def test_all_http_2_requests_succeed(echo: Web) -> None:
     command = [
         "h2load",
         "-n",
@@ -240,7 +241,7 @@ def test_http_2_answers_all(echo: Web) -> None:
     assert "2000 succeeded, 0 failed, 0 errored" in shown, shown
 
 
-def test_http_3_answers_where_nginx_has_it(machine: Machine, site: Web, ca: Any) -> None:
+def test_http_3_requests_succeed_where_nginx_supports_it(machine: Machine, site: Web, ca: Any) -> None:
     if machine.variables["machine_debian"] < 13:
         assert "Alt-Svc" not in site.ask("/").headers
         return
@@ -253,7 +254,7 @@ def test_http_3_answers_where_nginx_has_it(machine: Machine, site: Web, ca: Any)
 
 
 @pytest.mark.parametrize("attack", ["-H", "-B", "-X"], ids=["headers", "body", "read"])
-def test_slow_clients_leave_room_for_others(site: Web, echo: Web, ca: Any, attack: str) -> None:
+def test_slow_clients_do_not_block_other_clients(site: Web, echo: Web, ca: Any, attack: str) -> None:
     command = f"slowhttptest {attack} -c 1000 -r 300 -i 5 -l 9 -p 2 -u https://{echo.domain}/static/app.1a2b3c4d.css"
     ca.run_expect([0], f"systemd-run --quiet --collect --unit=slow {command}")
     try:
@@ -269,17 +270,17 @@ def test_slow_clients_leave_room_for_others(site: Web, echo: Web, ca: Any, attac
     assert max(seconds) < 1, seconds
 
 
-def test_the_machine_lets_in_what_it_should(machine: Machine) -> None:
+def test_firewall_allows_only_ssh_and_the_web(machine: Machine) -> None:
     with machine.host.sudo():
         shown = machine.host.check_output("ufw status")
-    # HTTP/3 comes in where nginx has it.
+    # HTTP/3 uses UDP, and only nginx of Debian 13 supports it.
     http3 = {"443/udp"} if machine.name == "web13" else set()
     assert set(re.findall(r"^[\d:]+/\w+", shown, re.MULTILINE)) == {"22/tcp", "80/tcp", "443/tcp"} | http3
 
 
 @dataclass
 class Visit:
-    """What a browser made of a page."""
+    """The result of opening a page in a browser."""
 
     page: str
     complaints: list[str]
@@ -287,7 +288,7 @@ class Visit:
 
 @pytest.fixture
 def browse(site: Web, root: Path, tmp_path: Path) -> Callable[[str], Visit]:
-    """Open a page in Chromium, which trusts the CA's root as it would trust a public one."""
+    """Open a page in Chromium, which trusts the root of the scenario's certificate authority."""
     store = tmp_path / ".pki/nssdb"
     store.mkdir(parents=True)
     for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "root", "-i", root]):
@@ -312,13 +313,13 @@ def browse(site: Web, root: Path, tmp_path: Path) -> Callable[[str], Visit]:
     return visit
 
 
-def test_a_browser_has_nothing_to_complain_of(site: Web, browse: Callable[[str], Visit]) -> None:
-    visit = browse(f"http://{site.domain}/")  # it is led to HTTPS
+def test_browser_reports_no_problem(site: Web, browse: Callable[[str], Visit]) -> None:
+    visit = browse(f"http://{site.domain}/")  # redirects to HTTPS
     assert "Hello from Flask server" in visit.page
     assert visit.complaints == []
 
 
-def test_a_browser_keeps_to_the_content_security_policy(echo: Web, browse: Callable[[str], Visit]) -> None:
+def test_browser_enforces_the_content_security_policy(echo: Web, browse: Callable[[str], Visit]) -> None:
     visit = browse(f"https://{echo.domain}/inline")
     assert "before" in visit.page
     assert "after" not in visit.page

@@ -1,4 +1,4 @@
-"""Fixtures for machines as a provider hands them out."""
+"""Fixtures for machines like those of providers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from testing import Door
 
 @pytest.fixture
 def neighbour(inventory: Path) -> Callable[[str], Door]:
-    """The door of another machine of the scenario."""
+    """Get the login to another machine of the scenario."""
 
     def door_of(name: str) -> Door:
         runner = testinfra.get_host(f"ansible://{name}?ansible_inventory={inventory}")

@@ -1,4 +1,4 @@
-"""What a provider hands out becomes a machine that its administrator alone gets in to."""
+"""The first run of site.yml, on images like those of providers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from testing import Door, Machine, Run
 testinfra_hosts = ["ansible://webservers"]
 Play = Callable[..., Run]
 
-# Holds dpkg's lock the way apt does.
+# Holds the lock of dpkg like apt does.
 HOLD = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(45)"
 
 
-def as_handed_out(door: Door, variables: dict[str, str]) -> Callable[[str], str]:
-    """Run commands as root, by the login that the provider made."""
+def login_of_the_image(door: Door, variables: dict[str, str]) -> Callable[[str], str]:
+    """Run commands as root, with the login that the image contains."""
 
     def run(command: str) -> str:
         wrapped = command if variables["ansible_user"] == "root" else f"sudo sh -c {shlex.quote(command)}"
@@ -27,8 +27,8 @@ def as_handed_out(door: Door, variables: dict[str, str]) -> Callable[[str], str]
     return run
 
 
-def test_a_host_that_can_not_be_made_the_site_is_left_alone(machine: Machine, door: Door, play: Play) -> None:
-    run_as_root = as_handed_out(door, machine.variables)
+def test_unusable_host_is_refused_and_not_changed(machine: Machine, door: Door, play: Play) -> None:
+    run_as_root = login_of_the_image(door, machine.variables)
     if machine.name == "sudo12":
         run_as_root("useradd -m plain; cp -r ~debian/.ssh ~plain/; chown -R plain: ~plain/.ssh")
         run = play("site", "-e", "ansible_user=plain", "-e", "admin_user=plain")
@@ -42,21 +42,21 @@ def test_a_host_that_can_not_be_made_the_site_is_left_alone(machine: Machine, do
         assert "has no Python yet, so --check can't check it" in run.output
 
 
-def test_first_contact_waits_for_what_a_first_boot_does(
+def test_first_run_waits_until_the_first_boot_has_finished(
     machine: Machine, door: Door, play: Play, tmp_path: Path
 ) -> None:
-    run_as_root = as_handed_out(door, machine.variables)
+    run_as_root = login_of_the_image(door, machine.variables)
     if machine.name == "sudo12":
-        # a container's boot leaves it out
+        # cloud-init does not run at the boot of a container.
         run_as_root(
             "cd /run/cloud-init && rm -f disabled && touch enabled && systemctl start --no-block cloud-init.target"
         )
         run_as_root(f"systemd-run --collect python3 -c {shlex.quote(HOLD)}")
     else:
-        # sshd is not there yet
+        # sshd starts after the run has begun.
         late = "systemctl stop ssh.socket ssh.service; sleep 12; systemctl start ssh.socket"
         run_as_root(f"systemd-run --collect sh -c '{late}'")
-    # no connection of a test before this one
+    # No connection of an earlier test is used.
     run = play("site", environment={"ANSIBLE_SSH_CONTROL_PATH_DIR": str(tmp_path)})
     assert run.code == 0, run.output
     if machine.name == "sudo12":
@@ -67,7 +67,7 @@ def test_first_contact_waits_for_what_a_first_boot_does(
     assert machine.web.ask("/").status == 200
 
 
-def test_the_administrator_gets_in_and_nobody_else(door: Door) -> None:
+def test_only_the_administrator_can_log_in(door: Door) -> None:
     assert door.opens()
     assert not door.opens("root")
     assert not door.opens(port=22)
@@ -75,13 +75,13 @@ def test_the_administrator_gets_in_and_nobody_else(door: Door) -> None:
     assert "Permission denied (publickey)" in asked
 
 
-def test_the_same_command_again_changes_nothing(machine: Machine, play: Play) -> None:
+def test_second_run_changes_nothing(machine: Machine, play: Play) -> None:
     run = play("site")
     assert run.code == 0, run.output
     assert run.recap(machine.name)["changed"] == 0, run.output
 
 
-def test_check_mode_on_the_finished_machine_changes_nothing(machine: Machine, play: Play) -> None:
+def test_check_mode_reports_no_change_on_a_provisioned_host(machine: Machine, play: Play) -> None:
     run = play("site", "--check", "--diff")
     assert run.code == 0, run.output
     assert run.recap(machine.name)["changed"] == 0, run.output

@@ -1,4 +1,4 @@
-"""Whatever is set wrong: somebody gets in again, without help. Two machines at a time, each with its own change."""
+"""Undo of changes that lock the administrator out, on two machines at a time, each with a change of its own."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from testing import PROJECT, Door, Machine, Run, wait_for
 testinfra_hosts = ["ansible://sudo12"]
 Play = Callable[..., Run]
 Neighbour = Callable[[str], Door]
-LONGEST = 90  # seconds from the change to the former state
+LONGEST = 90  # seconds from the change until logins work again
 BOTH = "sudo12,root13"
 
-# Changes that nobody gets in after.
-PORT: dict[str, Any] = {"ssh_port": 2345}  # which a firewall in between closes
+# Changes after which nobody can log in.
+PORT: dict[str, Any] = {"ssh_port": 2345}  # a port that the fixture `doors` blocks
 ELSEWHERE: dict[str, Any] = {"ssh_allow_users": ["admin@192.0.2.1"]}
 OTHERS: dict[str, Any] = {"firewall_ssh_from": ["192.0.2.1"], "admin_addresses": []}
 
 
-LOOK_OUT = "timeout 60 sh -c 'until test -e /var/lib/undo-lockout/armed; do sleep 0.05; done"  # to be closed
-BOOT = "stat --format %Y /proc/1"  # a machine's own start, which containers on one kernel have, too
+# Waits for the change. The callers complete the command and its quotes.
+LOOK_OUT = "timeout 60 sh -c 'until test -e /var/lib/undo-lockout/armed; do sleep 0.05; done"
+BOOT = "stat --format %Y /proc/1"  # when the machine has booted; containers share the kernel's own boot time
 
 
 class Watcher:
-    """Tries to log in once a second, the way it was before, and notes when that worked."""
+    """Tries to log in once a second with the settings before the change, and records the results."""
 
     def __init__(self, door: Door) -> None:
         self.seen: list[bool] = []
@@ -57,7 +58,7 @@ class Watcher:
 
 @pytest.fixture
 def doors(neighbour: Neighbour) -> Iterator[list[Door]]:
-    """The doors of both machines, with a firewall before them that nobody thought of."""
+    """The logins to both machines; a firewall in front of them blocks port 2345."""
     doors = [neighbour(name) for name in BOTH.split(",")]
     closing = "sudo iptables -t raw {} PREROUTING -p tcp --dport 2345 -j DROP"
     for door in doors:
@@ -69,7 +70,7 @@ def doors(neighbour: Neighbour) -> Iterator[list[Door]]:
 
 @pytest.fixture
 def settings(tmp_path: Path, neighbour: Neighbour) -> Callable[..., list[str]]:
-    """Set something for each machine, and where sshd listens up to now; what comes back are options."""
+    """Change settings of each machine, and keep its current SSH port for the login; returns the options for `play`."""
 
     def write(**hosts: dict[str, Any]) -> list[str]:
         (tmp_path / "host_vars").mkdir()
@@ -82,8 +83,8 @@ def settings(tmp_path: Path, neighbour: Neighbour) -> Callable[..., list[str]]:
     return write
 
 
-def how_to_get_in(door: Door) -> str:
-    """All that says who gets in."""
+def login_settings(door: Door) -> str:
+    """All settings that decide who can log in."""
     files = "/etc/ssh/sshd_config.d/10-hardening.conf /etc/systemd/system/ssh.socket.d/* /etc/sudoers.d/*"
     return door.ssh(f"sudo sh -c 'cat {files} ~/.ssh/authorized_keys; ufw show added; ufw status'").stdout
 
@@ -93,10 +94,10 @@ def how_to_get_in(door: Door) -> str:
     [(PORT, ELSEWHERE), (OTHERS, PORT)],
     ids=["port, users", "firewall, port of ssh.socket"],
 )
-def test_a_change_that_locks_everybody_out_undoes_itself(
+def test_change_that_locks_everybody_out_is_undone_by_the_host(
     play: Play, doors: list[Door], settings: Callable[..., list[str]], one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    before = [how_to_get_in(door) for door in doors]
+    before = [login_settings(door) for door in doors]
     with Watcher(doors[0]) as first, Watcher(doors[1]) as second:
         run = play("provision", *settings(sudo12=one, root13=other), limit=BOTH)
         assert run.code != 0
@@ -104,16 +105,16 @@ def test_a_change_that_locks_everybody_out_undoes_itself(
             assert f"{door.user} can't log in on port" in run.output
         assert "The host undoes these changes automatically within a minute" in run.output
         for watcher in (first, second):
-            wait_for(watcher.was_locked_out_and_is_back, LONGEST, "somebody gets in again")
+            wait_for(watcher.was_locked_out_and_is_back, LONGEST, "the administrator can log in again")
             print("logins, once a second:", "".join("." if worked else "!" for worked in watcher.seen))
             assert watcher.seen.count(False) < LONGEST
-    assert [how_to_get_in(door) for door in doors] == before
+    assert [login_settings(door) for door in doors] == before
 
 
-def test_nobody_has_to_be_there_for_the_way_back(
+def test_host_undoes_the_change_without_the_control_node_and_after_a_reboot(
     neighbour: Neighbour, inventory: Path, settings: Callable[..., list[str]]
 ) -> None:
-    """The control node dies between the change and the new login, and the second machine is rebooted, too."""
+    """The control node is killed between the change and the new login, and the second machine is also rebooted."""
     doors = [neighbour(name) for name in BOTH.split(",")]
     booted = doors[1].ssh(BOOT).stdout
     command = ["ansible-playbook", "playbooks/provision.yml", "-i", str(inventory), "--limit", BOTH]
@@ -135,14 +136,14 @@ def test_nobody_has_to_be_there_for_the_way_back(
     os.killpg(run.pid, signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     killed = time.monotonic()
-    wait_for(lambda: not doors[0].opens(), 10, "the old way is closed")
+    wait_for(lambda: not doors[0].opens(), 10, "the previous login no longer works")
     for door in doors:
-        wait_for(door.opens, LONGEST, "the old way is open again")
-    print(f"open again after {time.monotonic() - killed:.0f} s")
+        wait_for(door.opens, LONGEST, "the previous login works again")
+    print(f"logins work again after {time.monotonic() - killed:.0f} s")
     assert doors[1].ssh(BOOT).stdout != booted
 
 
-def test_a_run_that_was_cut_off_is_made_up_for_by_the_next(machine: Machine, door: Door, play: Play) -> None:
+def test_next_run_completes_an_interrupted_one(machine: Machine, door: Door, play: Play) -> None:
     run = play("provision", limit=BOTH)
     assert run.code == 0, run.output
     with machine.host.sudo():
@@ -161,7 +162,7 @@ def test_a_run_that_was_cut_off_is_made_up_for_by_the_next(machine: Machine, doo
         (["-e", '{"admin_keys": ["ssh-ed25519 AAAA"]}'], "entry 1"),
     ],
 )
-def test_what_can_be_known_before_is_an_error_before(
+def test_settings_that_would_lock_everybody_out_are_refused_before_any_change(
     machine: Machine, door: Door, play: Play, options: list[str], words: str
 ) -> None:
     with machine.host.sudo():

@@ -1,4 +1,4 @@
-"""What keeps attackers out, what keeps an attacker in, and how the machine keeps itself."""
+"""Protection against attacks: limits, bans, sandboxes, updates and the settings of a hardened host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testing import Door, Machine, wait_for
 testinfra_hosts = ["ansible://webservers"]
 OTHER = {"sudo12": "root13", "root13": "sudo12"}
 
-# Arguments: address, port, how many connections. Prints how many were taken.
+# Arguments: address, port, number of connections. Prints how many of them sshd accepted.
 KNOCK = """
 import socket, sys
 taken = 0
@@ -25,7 +25,7 @@ for _ in range(int(sys.argv[3])):
         pass
 print(taken)
 """
-# Arguments: address, seconds. Asks for a page again and again; prints the statuses that came, and what ended it.
+# Arguments: address, seconds. Requests a page repeatedly; prints the statuses, and the error that ended the requests.
 ASK = """
 import http.client, sys, time
 seen, end, until = set(), "", time.monotonic() + float(sys.argv[2])
@@ -46,39 +46,39 @@ print(*sorted(seen), end)
 
 @pytest.fixture
 def stranger(machine: Machine, neighbour: Callable[[str], Door]) -> Iterator[Door]:
-    """Somebody on another machine, whom nobody exempts; let in again at the end."""
+    """A client on another machine, which has no exemptions; its bans are removed at the end."""
     yield neighbour(OTHER[machine.name])
     with machine.host.sudo():
         machine.host.run_expect([0], "fail2ban-client unban --all")
 
 
 def banned(machine: Machine, jail: str) -> list[str]:
-    """Who is banned."""
+    """The banned addresses of a jail."""
     with machine.host.sudo():
         shown = machine.host.check_output(f"fail2ban-client get {jail} banip")
     return str(shown).split()
 
 
-def test_ssh_takes_few_connections_from_one_stranger(machine: Machine, door: Door, stranger: Door) -> None:
+def test_ssh_connections_of_one_client_are_limited(machine: Machine, door: Door, stranger: Door) -> None:
     with machine.host.sudo():
-        machine.host.run_expect([0], "systemctl stop fail2ban")  # which would ban meanwhile
+        machine.host.run_expect([0], "systemctl stop fail2ban")  # so that only the firewall limits
     taken = stranger.ssh(f"python3 -c {shlex.quote(KNOCK)} {door.address} {door.port} 12").stdout
     with machine.host.sudo():
         machine.host.run_expect([0], "systemctl start fail2ban")
     assert 3 <= int(taken) <= 6
-    for _ in range(12):  # an administrator's address
+    for _ in range(12):  # this computer is in admin_addresses
         assert door.opens()
 
 
-def test_who_fails_to_log_in_again_and_again_is_banned(machine: Machine, door: Door, stranger: Door) -> None:
-    wait_for(lambda: banned(machine, "sshd") == [], 10, "fail2ban is up")
-    time.sleep(31)  # until the firewall's limit has forgotten the test before
+def test_client_with_repeated_failed_logins_is_banned(machine: Machine, door: Door, stranger: Door) -> None:
+    wait_for(lambda: banned(machine, "sshd") == [], 10, "fail2ban has started")
+    time.sleep(31)  # until the connections of the previous test no longer count for the firewall's limit
     guess = f"ssh -p {door.port} -o BatchMode=yes -o ConnectTimeout=2 -o StrictHostKeyChecking=no"
     stranger.ssh(f"for i in 1 2 3 4 5 6; do {guess} nobody$i@{door.address}; sleep 4; done")
-    wait_for(lambda: banned(machine, "sshd") == [stranger.address], 10, "it is banned")
+    wait_for(lambda: banned(machine, "sshd") == [stranger.address], 10, "the client is banned")
     refused = stranger.ssh(f"python3 -c {shlex.quote(KNOCK)} {door.address} {door.port} 1")
     assert refused.stdout.strip() == "0"
-    assert door.opens()  # an administrator's address
+    assert door.opens()  # this computer is in admin_addresses
     with machine.host.sudo():
         rules = machine.host.check_output("ufw status")
         machine.host.run_expect([0], f"fail2ban-client set sshd unbanip {stranger.address}")
@@ -86,7 +86,7 @@ def test_who_fails_to_log_in_again_and_again_is_banned(machine: Machine, door: D
     assert banned(machine, "sshd") == []
 
 
-def test_who_does_not_mind_the_limits_is_banned_from_the_web(machine: Machine, door: Door, stranger: Door) -> None:
+def test_client_that_exceeds_the_limits_is_banned_from_the_web(machine: Machine, door: Door, stranger: Door) -> None:
     shown = stranger.ssh(f"python3 -c {shlex.quote(ASK)} {door.address} 20").stdout.split()
     assert shown[:2] == ["200", "429"]
     assert shown[2:] == ["ConnectionRefusedError"] or shown[2:] == ["TimeoutError"]
@@ -100,7 +100,7 @@ def test_who_does_not_mind_the_limits_is_banned_from_the_web(machine: Machine, d
 @pytest.mark.parametrize(
     ("unit", "most"), [("blueoctopus", 0.8), ("nginx", 2.5), ("fail2ban", 4), ("certificates@renew:x", 2.5)]
 )
-def test_services_are_shut_in(machine: Machine, unit: str, most: float) -> None:
+def test_services_run_in_a_sandbox(machine: Machine, unit: str, most: float) -> None:
     if unit == "blueoctopus":
         unit = f"blueoctopus@{machine.live('blueoctopus')}.service"
     with machine.host.sudo():
@@ -110,7 +110,7 @@ def test_services_are_shut_in(machine: Machine, unit: str, most: float) -> None:
     assert float(found[1]) <= most, shown
 
 
-def test_an_app_without_network_has_none(machine: Machine) -> None:
+def test_app_without_network_has_only_the_loopback_interface(machine: Machine) -> None:
     unit = f"blueoctopus@{machine.live('blueoctopus')}.service"
     with machine.host.sudo():
         pid = machine.host.check_output(f"systemctl show --property=MainPID --value {unit}")
@@ -119,7 +119,7 @@ def test_an_app_without_network_has_none(machine: Machine) -> None:
     assert machine.web.ask("/").status == 200
 
 
-def test_security_updates_come_by_themselves(machine: Machine) -> None:
+def test_security_updates_are_installed_automatically(machine: Machine) -> None:
     with machine.host.sudo():
         shown = machine.host.check_output("unattended-upgrade --dry-run --debug 2>&1")
         assert "label=Debian-Security" in shown
@@ -132,7 +132,7 @@ def test_security_updates_come_by_themselves(machine: Machine) -> None:
         machine.host.run_expect([0], "needrestart -b -r l")
 
 
-def test_the_machine_keeps_itself(machine: Machine) -> None:
+def test_host_has_journal_clock_timezone_and_network_settings(machine: Machine) -> None:
     zone = machine.variables.get("base_timezone", "UTC")
     with machine.host.sudo():
         assert machine.host.check_output("timedatectl show --property=Timezone --value") in (zone, f"Etc/{zone}")
@@ -146,7 +146,7 @@ def test_the_machine_keeps_itself(machine: Machine) -> None:
         assert machine.host.check_output("systemctl --failed --no-legend --plain") == ""
 
 
-def test_rules_that_left_the_inventory_leave_the_host(machine: Machine) -> None:
+def test_firewall_rules_that_are_not_in_the_inventory_are_removed(machine: Machine) -> None:
     with machine.host.sudo():
         rules = machine.host.check_output("ufw show added").splitlines()[1:]
     of_monitor = [rule for rule in rules if "9100" in rule]
@@ -155,12 +155,12 @@ def test_rules_that_left_the_inventory_leave_the_host(machine: Machine) -> None:
     assert not any(f" {port}/tcp" in rule for rule in rules for port in (22, 2345, 2346))
 
 
-def test_what_an_attacker_inside_would_use_is_not_there(machine: Machine, door: Door) -> None:
+def test_apps_cannot_run_compilers_or_programs_in_shared_memory(machine: Machine, door: Door) -> None:
     with machine.host.sudo("blueoctopus"):
-        assert machine.host.run("/usr/bin/gcc --version").rc == 126  # there, but not for an app
+        assert machine.host.run("/usr/bin/gcc --version").rc == 126  # installed, but apps may not run it
         machine.host.run_expect([0], "sh -c 'cp /bin/true /dev/shm/tool'")
         assert machine.host.run("/dev/shm/tool").rc == 126
     with machine.host.sudo():
-        machine.host.run_expect([0], "sh -c 'rm /dev/shm/tool; gcc --version'")  # releases are built by root
+        machine.host.run_expect([0], "sh -c 'rm /dev/shm/tool; gcc --version'")  # root can run it, for builds
         shown = machine.host.check_output(f"su --login {door.user} --command 'ulimit -H -c; echo $TMOUT'")
     assert shown.split() == ["0", "28800"]

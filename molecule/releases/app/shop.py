@@ -1,4 +1,4 @@
-"""An app for the tests of deploys: each answer takes 20 ms and tells the version."""
+"""An app for the tests of deploys: each response takes 20 ms and contains the version."""
 
 from __future__ import annotations
 

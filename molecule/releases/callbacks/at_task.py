@@ -1,4 +1,4 @@
-"""Runs a command on the control node as soon as a certain task begins. For the tests."""
+"""Run a command on the control node when a given task begins. For the tests."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ type: notification
 short_description: run a command when a task begins
 description:
   - Runs the command of the environment variable AT_TASK_RUN when the task that AT_TASK names begins.
-  - The word KILL in its place ends Ansible.
+  - The value KILL kills ansible-playbook instead.
 """
 
 
 class CallbackModule(CallbackBase):
-    """Compares the names of tasks."""
+    """Compare the name of each task with AT_TASK."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_NAME = "at_task"

@@ -1,4 +1,4 @@
-"""Ends the control node without a word after the Nth task of a role, as a power failure would. For the tests."""
+"""Kill ansible-playbook after the Nth task of a role, like a power failure of the control node. For the tests."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ DOCUMENTATION = """
 name: die_after
 type: notification
 short_description: kill the control node after a task
-description: Kills the control node after as many tasks of roles as the environment variable DIE_AFTER says.
+description: Kills ansible-playbook when DIE_AFTER tasks of roles have succeeded; DIE_AFTER is an environment variable.
 """
 
 
 class CallbackModule(CallbackBase):
-    """Counts the results of roles' tasks."""
+    """Count the results of the tasks of roles."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_NAME = "die_after"

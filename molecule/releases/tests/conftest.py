@@ -1,3 +1,5 @@
+"""Fixtures for deploys under load, on one or both machines."""
+
 from __future__ import annotations
 
 import contextlib
@@ -16,12 +18,12 @@ import testinfra
 from testing import Fleet, Machine, Run, Web
 
 SCENARIO = Path(__file__).resolve().parent.parent
-LONGEST = 900  # seconds after which a load ends by itself
+LONGEST = 900  # seconds after which a load generator stops by itself
 
 
 @dataclass
 class Load:
-    """What a load generator saw."""
+    """The results of a load generator: numbers of responses and of errors."""
 
     answered: int = 0
     connect: int = 0
@@ -38,7 +40,7 @@ class Load:
 
 @pytest.fixture
 def load(machine: Machine) -> Callable[..., AbstractContextManager[Load]]:
-    """Ask the site, GET and POST in turn, for as long as the context lasts."""
+    """Send GET and POST requests alternately to the site, as long as the context lasts."""
 
     @contextlib.contextmanager
     def loaded(connections: int = 4) -> Iterator[Load]:
@@ -58,7 +60,7 @@ def load(machine: Machine) -> Callable[..., AbstractContextManager[Load]]:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """The source of the app, to be changed by a test."""
+    """A copy of the app's source, which a test can change."""
     return Path(shutil.copytree(SCENARIO / "app", tmp_path / "shop", ignore=shutil.ignore_patterns("__pycache__")))
 
 
@@ -66,7 +68,7 @@ def shop(tmp_path: Path) -> Path:
 def deploy(
     machine: Machine, play: Callable[..., Run], changed_app: Callable[..., list[str]], shop: Path
 ) -> Callable[..., Run]:
-    """Deploy the changed source as a version of its own, with changed keys; to this machine, or as `limit` says."""
+    """Deploy the source as a new version, with changed keys, to this machine or to the hosts of `limit`."""
 
     def run(
         content: str,
@@ -95,7 +97,7 @@ def fleet(inventory: Path) -> Fleet:
 
 @pytest.fixture
 def at_task() -> Callable[[str, str], dict[str, str]]:
-    """Have a run do something on the control node as soon as a task begins; what comes back is its environment."""
+    """Run a command on the control node when a task begins; returns the environment for the run."""
 
     def environment(task: str, command: str) -> dict[str, str]:
         callbacks = {"ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": "at_task"}

@@ -1,4 +1,4 @@
-"""Deploys that go wrong, under load: the old release keeps serving, and the run says why in the app's own words."""
+"""Failed deploys under load: the live release stays live, and the run reports the cause with the app's own log."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def die_later(shop: Path) -> None:
+def exit_after_the_switch(shop: Path) -> None:
     edit(
         shop / "shop.py",
         "app = Flask",
-        "import threading\n\n\ndef fall() -> None:\n    time.sleep(3)\n    print('the sky falls')\n"
-        "    os.kill(os.getppid(), 9)\n\n\nthreading.Thread(target=fall, daemon=True).start()\napp = Flask",
+        "import threading\n\n\ndef exit_later() -> None:\n    time.sleep(3)\n    print('killing the master')\n"
+        "    os.kill(os.getppid(), 9)\n\n\nthreading.Thread(target=exit_later, daemon=True).start()\napp = Flask",
     )
 
 
-# What breaks it, keys of the app, and words that the run must end with.
+# For each fault: a change of the source, keys of the app, and a part of the error that the run must report.
 FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "a syntax error": (
         lambda shop: edit(shop / "shop.py", "app = Flask(__name__)", "app = Flask("),
@@ -60,7 +60,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {"health_timeout": 3},
         "RuntimeError: the database is gone",
     ),
-    "a health path that never answers": (
+    "a health path that never responds": (
         lambda shop: edit(shop / "shop.py", 'return "ok\\n"', 'time.sleep(60)\n    return "ok\\n"'),
         {"health_timeout": 3},
         "The health check GET /healthz did not succeed within 3 s: the last request failed: timed out",
@@ -72,7 +72,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {},
         "uv pip failed",
     ),
-    "an answer that is bad through nginx alone": (
+    "a health check that fails only through nginx": (
         lambda shop: edit(
             shop / "shop.py",
             'return "ok\\n"',
@@ -81,13 +81,13 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {},
         "The health check GET /healthz through nginx failed: the last response had status 500",
     ),
-    "death after the switch": (die_later, {}, "the sky falls"),
+    "exit after the switch": (exit_after_the_switch, {}, "killing the master"),
     "a failing release command": (
         lambda _shop: None,
         {"release_command": "python -c 'print(\"no such table\"); raise SystemExit(3)'"},
         "no such table",
     ),
-    "a timer at no time": (
+    "a timer with an invalid time": (
         lambda _shop: None,
         {"timers": [{"name": "clean", "command": "true", "on_calendar": "someday"}]},
         "The on_calendar of the timer clean is invalid",
@@ -106,13 +106,13 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
 
 
 @contextlib.contextmanager
-def nothing_happens(machine: Machine, load: Load, may_lose: int = 0) -> Iterator[None]:
-    """Check, under load, that what is done meanwhile leaves the live release alone and nothing behind.
+def unchanged(machine: Machine, load: Load, may_lose: int = 0) -> Iterator[None]:
+    """Verify under load that the code in the context changes neither the live release nor any file, unit or lock.
 
     Args:
         machine: the machine.
-        load: asks it meanwhile.
-        may_lose: how many requests may fail.
+        load: the load generator.
+        may_lose: number of requests that may fail.
     """
     live = machine.live("shop")
     with machine.host.sudo():
@@ -132,7 +132,7 @@ def nothing_happens(machine: Machine, load: Load, may_lose: int = 0) -> Iterator
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_and_the_old_release_keeps_serving(
+def test_failed_deploy_reports_the_cause_and_the_live_release_stays(
     machine: Machine, deploy: Deploy, load: Load, shop: Path, fault: str
 ) -> None:
     break_it, keys, words = FAULTS[fault]
@@ -140,9 +140,9 @@ def test_a_fault_is_named_and_the_old_release_keeps_serving(
     break_it(shop)
     if keys.get("source") == "GIT":
         keys = keys | {"source": f"file://{shop}"}
-    # Of each of the load's four connections, two POSTs at most are lost: one in the hands of the process that dies, one
-    # that waits for its next start.
-    with nothing_happens(machine, load, may_lose=8 if break_it is die_later else 0):
+    # On each of the four connections of the load generator, at most two POST requests fail: one that the killed process
+    # was handling, and one that waited in its socket.
+    with unchanged(machine, load, may_lose=8 if break_it is exit_after_the_switch else 0):
         run = deploy(f"with {fault}", **keys)
         assert run.code != 0, run.output
         assert words in run.output, run.output
@@ -151,13 +151,13 @@ def test_a_fault_is_named_and_the_old_release_keeps_serving(
     assert deploy(f"after {fault}").code == 0
 
 
-def test_a_full_disk_leaves_nothing_behind(machine: Machine, deploy: Deploy, load: Load) -> None:
+def test_deploy_to_a_full_disk_fails_and_leaves_no_files(machine: Machine, deploy: Deploy, load: Load) -> None:
     assert deploy("before the disk is full").code == 0
     with machine.host.sudo():
         machine.host.run("dd if=/dev/zero of=/srv/shop/filler bs=1M")
         machine.host.run_expect([0], "truncate --size=-2M /srv/shop/filler")
         try:
-            with nothing_happens(machine, load):
+            with unchanged(machine, load):
                 run = deploy("with a full disk")
         finally:
             machine.host.run_expect([0], "rm /srv/shop/filler")
@@ -166,14 +166,14 @@ def test_a_full_disk_leaves_nothing_behind(machine: Machine, deploy: Deploy, loa
     assert deploy("with room again").code == 0
 
 
-def test_an_unreachable_package_index_is_named(machine: Machine, deploy: Deploy, load: Load, shop: Path) -> None:
+def test_unreachable_package_index_is_reported(machine: Machine, deploy: Deploy, load: Load, shop: Path) -> None:
     assert deploy("before the index is gone").code == 0
     (shop / "requirements.txt").write_text("flask==3.1.2\ngunicorn==27.0.1\n")
     with machine.host.sudo():
         route = machine.host.check_output("ip route show default")
         machine.host.run_expect([0], "ip route delete default")
         try:
-            with nothing_happens(machine, load):
+            with unchanged(machine, load):
                 run = deploy("without an index")
         finally:
             machine.host.run_expect([0], f"ip route add {route}")
@@ -182,7 +182,7 @@ def test_an_unreachable_package_index_is_named(machine: Machine, deploy: Deploy,
     assert deploy("with the index again").code == 0
 
 
-def test_two_deploys_at_once(machine: Machine, deploy: Deploy) -> None:
+def test_second_deploy_at_the_same_time_is_refused(machine: Machine, deploy: Deploy) -> None:
     assert deploy("before two").code == 0
     slow: list[Run] = []
     first = threading.Thread(

@@ -1,9 +1,10 @@
-"""Random faults at random moments, on two hosts under requests. After each round one rerun, then the invariants.
+"""Random faults at random moments of deploys and rollbacks, on two hosts under load.
 
     script/chaos [SEED] [ROUNDS]
 
-debian13 keeps the app on a small disk that can be filled; debian12 can be restarted. What can't be shown on these
-machines: a clock that moves, as they share the clock of this computer.
+After each round, one deploy must succeed, and the invariants in `Chaos.check` must hold. The app's folder on debian13
+is a small file system, which a fault fills; debian12 can be restarted. The tests cannot change the clock of a machine,
+as the machines share the clock of this computer.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ testinfra_hosts = ["ansible://debian13"]
 SEED = int(os.environ.get("CHAOS_SEED") or time.time())
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 0)
 BOTH = "webservers"
-LONGEST = 12.0  # seconds within which a fault comes: a deploy takes about nine
+LONGEST = 12.0  # seconds within which the fault happens; a deploy takes about nine
 
 
 class Requests:
-    """Asks both hosts without a pause, and remembers which versions have answered."""
+    """Sends requests to both hosts continuously, and records the versions that have responded."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.versions: set[str] = set()
@@ -62,7 +63,7 @@ class Chaos:
         self.fleet, self.inventory, self.shop, self.options, self.chance = fleet, inventory, shop, options, chance
 
     def start(self, playbook: str, *options: str) -> subprocess.Popen[str]:
-        """Start a playbook as a person would."""
+        """Start a playbook like a user does."""
         command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(self.inventory), *self.options, *options]
         own = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PY_COLORS"))}
         environment = own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
@@ -79,7 +80,7 @@ class Chaos:
         with contextlib.suppress(Exception), machine.host.sudo():
             machine.host.run(command)
 
-    # --- faults: each is undone when its context ends ---
+    # --- faults; each is removed at the end of its context ---
 
     @contextlib.contextmanager
     def nothing(self, running: subprocess.Popen[str]) -> Iterator[None]:
@@ -110,7 +111,7 @@ class Chaos:
 
     @contextlib.contextmanager
     def restarted(self, running: subprocess.Popen[str]) -> Iterator[None]:
-        """As by a power cut: nothing is stopped first."""
+        """Like a power failure: no service is stopped before."""
         del running
         self.on(self.fleet.machines[1], "systemd-run --on-active=0.1 systemctl reboot --force --force")
         yield
@@ -143,7 +144,7 @@ class Chaos:
     )
 
     def round(self, number: int) -> str:
-        """One round; what was done comes back."""
+        """Run one round; return a description of it and the output of the run."""
         version, bad = f"round-{number}", self.chance.random() < 0.3
         (self.shop / "version.txt").write_text(f"bad-{version}\n" if bad else f"{version}\n")
         (self.shop / "healthy.txt").write_text("no" if bad else "yes")
@@ -163,7 +164,7 @@ class Chaos:
         return bool(machine.host.run("systemctl is-system-running --wait").stdout.strip() in ("running", "degraded"))
 
     def check(self, number: int) -> None:
-        """One rerun, then what must be true."""
+        """Deploy once more, then verify the invariants."""
         for machine in self.fleet.machines:
             wait_for(partial(self.is_up, machine), 60, f"{machine.name} can be reached")
         (self.shop / "version.txt").write_text(f"after-{number}\n")
@@ -176,11 +177,11 @@ class Chaos:
         for history in self.fleet.history():
             assert history[-1]["result"] == "ok", history[-3:]
             begun = [i for i, event in enumerate(history) if event["result"] == "begun"]
-            for i in begun:  # each that has begun has an end
+            for i in begun:  # each started action has a result
                 assert history[i + 1]["result"] != "begun", history[i : i + 2]
 
 
-@pytest.mark.skipif(not ROUNDS, reason="runs by script/chaos and script/test --load")
+@pytest.mark.skipif(not ROUNDS, reason="only script/chaos and script/test --load run it")
 def test_random_faults(fleet: Fleet, inventory: Path, shop: Path, changed_app: Callable[..., list[str]]) -> None:
     text = (shop / "shop.py").read_text()
     healthy = (
@@ -199,5 +200,5 @@ def test_random_faults(fleet: Fleet, inventory: Path, shop: Path, changed_app: C
                 print(f"seed {SEED}\n{told}")
                 raise
         unproven = {version for version in requests.versions if version.startswith("bad-")}
-        assert not unproven, f"seed {SEED}: {unproven} answered though it never was healthy.\n{told}"
+        assert not unproven, f"seed {SEED}: {unproven} responded although it was never healthy.\n{told}"
         print(f"seed {SEED}, {told.splitlines()[0]}: {time.monotonic() - began:.0f} s", flush=True)

@@ -1,4 +1,4 @@
-"""Deploys and rollbacks that go well: no visitor notices."""
+"""Successful deploys and rollbacks: no request fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ testinfra_hosts = ["ansible://debian13"]
 Deploy = Callable[..., Run]
 Load = Callable[..., Any]
 Play = Callable[..., Run]
-DEPLOYS = int(os.environ.get("DEPLOYS", "8"))  # in a row, and a fourth as many rollbacks
+DEPLOYS = int(os.environ.get("DEPLOYS", "8"))  # in a row, and a quarter as many rollbacks
 
 
 def test_deploys_and_rollbacks_in_a_row_drop_no_request(
@@ -37,7 +37,7 @@ def test_deploys_and_rollbacks_in_a_row_drop_no_request(
     assert seen.slowest < 1, seen
 
 
-def test_the_good_releases_are_kept_and_the_rest_goes(machine: Machine, deploy: Deploy) -> None:
+def test_old_releases_are_pruned_and_the_live_one_is_kept(machine: Machine, deploy: Deploy) -> None:
     for number in range(4):
         assert deploy(f"kept-{number}", keep_releases=3).code == 0
     with machine.host.sudo():
@@ -46,7 +46,7 @@ def test_the_good_releases_are_kept_and_the_rest_goes(machine: Machine, deploy: 
     assert machine.live("shop") in kept
 
 
-def test_going_back_brings_back_environment_and_secrets(machine: Machine, deploy: Deploy, play: Play) -> None:
+def test_rollback_restores_environment_and_secrets(machine: Machine, deploy: Deploy, play: Play) -> None:
     assert deploy("env", secrets={"SECRET_KEY": "abc"}).code == 0
     first = machine.live("shop")
     run = deploy("env-2", secrets={"SECRET_KEY": "abcdef"})
@@ -57,7 +57,7 @@ def test_going_back_brings_back_environment_and_secrets(machine: Machine, deploy
     assert machine.live("shop") == first
 
 
-def test_going_back_to_what_never_was_good_is_refused_with_the_list(machine: Machine, play: Play) -> None:
+def test_rollback_to_an_unknown_release_is_refused_and_lists_the_releases(machine: Machine, play: Play) -> None:
     live = machine.live("shop")
     run = play("rollback", "-e", "app=shop", "-e", "release=20200101T000000Z-0000000000")
     assert run.code != 0
@@ -67,7 +67,7 @@ def test_going_back_to_what_never_was_good_is_refused_with_the_list(machine: Mac
     assert machine.live("shop") == live
 
 
-def test_a_certain_release_can_be_gone_back_to(machine: Machine, deploy: Deploy, play: Play) -> None:
+def test_rollback_to_a_given_release(machine: Machine, deploy: Deploy, play: Play) -> None:
     assert deploy("certain").code == 0
     certain = machine.live("shop")
     for version in ("later", "latest"):
@@ -77,13 +77,13 @@ def test_a_certain_release_can_be_gone_back_to(machine: Machine, deploy: Deploy,
     assert machine.web.ask().json["version"] == "certain"
 
 
-def test_the_same_again_changes_nothing(machine: Machine, deploy: Deploy) -> None:
+def test_second_deploy_of_the_same_source_changes_nothing(machine: Machine, deploy: Deploy) -> None:
     assert deploy("same").code == 0
     run = deploy("same")
     assert run.recap(machine.name)["changed"] == 0, run.output
 
 
-def test_status_tells_how_things_are(machine: Machine, deploy: Deploy, play: Play, tmp_path: Path) -> None:
+def test_status_shows_the_state_of_the_app(machine: Machine, deploy: Deploy, play: Play, tmp_path: Path) -> None:
     assert deploy("status").code == 0
     run = play("status", "-e", f"status_file={tmp_path / 'status.json'}")
     assert run.code == 0, run.output
@@ -100,7 +100,7 @@ def test_status_tells_how_things_are(machine: Machine, deploy: Deploy, play: Pla
     assert app["locked_by"] is None
 
 
-def test_a_version_comes_from_a_git_repository(machine: Machine, deploy: Deploy, shop: Path) -> None:
+def test_version_is_deployed_from_a_git_repository(machine: Machine, deploy: Deploy, shop: Path) -> None:
     (shop / "version.txt").write_text("tagged\n")
     commit = commit_all(shop)
     git(shop, "tag", "v1")
@@ -116,7 +116,7 @@ def test_a_version_comes_from_a_git_repository(machine: Machine, deploy: Deploy,
     assert machine.web.ask().json["version"] == "newer"
 
 
-def test_the_release_command_runs_once_before_the_switch(machine: Machine, deploy: Deploy, shop: Path) -> None:
+def test_release_command_runs_once_before_the_switch(machine: Machine, deploy: Deploy, shop: Path) -> None:
     (shop / "migrate.py").write_text(
         "import getpass, os, shop\n"
         "with open(os.path.expanduser('~shop/migrated'), 'a') as file:\n"
@@ -133,7 +133,7 @@ def test_the_release_command_runs_once_before_the_switch(machine: Machine, deplo
         assert told == f"shop migrated first {machine.live('shop')} 1\n"
 
 
-def test_processes_and_timers_go_with_the_release(machine: Machine, deploy: Deploy, play: Play, shop: Path) -> None:
+def test_processes_and_timers_change_with_the_release(machine: Machine, deploy: Deploy, play: Play, shop: Path) -> None:
     (shop / "work.py").write_text("import shop, time\nwhile True: print('working', shop.VERSION); time.sleep(1)\n")
     (shop / "clean.py").write_text("import os, shop\nopen(os.path.expanduser('~/cleaned'), 'w').write(shop.VERSION)\n")
     beside = {
@@ -165,7 +165,7 @@ def test_processes_and_timers_go_with_the_release(machine: Machine, deploy: Depl
     assert units() == []
 
 
-def test_a_job_that_a_timer_began_may_finish(machine: Machine, deploy: Deploy, shop: Path) -> None:
+def test_running_job_of_a_timer_finishes_after_a_deploy(machine: Machine, deploy: Deploy, shop: Path) -> None:
     (shop / "clean.py").write_text("import os, time; time.sleep(12); open(os.path.expanduser('~/finished'), 'w')\n")
     beside = {"timers": [{"name": "clean", "command": "python clean.py", "on_calendar": "daily"}]}
     assert deploy("job", **beside).code == 0
@@ -173,28 +173,28 @@ def test_a_job_that_a_timer_began_may_finish(machine: Machine, deploy: Deploy, s
         machine.host.run_expect([0], f"systemctl start --no-block shop.clean@{machine.live('shop')}.service")
         assert deploy("job, next", **beside).code == 0
         assert not machine.host.file("/srv/shop/data/finished").exists
-        wait_for(lambda: machine.host.file("/srv/shop/data/finished").exists, 10, "the job finishes")
+        wait_for(lambda: machine.host.file("/srv/shop/data/finished").exists, 10, "the job has finished")
 
 
-def test_a_killed_worker_takes_only_its_own_requests_along(machine: Machine, load: Load) -> None:
-    with load(connections=64) as seen:  # more than all threads: some always wait
+def test_killed_worker_fails_only_its_own_requests(machine: Machine, load: Load) -> None:
+    with load(connections=64) as seen:  # more than all threads, so that some requests always wait
         time.sleep(1)
         pid = machine.web.ask().json["pid"]
         with machine.host.sudo():
             machine.host.run_expect([0], f"kill -9 {pid}")
         time.sleep(2)
     print(seen)
-    assert seen.failed <= 4, seen  # its threads
+    assert seen.failed <= 4, seen  # the number of its threads
     assert seen.connect == 0, seen
 
 
-def test_a_killed_master_is_started_again_and_no_connection_is_refused(machine: Machine, load: Load) -> None:
+def test_killed_master_is_restarted_and_no_connection_is_refused(machine: Machine, load: Load) -> None:
     with load(connections=16) as seen:
         time.sleep(1)
         unit = f"shop@{machine.live('shop')}.service"
         with machine.host.sudo():
             machine.host.run_expect([0], f"systemctl kill --kill-whom=main --signal=KILL {unit}")
-        wait_for(lambda: machine.web.ask().status == 200, 15, "it serves again")
+        wait_for(lambda: machine.web.ask().status == 200, 15, "the site responds again")
         time.sleep(2)
-    assert seen.failed <= 16, seen  # what was being answered at that moment
+    assert seen.failed <= 16, seen  # requests that the workers were handling at that moment
     assert seen.connect == 0, seen

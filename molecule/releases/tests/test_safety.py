@@ -1,4 +1,4 @@
-"""What a release may not do, whatever came with it; and what a live one survives."""
+"""Security of builds and releases, and restarts of a live release."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Deploy = Callable[..., Run]
 Play = Callable[..., Run]
 Load = Callable[..., Any]
 FORBIDDEN = ("/root/owned", "/etc/owned", "/srv/owned", "/usr/local/lib/owned", "/var/cache/uv/owned")
-# Writes what it should not be able to; fails when it is root, or sees what is not its own.
+# Tries to write to forbidden places; fails if it runs as root, or can see data of apps.
 ATTACK = f"""
 import glob, os
 for place in {FORBIDDEN}:
@@ -37,7 +37,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def put(machine: Machine, files: dict[str, bytes]) -> None:
-    """Write files on the machine, for all to read."""
+    """Write files on the machine that every user can read."""
     for name, content in files.items():
         quoted = "".join(f"\\{byte:03o}" for byte in content)
         with machine.host.sudo():
@@ -49,9 +49,7 @@ def owned(machine: Machine) -> list[str]:
         return machine.host.run(f"ls -d {' '.join(FORBIDDEN)}").stdout.split()
 
 
-def test_the_build_of_a_source_distribution_is_not_roots(
-    machine: Machine, deploy: Deploy, shop: Path, tmp_path: Path
-) -> None:
+def test_source_distribution_is_not_built_as_root(machine: Machine, deploy: Deploy, shop: Path, tmp_path: Path) -> None:
     setup = f"from setuptools import setup\n{ATTACK}\nsetup(name='evil', version='1.0', py_modules=['evil'])\n"
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("evil-1.0/setup.py", setup)
@@ -67,10 +65,10 @@ def test_the_build_of_a_source_distribution_is_not_roots(
     assert deploy("without it").code == 0
 
 
-def test_the_pth_file_of_a_wheel_runs_as_the_app_alone(
+def test_pth_file_of_a_wheel_runs_only_as_the_user_of_the_app(
     machine: Machine, deploy: Deploy, shop: Path, tmp_path: Path
 ) -> None:
-    # A .pth file runs with each start of the venv's Python. Each of them says who it was.
+    # A .pth file runs at each start of the venv's Python. Each run records its user ID.
     attempt = "import os; exec(\"try: open(%s).write(f'{os.getuid()} ')\\nexcept Exception: pass\")\n"
     lines = [attempt % place for place in ("os.environ['HOME'] + '/pth', 'a'", "'/root/owned', 'w'")]
     wheel = tmp_path / "evil-1.0-py3-none-any.whl"
@@ -93,7 +91,7 @@ def test_the_pth_file_of_a_wheel_runs_as_the_app_alone(
     assert deploy("without it").code == 0
 
 
-def test_files_of_a_release_are_roots_and_no_others(machine: Machine, deploy: Deploy) -> None:
+def test_files_of_a_release_are_owned_and_written_only_by_root(machine: Machine, deploy: Deploy) -> None:
     assert deploy("whose files").code == 0
     with machine.host.sudo():
         release = f"/srv/shop/releases/{machine.live('shop')}"
@@ -102,7 +100,7 @@ def test_files_of_a_release_are_roots_and_no_others(machine: Machine, deploy: De
         assert machine.host.check_output(f"find {release}/source -name '*.pyc'") != ""
 
 
-def test_workers_that_die_are_seen_though_nginx_hides_them(
+def test_dying_workers_fail_the_deploy_although_nginx_retries_requests(
     machine: Machine, deploy: Deploy, shop: Path, load: Load
 ) -> None:
     assert deploy("before the deaths of workers").code == 0
@@ -116,7 +114,7 @@ def test_workers_that_die_are_seen_though_nginx_hides_them(
     print(seen)
 
 
-def test_a_post_is_never_sent_twice_and_a_get_is_answered_by_the_release_before(
+def test_post_is_never_sent_twice_and_get_is_served_by_the_previous_release(
     machine: Machine, deploy: Deploy, shop: Path, at_task: Callable[[str, str], dict[str, str]], tmp_path: Path
 ) -> None:
     assert deploy("before the post").code == 0
@@ -131,7 +129,7 @@ def test_a_post_is_never_sent_twice_and_a_get_is_answered_by_the_release_before(
         machine.host.run("rm -f /srv/shop/data/posts")
     curl = f"curl -s -w '%{{http_code}}' -H 'Host: site.example' http://{machine.web.address}/"
     commands = "; ".join(f"{curl} -X {m} -o {tmp_path}/{m} > {tmp_path}/{m}.status" for m in ("POST", "GET"))
-    run = deploy("that dies of requests", environment=at_task("Watch the release", commands))
+    run = deploy("whose workers exit", environment=at_task("Watch the release", commands))
     assert run.code != 0, run.output
     assert (tmp_path / "POST.status").read_text() == "502"
     assert (tmp_path / "GET.status").read_text() == "200"
@@ -140,7 +138,7 @@ def test_a_post_is_never_sent_twice_and_a_get_is_answered_by_the_release_before(
         assert machine.host.check_output("cat /srv/shop/data/posts") == "POST GET "
 
 
-def test_a_first_release_that_fails_leaves_nothing_live(
+def test_no_release_is_live_after_a_failed_first_release(
     machine: Machine, play: Play, changed_app: Callable[..., list[str]], shop: Path
 ) -> None:
     edit(
@@ -159,7 +157,7 @@ def test_a_first_release_that_fails_leaves_nothing_live(
         assert machine.host.run("ls /etc/systemd/system | grep novel").stdout == ""
 
 
-def test_the_upload_limit_of_an_app_holds(machine: Machine, deploy: Deploy) -> None:
+def test_larger_request_body_than_the_upload_limit_is_refused(machine: Machine, deploy: Deploy) -> None:
     assert deploy("with a small upload limit", upload_limit="1k").code == 0
     assert machine.web.ask(method="POST", body=b"x" * 2000).status == 413
     assert machine.web.ask(method="POST", body=b"x" * 500).status == 200
@@ -167,7 +165,7 @@ def test_the_upload_limit_of_an_app_holds(machine: Machine, deploy: Deploy) -> N
 
 
 @pytest.mark.parametrize("command", ["true", "false"])
-def test_a_process_that_ends_at_once_fails_the_deploy(machine: Machine, deploy: Deploy, command: str) -> None:
+def test_process_that_exits_at_once_fails_the_deploy(machine: Machine, deploy: Deploy, command: str) -> None:
     live = machine.live("shop")
     run = deploy(f"with a process that is {command}", processes=[{"name": "mail", "command": command}])
     assert run.code != 0
@@ -175,7 +173,7 @@ def test_a_process_that_ends_at_once_fails_the_deploy(machine: Machine, deploy: 
     assert machine.live("shop") == live
 
 
-def test_a_release_command_that_hangs_is_ended(machine: Machine, deploy: Deploy) -> None:
+def test_release_command_is_stopped_after_its_timeout(machine: Machine, deploy: Deploy) -> None:
     live = machine.live("shop")
     run = deploy("with a command that hangs", release_command="sleep 1000", release_timeout=3)
     assert run.code != 0
@@ -183,7 +181,7 @@ def test_a_release_command_that_hangs_is_ended(machine: Machine, deploy: Deploy)
     assert machine.live("shop") == live
 
 
-def test_somebody_elses_account_is_refused(
+def test_app_with_the_name_of_an_existing_user_is_refused(
     machine: Machine, play: Play, changed_app: Callable[..., list[str]], shop: Path
 ) -> None:
     options = changed_app("shop", source=str(shop))
@@ -199,21 +197,21 @@ def test_somebody_elses_account_is_refused(
             machine.host.run_expect([0], "userdel --remove somebody")
 
 
-def test_no_local_user_can_hold_the_lock(machine: Machine, deploy: Deploy) -> None:
+def test_only_root_can_take_the_lock(machine: Machine, deploy: Deploy) -> None:
     with machine.host.sudo():
         assert machine.host.check_output("stat -c '%U %a' /run/releases /run/releases/shop") == "root 700\nroot 700"
         assert machine.host.check_output("find /srv/shop -maxdepth 1 -writable -user shop") == "/srv/shop/data"
-    assert deploy("with nobody in the way").code == 0
+    assert deploy("without a foreign lock").code == 0
 
 
-def test_a_build_whose_module_was_killed_is_ended_and_holds_up_no_deploy(machine: Machine, deploy: Deploy) -> None:
+def test_build_left_by_a_killed_module_is_stopped_by_the_next_deploy(machine: Machine, deploy: Deploy) -> None:
     with machine.host.sudo():
         machine.host.run_expect([0], "systemd-run --collect --unit=release-build-shop.0.service sleep 600")
         assert deploy("after a killed build").code == 0
         assert machine.host.check_output("systemctl list-units --plain --no-legend 'release-build-shop.*'") == ""
 
 
-def test_a_live_release_never_gives_up(
+def test_live_release_is_restarted_without_a_limit(
     machine: Machine, deploy: Deploy, play: Play, shop: Path, tmp_path: Path
 ) -> None:
     needed = "/srv/shop/data/database"
@@ -223,21 +221,21 @@ def test_a_live_release_never_gives_up(
         assert deploy("that needs a database").code == 0
         unit = f"shop@{machine.live('shop')}.service"
         machine.host.run_expect([0], f"rm {needed} && systemctl kill --kill-whom=main --signal=KILL {unit}")
-        # More crashes than the five in a minute that once were the end of it.
+        # More restarts than the five of systemd's default limit.
         wait_for(
             lambda: int(machine.host.check_output(f"systemctl show --property=NRestarts --value {unit}")) > 5,
             90,
-            "it is started again and again",
+            "systemd has restarted it more than five times",
         )
         assert machine.host.run(f"systemctl is-failed {unit}").stdout.strip() != "failed"
         assert play("status", "-e", f"status_file={tmp_path / 'status.json'}").code == 0
         (app,) = json.loads((tmp_path / "status.json").read_text())[machine.name]
         assert "FileNotFoundError" in app["trouble"], app
         machine.host.run_expect([0], f"touch {needed} && chown shop {needed}")
-    wait_for(lambda: machine.web.ask().status == 200, 60, "it serves again once its database is back")
+    wait_for(lambda: machine.web.ask().status == 200, 60, "the site responds again with its database")
     assert deploy("that needs none").code == 0
 
 
-def test_it_starts_after_a_database_on_the_same_host(machine: Machine) -> None:
+def test_app_starts_after_databases_on_the_same_host(machine: Machine) -> None:
     after = machine.host.check_output(f"systemctl show --property=After --value shop@{machine.live('shop')}.service")
     assert {"postgresql.service", "mariadb.service", "redis-server.service"} <= set(after.split())

@@ -1,4 +1,4 @@
-"""A deploy is one transaction over two hosts: both switch, or none does, whatever fails on one of them."""
+"""A deploy is one transaction over two hosts: both switch to the new release, or none does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Play = Callable[..., Run]
 AtTask = Callable[[str, str], dict[str, str]]
 SWITCH, WATCH = "Switch nginx to the release", "Watch the release"
 
-# Statements that break a release on one of the two hosts alone, and what the run then says of that host.
+# For each fault: a statement that breaks the release on one host, and parts of the error that the run must report.
 ON_ONE_HOST = {
     "an import error": ("raise RuntimeError('only here')", "did not become ready", "RuntimeError: only here"),
     "a master that dies after the switch": (
@@ -39,7 +39,7 @@ ON_ONE_HOST = {
 
 
 def break_on(host: str, shop: Path, statement: str) -> None:
-    """Have the app fail on one host."""
+    """Make the app fail on one host only."""
     text = (shop / "shop.py").read_text()
     assert "app = Flask" in text
     broken = f"import socket\nif {host!r} in socket.gethostname():\n    {statement}\napp = Flask"
@@ -48,7 +48,7 @@ def break_on(host: str, shop: Path, statement: str) -> None:
 
 @contextlib.contextmanager
 def cut_off(machine: Machine) -> Iterator[str]:
-    """A command that cuts the control node off from a machine, undone at the end."""
+    """Yield a command that disconnects the control node from a machine; reconnect them at the end."""
     route = f"blackhole {machine.web.address}/32"
     try:
         yield f"ip route add {route}"
@@ -57,7 +57,7 @@ def cut_off(machine: Machine) -> Iterator[str]:
 
 
 def answers(machine: Machine, name: str) -> bool:
-    """Whether nginx has a site of that name; it closes the connection when it has none."""
+    """Whether nginx has a site of that name; without one, it closes the connection."""
     try:
         return machine.web.ask(host=name).status > 0
     except ConnectionResetError:
@@ -66,7 +66,7 @@ def answers(machine: Machine, name: str) -> bool:
 
 @pytest.mark.parametrize("fault", ON_ONE_HOST)
 @pytest.mark.parametrize("broken", ["debian12", "debian13"])
-def test_what_fails_on_one_host_is_undone_on_both(
+def test_failure_on_one_host_is_undone_on_both(
     fleet: Fleet, deploy: Deploy, shop: Path, fault: str, broken: str
 ) -> None:
     assert deploy("before", limit=BOTH).code == 0
@@ -84,11 +84,11 @@ def test_what_fails_on_one_host_is_undone_on_both(
     assert fleet.left_overs() == []
     for machine, history in zip(fleet.machines, fleet.history(), strict=True):
         assert (history[-1]["result"], broken in history[-1]["reason"]) == ("failed", True)
-        # The site of the failed release is gone with it.
+        # The nginx site of the failed release is removed too.
         assert not answers(machine, "new.example")
 
 
-def test_a_new_domain_comes_with_the_release_and_goes_with_it(fleet: Fleet, deploy: Deploy, play: Play) -> None:
+def test_new_domain_is_served_by_its_release_only(fleet: Fleet, deploy: Deploy, play: Play) -> None:
     assert deploy("one domain", limit=BOTH).code == 0
     assert deploy("two domains", limit=BOTH, domains=["site.example", "new.example"]).code == 0
     for machine in fleet.machines:
@@ -99,7 +99,7 @@ def test_a_new_domain_comes_with_the_release_and_goes_with_it(fleet: Fleet, depl
 
 
 @pytest.mark.parametrize("task", [SWITCH, WATCH])
-def test_a_host_that_vanishes_ends_on_the_release_of_the_other(
+def test_host_that_becomes_unreachable_returns_to_the_release_of_the_other(
     fleet: Fleet, deploy: Deploy, at_task: AtTask, task: str
 ) -> None:
     assert deploy("before a host vanishes", limit=BOTH).code == 0
@@ -109,31 +109,30 @@ def test_a_host_that_vanishes_ends_on_the_release_of_the_other(
         assert run.code != 0
         assert "debian12 can't be reached. The host restores" in run.output, run.output
         assert fleet.machines[0].live("shop") == live[0]
-    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 120, "the vanished host goes back by itself")
+    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 120, "the hosts have the previous release")
     assert fleet.versions() == ["before a host vanishes"] * 2
     assert deploy("after a host vanished", limit=BOTH).code == 0
     assert fleet.versions() == ["after a host vanished"] * 2
 
 
 @pytest.mark.parametrize("task", ["Build the release", WATCH, "Confirm the release"])
-def test_hosts_undo_a_run_whose_control_node_was_killed(
-    fleet: Fleet, deploy: Deploy, at_task: AtTask, task: str
-) -> None:
+def test_hosts_undo_the_run_of_a_killed_control_node(fleet: Fleet, deploy: Deploy, at_task: AtTask, task: str) -> None:
     assert deploy("before the kill", limit=BOTH).code == 0
     live = fleet.live()
     died = deploy("killed", limit=BOTH, environment=at_task(task, "KILL"))
     assert died.code == -9, died.output
-    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 60, "the hosts go back by themselves")
+    wait_for(lambda: fleet.live() == live and not fleet.left_overs(), 60, "the hosts have the previous release")
     assert fleet.versions() == ["before the kill"] * 2
 
 
-def test_a_control_node_that_dies_after_any_task_can_run_again(
+def test_second_run_succeeds_after_the_control_node_died_after_any_task(
     fleet: Fleet, deploy: Deploy, load: Callable[..., Any]
 ) -> None:
     assert deploy("before the deaths", limit=BOTH).code == 0
     killer = {"ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": "die_after"}
     with load() as seen:
-        for results in itertools.count(1, 2):  # after the first of the two hosts has done a task: they differ most then
+        # Odd numbers: after the first of the two hosts has run a task, when the hosts differ most.
+        for results in itertools.count(1, 2):
             died = deploy(f"death {results}", environment=killer | {"DIE_AFTER": str(results)}, limit=BOTH)
             if died.code == 0:
                 break
@@ -148,7 +147,9 @@ def test_a_control_node_that_dies_after_any_task_can_run_again(
     assert seen.failed == 0, seen
 
 
-def test_of_two_control_nodes_at_once_one_at_most_wins_and_the_hosts_are_alike(fleet: Fleet, deploy: Deploy) -> None:
+def test_at_most_one_of_two_simultaneous_deploys_succeeds_and_both_hosts_get_its_release(
+    fleet: Fleet, deploy: Deploy
+) -> None:
     assert deploy("before two", limit=BOTH).code == 0
     runs: list[Run] = []
     others = [threading.Thread(target=lambda: runs.append(deploy("both at once", limit=BOTH))) for _ in range(2)]
@@ -163,7 +164,7 @@ def test_of_two_control_nodes_at_once_one_at_most_wins_and_the_hosts_are_alike(f
     assert deploy("both at once", limit=BOTH).code == 0
 
 
-def test_a_lock_that_is_taken_over_stops_its_former_owner(fleet: Fleet, deploy: Deploy, at_task: AtTask) -> None:
+def test_run_fails_after_another_run_took_over_its_lock(fleet: Fleet, deploy: Deploy, at_task: AtTask) -> None:
     assert deploy("before the taking over", limit=BOTH).code == 0
     slow: list[Run] = []
     pause = at_task("Build the release", "sleep 15")
@@ -171,7 +172,7 @@ def test_a_lock_that_is_taken_over_stops_its_former_owner(fleet: Fleet, deploy: 
     first.start()
     with fleet.machines[0].host.sudo():
         token = fleet.machines[0].host.file("/run/releases/shop/token")
-        wait_for(lambda: token.exists, 20, "the first has the lock")
+        wait_for(lambda: token.exists, 20, "the first run has the lock")
     second = deploy("the one that takes over", "-e", "take_over_lock=true", limit=BOTH)
     first.join()
     assert second.code == 0, second.output
@@ -181,7 +182,7 @@ def test_a_lock_that_is_taken_over_stops_its_former_owner(fleet: Fleet, deploy: 
     assert fleet.left_overs() == []
 
 
-def test_rolling_back_twice_goes_back_two_releases_on_both(fleet: Fleet, deploy: Deploy, play: Play) -> None:
+def test_rolling_back_twice_goes_back_two_releases_on_both_hosts(fleet: Fleet, deploy: Deploy, play: Play) -> None:
     for version in ("v1", "v2", "v3"):
         assert deploy(version, limit=BOTH).code == 0
     third = fleet.live()[0]
@@ -197,7 +198,7 @@ def test_rolling_back_twice_goes_back_two_releases_on_both(fleet: Fleet, deploy:
     assert fleet.versions() == ["v3"] * 2
 
 
-def test_a_rollback_needs_a_release_that_every_host_has(fleet: Fleet, deploy: Deploy, play: Play) -> None:
+def test_rollback_needs_a_release_that_every_host_has(fleet: Fleet, deploy: Deploy, play: Play) -> None:
     assert deploy("on both", limit=BOTH).code == 0
     assert deploy("on one", limit="debian13").code == 0
     lonely = fleet.live()[0]
@@ -205,12 +206,12 @@ def test_a_rollback_needs_a_release_that_every_host_has(fleet: Fleet, deploy: De
     assert run.code != 0
     assert f"Release {lonely} was never live on debian12" in run.output, run.output
     assert fleet.versions() == ["on one", "on both"]
-    # Without a certain one, the hosts meet at the last release that is good on both.
+    # Without the option `release`, both hosts get the last release that is good on both.
     assert play("rollback", "-e", "app=shop", limit=BOTH).code == 0
     assert fleet.versions() == ["on both"] * 2
 
 
-def test_a_rollback_needs_no_source_and_no_other_app(
+def test_rollback_uses_neither_the_source_nor_other_apps(
     fleet: Fleet, deploy: Deploy, play: Play, changed_app: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     for version in ("earlier", "later"):
@@ -222,7 +223,7 @@ def test_a_rollback_needs_no_source_and_no_other_app(
     assert fleet.versions() == ["earlier"] * 2
 
 
-def test_a_release_command_runs_on_one_host(fleet: Fleet, deploy: Deploy) -> None:
+def test_release_command_runs_on_one_host(fleet: Fleet, deploy: Deploy) -> None:
     command = 'python -c \'import os; open(os.path.expanduser("~/once"), "a").write("x")\''
     for machine in fleet.machines:
         with machine.host.sudo():

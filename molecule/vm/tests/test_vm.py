@@ -1,4 +1,4 @@
-"""What takes a kernel of its own: its settings, limits that hold, AppArmor, swap, a reboot."""
+"""Tests that need a kernel of its own: kernel settings, memory limits, AppArmor, swap, a reboot."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from testing import Machine, Run, wait_for
 
 Play = Callable[..., Run]
 testinfra_hosts = ["ansible://vm"]
-REBOOT = 240  # seconds that an emulated machine may take
+REBOOT = 240  # seconds that a reboot may take, with an emulated processor
 
 
-def test_the_site_is_live(machine: Machine) -> None:
+def test_site_is_live(machine: Machine) -> None:
     assert machine.host.check_output("systemd-detect-virt") in ("kvm", "qemu")
     assert machine.web.ask("/").status == 200
 
 
-def test_the_kernel_is_hardened(machine: Machine) -> None:
+def test_kernel_settings_are_hardened(machine: Machine) -> None:
     wanted = {
         "kernel.kptr_restrict": 2,
         "kernel.dmesg_restrict": 1,
@@ -36,20 +36,20 @@ def test_the_kernel_is_hardened(machine: Machine) -> None:
     assert {k: int(v) for k, v in (line.split(" = ") for line in shown.splitlines())} == wanted
 
 
-def test_modules_that_nobody_needs_can_not_be_loaded(machine: Machine) -> None:
+def test_unused_kernel_modules_cannot_be_loaded(machine: Machine) -> None:
     with machine.host.sudo():
         assert machine.host.run("modprobe sctp").rc != 0
         assert machine.host.run("modprobe --show-depends sctp").stdout.splitlines()[-1].strip() == "install /bin/false"
         assert "sctp" not in machine.host.check_output("cat /proc/modules")
 
 
-def test_the_same_command_again_changes_nothing(play: Play) -> None:
+def test_second_run_changes_nothing(play: Play) -> None:
     run = play("site")
     assert run.code == 0, run.output
     assert run.recap("vm")["changed"] == 0, run.output
 
 
-def test_an_app_that_eats_memory_loses_a_worker_and_nothing_else(machine: Machine) -> None:
+def test_app_above_its_memory_limit_loses_only_a_worker(machine: Machine) -> None:
     unit = f"echo@{machine.live('echo')}.service"
     group = f"/sys/fs/cgroup/system.slice/system-echo.slice/{unit}/memory.events"
 
@@ -66,40 +66,40 @@ def test_an_app_that_eats_memory_loses_a_worker_and_nothing_else(machine: Machin
     with machine.host.sudo():
         before, master = killed(), machine.host.check_output(f"systemctl show -P MainPID {unit}")
         assert eat(20) == 200
-        assert eat(700) in (502, 504)  # the second where swapping takes longer than nginx waits
-        wait_for(lambda: killed() > before, REBOOT, "the kernel ends the worker")
+        assert eat(700) in (502, 504)  # 504 if swapping takes longer than nginx waits
+        wait_for(lambda: killed() > before, REBOOT, "the kernel has killed the worker")
         assert machine.host.check_output(f"systemctl show -P MainPID {unit}") == master
-    wait_for(lambda: machine.web.ask("/").status == 200, 60, "the site answers")
+    wait_for(lambda: machine.web.ask("/").status == 200, 60, "the site responds")
 
 
-def test_apparmor_is_on(machine: Machine) -> None:
+def test_apparmor_is_enabled(machine: Machine) -> None:
     assert machine.host.check_output("cat /sys/module/apparmor/parameters/enabled") == "Y"
     with machine.host.sudo():
         assert int(machine.host.check_output("wc -l </sys/kernel/security/apparmor/profiles")) > 0
 
 
-def test_a_small_machine_has_swap(machine: Machine) -> None:
+def test_host_with_little_memory_has_swap(machine: Machine) -> None:
     shown = machine.host.check_output("cat /proc/swaps").splitlines()[1:]
     assert [line.split()[0] for line in shown] == ["/swapfile"]
     with machine.host.sudo():
         assert machine.host.file("/swapfile").mode == 0o600
 
 
-def test_the_clock_is_kept(machine: Machine) -> None:
+def test_clock_is_synchronized(machine: Machine) -> None:
     assert machine.host.service("systemd-timesyncd").is_running
 
 
-def test_all_is_back_after_a_reboot(machine: Machine) -> None:
+def test_all_services_run_after_a_reboot(machine: Machine) -> None:
     live = machine.live("echo")
     with machine.host.sudo():
         machine.host.run_expect([0], "systemd-run --collect sh -c 'sleep 1; systemctl reboot'")
         time.sleep(5)
-        wait_for(lambda: machine.web.ask("/").status == 200, REBOOT, "the site is back")
+        wait_for(lambda: machine.web.ask("/").status == 200, REBOOT, "the site responds")
         wait_for(lambda: machine.host.run("true").rc == 0, 60, "a login works")
         assert float(machine.host.check_output("cut -d' ' -f1 /proc/uptime")) < REBOOT
         assert machine.live("echo") == live
         for unit in (f"echo@{live}.service", "nginx", "fail2ban", "certificates.timer", "swapfile.swap"):
-            wait_for(lambda unit=unit: machine.host.service(unit).is_running, 60, f"{unit} is back")  # type: ignore[misc]
+            wait_for(lambda unit=unit: machine.host.service(unit).is_running, 60, f"{unit} is running")  # type: ignore[misc]
         assert "Status: active" in machine.host.check_output("ufw status")
         assert machine.host.sysctl("kernel.kptr_restrict") == 2
         assert machine.host.check_output("systemctl --failed --no-legend --plain") == ""

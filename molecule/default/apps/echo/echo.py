@@ -1,4 +1,4 @@
-"""A second app for the tests: it tells what it sees of a request and of its surroundings."""
+"""A second app for the tests: it returns what it gets from a request and from its environment."""
 
 from __future__ import annotations
 
