@@ -207,6 +207,7 @@ def test_a_locked_project_is_installed_with_its_dependencies_and_without_editabl
     assert not list(module(release, ".").glob("*shop*.pth"))
     assert (output(release, "shop"), output(release, "gunicorn")) == ("first", "hello")
     assert not (release / "work").exists()
+    assert not (release / "source/shop.egg-info").exists()  # the build writes to a copy of the source
 
 
 def test_the_scripts_of_a_venv_run_from_any_place(deploy: Deploy, source: Path, tmp_path: Path) -> None:
@@ -302,11 +303,32 @@ def test_with_an_unchanged_lock_the_dependencies_are_hard_links_and_the_project_
     assert output(second, "shop") == "again"
     assert {path.name for path in module(second, "shop").glob("*.py")} == {"__init__.py", "new.py"}
     assert not list(module(second, "shop").rglob("old.*"))
+    assert not list((second / "dependencies").rglob("*shop*"))  # the next release uses these
     assert module(second, "gunicorn.py").stat().st_ino == module(first, "gunicorn.py").stat().st_ino
     assert output(first, "shop") == "first"
     third = deploy(source, "uv.lock")
     assert module(third, "gunicorn.py").stat().st_ino == module(first, "gunicorn.py").stat().st_ino
     assert module(third, "shop/__init__.py").stat().st_ino != module(second, "shop/__init__.py").stat().st_ino
+
+
+def test_a_library_in_the_source_is_installed_anew_and_not_editable(deploy: Deploy, source: Path) -> None:
+    library = BACKEND.replace("shop", "lib")
+    (source / "lib/src/lib").mkdir(parents=True)
+    (source / "lib/backend.py").write_text(library)
+    (source / "lib/src/lib/__init__.py").write_text("def main():\n    print('first')\n")
+    (source / "lib/pyproject.toml").write_text(
+        PROJECT.partition("dependencies")[0].replace("shop", "lib") + BUILD_SYSTEM
+    )
+    text = (source / "pyproject.toml").read_text().replace('["gunicorn"]', '["gunicorn", "lib"]')
+    (source / "pyproject.toml").write_text(
+        text.replace("[tool.uv.sources]\n", '[tool.uv.sources]\nlib = {path = "lib", editable = true}\n')
+    )
+    lock(source)
+    assert output(deploy(source, "uv.lock"), "lib") == "first"
+    (source / "lib/src/lib/__init__.py").write_text("def main():\n    print('again')\n")
+    release = deploy(source, "uv.lock")
+    assert output(release, "lib") == "again"
+    assert not list(module(release, ".").glob("*lib*.pth"))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +380,9 @@ def test_relative_paths_in_a_requirements_file_mean_the_source_folder(deploy: De
     assert packages(release) == {"gunicorn", "shop"}
     assert output(release, "shop") == "first"
     (source / "src/shop/__init__.py").write_text("def main():\n    print('again')\n")
-    assert output(deploy(source, "requirements/prod.txt"), "shop") == "again"
+    again = deploy(source, "requirements/prod.txt")
+    assert output(again, "shop") == "again"
+    assert not (again / "source/shop.egg-info").exists()
 
 
 def test_hashes_are_enforced_in_included_files_too(deploy: Deploy, source: Path) -> None:

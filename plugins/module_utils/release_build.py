@@ -74,7 +74,7 @@ shift 5
 source=$release/source
 if [ "$copied" ]; then
     source=$release/copy
-    cp -R "$release/source" "$source"
+    cp -R "$release/source/." "$source"
 fi
 cd "$source/$folder"
 "$uv" venv --quiet --allow-existing --relocatable --python "$python" "$release/venv"
@@ -87,7 +87,7 @@ export UV_PROJECT_ENVIRONMENT="$release/venv" VIRTUAL_ENV="$release/venv"
 # package of another one.
 INSTALL_PROJECT = """
 uv=$1 python=$2 release=$3 folder=$4
-cp -R "$release/source" "$release/copy"
+cp -R "$release/source/." "$release/copy"
 cd "$release/copy/$folder"
 "$uv" build --wheel --python "$release/venv/bin/python" --out-dir "$release/wheel" .
 "$uv" pip install --quiet --no-deps --no-index --no-cache --python "$release/venv/bin/python" "$release"/wheel/*.whl
