@@ -90,6 +90,13 @@ def test_a_change_of_any_included_file_changes_the_lock(tmp_path: Path) -> None:
     assert "" not in locks
 
 
+def test_settings_of_uv_beside_a_requirements_file_change_the_lock(tmp_path: Path) -> None:
+    locks = [read(tmp_path, "requirements.txt", {"requirements.txt": HASHED}).lock]
+    for name, text in {"pyproject.toml": "[tool.uv]\nno-binary = true\n", "uv.toml": "no-binary = true\n"}.items():
+        locks.append(read(tmp_path, "requirements.txt", {"requirements.txt": HASHED, name: text}).lock)
+    assert len(set(locks)) == 3
+
+
 def test_files_that_include_each_other_are_read_once(tmp_path: Path) -> None:
     files = {"requirements.txt": "-r base.txt\n", "base.txt": "-r requirements.txt\n" + HASHED}
     assert read(tmp_path, "requirements.txt", files).files == {"requirements.txt", "base.txt"}

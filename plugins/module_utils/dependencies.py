@@ -134,10 +134,18 @@ def read_requirements(source: Path, requirements: str) -> Dependencies:
         command=["pip", "install", "--requirement", requirements, *enforced],
         copied=any(is_local(line, source) for name in lists for _, line in logical_lines(seen[name])),
         project=False,
-        lock=digest(requirements, seen) if locked else "",
+        lock=digest(requirements, seen, uv_settings(source)) if locked else "",
         files=frozenset(seen),
         advice=f"Add it to {requirements}.",
     )
+
+
+def uv_settings(folder: Path) -> list[Any]:
+    """The settings of uv in the folder where it runs."""
+    found: list[Any] = [path.read_text() for path in (folder / "uv.toml",) if path.is_file()]
+    if (folder / "pyproject.toml").is_file():
+        found.append(read_toml(folder / "pyproject.toml", "pyproject.toml").get("tool", {}).get("uv", {}))
+    return found
 
 
 # --- projects ---------------------------------------------------------------------------------------------------------
@@ -173,9 +181,8 @@ def read_project(source: Path, requirements: str, extras: list[str], groups: lis
         check_complete(project, packages, requirements)
         options = ["--frozen", "--no-dev", "--no-editable", "--no-install-project"]
         command = ["sync", *options, *chosen]
-        uv_toml = source / folder / "uv.toml"
-        parts = [(source / requirements).read_text(), settings, uv_toml.read_text() if uv_toml.is_file() else ""]
-        lock = digest(*parts, extras, groups) if all(map(is_fixed, packages)) else ""
+        parts = [(source / requirements).read_text(), uv_settings(source / folder), extras, groups]
+        lock = digest(*parts) if all(map(is_fixed, packages)) else ""
     return Dependencies(
         folder=str(folder),
         command=command,
