@@ -125,6 +125,31 @@ def test_a_host_may_have_no_apps(play: Play) -> None:
     assert "web1 (127.0.0.1) can't be reached: " in run.stdout
 
 
+@pytest.mark.parametrize(
+    ("keys", "named", "found"),
+    [
+        ({"subfolder": "backend"}, "subfolder", "'backend'"),
+        ({"subfolder": "../app"}, "subfolder", "'../app'"),
+        ({"extras": ["postgres"]}, "extras", "['postgres'], with requirements: requirements.txt"),
+        ({"groups": ["prod"]}, "groups", "['prod'], with requirements: requirements.txt"),
+        ({"groups": ["--help"], "requirements": "uv.lock"}, "groups", "['--help']"),
+        ({"python": "python2"}, "python", "'python2'"),
+        ({"python": "bin/python3"}, "python", "'bin/python3'"),
+        ({"packages": ["libpq5=1.0"]}, "packages", "['libpq5=1.0']"),
+        ({"build_packages": ["-o APT::x=y"]}, "build_packages", "['-o APT::x=y']"),
+        ({"build_secrets": {"A B": "s3cret"}}, "build_secrets", "(not shown: it may contain secrets)"),
+        ({"wsgi": "main:create_app();import os"}, "wsgi", "'main:create_app();import os'"),
+    ],
+)
+def test_an_invalid_key_of_a_build_is_reported(play: Play, keys: dict[str, Any], named: str, found: str) -> None:
+    run = play({"apps": [GOOD | keys]})
+    assert run.returncode != 0
+    assert f"host web1, app shop, key {named}\n" in run.stdout
+    assert f"found:    {found}\n" in run.stdout
+    assert "s3cret" not in run.stdout
+    assert "Connect to every host" not in run.stdout
+
+
 def test_an_unknown_app_is_refused_with_the_list_of_apps(play: Play) -> None:
     run = play({"apps": [GOOD]}, "-e", "app=blog")
     assert run.returncode != 0

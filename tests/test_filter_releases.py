@@ -75,6 +75,14 @@ def test_a_release_for_another_python_on_one_host_is_built_again_on_all() -> Non
     assert release.startswith(f"{TIME}-")
 
 
+def test_a_rebuild_gets_a_new_id_that_is_the_same_on_every_host() -> None:
+    states, packages = [having(v1="one"), EMPTY], [package("one"), package("one", "20260107T000001Z")]
+    rebuilt = release_id(states, packages, rebuild=True)
+    assert rebuilt.startswith("20260107T000001Z-")
+    states = [having(v1="one") | {"releases": {V1: "one", rebuilt: "one"}} for _ in range(2)]
+    assert release_id(states, packages) == rebuilt
+
+
 def test_content_that_differs_between_hosts_can_be_one_release() -> None:
     states = [having(v1="one"), having(v1="two")]
     packages = [package("one"), package("two")]

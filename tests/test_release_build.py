@@ -10,7 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError, hand_to_root, shorten
+from ansible_collections.blueoctopus.site.plugins.module_utils import release_build as sandbox
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import (
+    BuildError,
+    environment_file,
+    hand_to_root,
+    shorten,
+)
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import venv_matches
 from ansible_collections.blueoctopus.site.plugins.modules import release_build
 
 NOBODY = 65534
@@ -125,7 +132,7 @@ def test_a_short_error_is_shown_completely() -> None:
     "value", ["plain", "with space", 'a "quote"', "back\\slash", "$HOME `id`", "two\nlines", "é", ""]
 )
 def test_an_environment_value_is_unchanged(value: str) -> None:
-    line = release_build.environment_file({"KEY": value})
+    line = environment_file({"KEY": value})
     # systemd parses the file like a shell parses a double-quoted word.
     shell = subprocess.run(["sh", "-c", f'{line}printf %s. "$KEY"'], capture_output=True, text=True, check=True)
     assert shell.stdout == f"{value}."
@@ -133,33 +140,80 @@ def test_an_environment_value_is_unchanged(value: str) -> None:
 
 # --- dependencies ---------------------------------------------------------------------------------------------------
 
-HASHED = "flask==3.1.3 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n    # via -r requirements.in\n"
-
-
-@pytest.mark.parametrize(
-    ("requirements", "locked"),
-    [
-        (HASHED, True),
-        ("# made by uv\n\n" + HASHED + HASHED.replace("flask", "gunicorn[setproctitle]"), True),
-        (HASHED.replace("==3.1.3", '==3.1.3 ; python_version >= "3.11"'), True),
-        ("flask==3.1.3\n", False),
-        (HASHED + "-r other.txt\n", False),
-        (HASHED + "./wheels/own.whl \\\n    --hash=sha256:00\n", False),
-    ],
-)
-def test_only_pinned_dependencies_with_hashes_are_locked(requirements: str, locked: bool) -> None:
-    assert release_build.is_locked(requirements) is locked
-
 
 def test_a_venv_matches_the_python_it_was_created_for(tmp_path: Path) -> None:
     (tmp_path / "venv/lib/python3.11").mkdir(parents=True)
+    (tmp_path / "venv/bin").mkdir()
+    (tmp_path / "venv/bin/python").symlink_to(tmp_path / "python3")
     for version in ("3.11", "3.13"):
         (tmp_path / f"python{version}").touch()
     (tmp_path / "python3").symlink_to("python3.11")
-    assert release_build.venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
+    assert venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
     (tmp_path / "python3").unlink()
     (tmp_path / "python3").symlink_to("python3.13")
-    assert not release_build.venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
+    assert not venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
+
+
+def test_a_venv_does_not_match_another_interpreter_of_the_same_version(tmp_path: Path) -> None:
+    (tmp_path / "venv/lib/python3.12").mkdir(parents=True)
+    (tmp_path / "venv/bin").mkdir()
+    for folder in ("usr", "opt"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "python3.12").touch()
+    (tmp_path / "venv/bin/python").symlink_to(tmp_path / "usr/python3.12")
+    assert venv_matches(tmp_path / "venv", str(tmp_path / "usr/python3.12"))
+    assert not venv_matches(tmp_path / "venv", str(tmp_path / "opt/python3.12"))
+
+
+def test_a_venv_without_its_interpreter_does_not_match(tmp_path: Path) -> None:
+    (tmp_path / "venv/lib/python3.12").mkdir(parents=True)
+    (tmp_path / "venv/bin").mkdir()
+    (tmp_path / "venv/bin/python").symlink_to(tmp_path / "python3.12")
+    assert not venv_matches(tmp_path / "venv", str(tmp_path / "python3.12"))
+    assert not venv_matches(tmp_path / "venv", "")
+
+
+def test_a_venv_matches_an_interpreter_without_a_version_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "venv/lib/python3.12").mkdir(parents=True)
+    (tmp_path / "venv/bin").mkdir()
+    (tmp_path / "python").touch()
+    (tmp_path / "venv/bin/python").symlink_to(tmp_path / "python")
+    assert venv_matches(tmp_path / "venv", str(tmp_path / "python"))
+
+
+def interpreter(folder: Path, name: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("#!/bin/sh\n")
+    (folder / name).chmod(0o755)
+    return str(folder / name)
+
+
+def test_an_interpreter_is_found_by_its_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "PATH", f"{tmp_path}/bin")
+    monkeypatch.setattr(sandbox, "HIDDEN", ("/srv",))
+    path = interpreter(tmp_path / "bin", "python3.12")
+    assert sandbox.find_python("python3.12") == path
+    assert sandbox.find_python(path) == path
+
+
+@pytest.mark.parametrize("name", ["python3.14", "/opt/none/bin/python3"])
+def test_a_missing_interpreter_is_named_with_those_that_exist(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "PATH", f"{tmp_path}/bin")
+    interpreter(tmp_path / "bin", "python3.12")
+    with pytest.raises(
+        BuildError, match=rf"{name} does not exist on this host, which has python3\.12\. Set the key 'py"
+    ):
+        sandbox.find_python(name)
+
+
+def test_an_interpreter_that_an_app_cannot_see_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "HIDDEN", (str(tmp_path / "home"),))
+    path = interpreter(tmp_path / "home/pyenv", "python3.12")
+    (tmp_path / "python3.12").symlink_to(path)
+    with pytest.raises(BuildError, match="in a folder that an app can't see"):
+        sandbox.find_python(str(tmp_path / "python3.12"))
 
 
 # --- static files ---------------------------------------------------------------------------------------------------

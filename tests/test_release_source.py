@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
 from ansible_collections.blueoctopus.site.plugins.action import release_source as packing
 
 pytestmark = pytest.mark.usefixtures("isolated_git")
@@ -101,6 +103,8 @@ def test_changed_files_change_the_digest(source: Path, change: Any) -> None:
         {"secrets": {"A": "b"}},
         {"files": {"a": "b"}},
         {"requirements": "r.txt"},
+        {"extras": ["postgres"]},
+        {"groups": ["prod"]},
         {"python": "/usr/bin/python3.13"},
         {"static": {"url": "/s/"}},
         {"about": {"health_path": "/healthz"}},
@@ -109,6 +113,100 @@ def test_changed_files_change_the_digest(source: Path, change: Any) -> None:
 )
 def test_changed_settings_change_the_digest(source: Path, settings: dict[str, Any]) -> None:
     assert digest(source, **settings) != digest(source)
+
+
+def test_build_secrets_do_not_change_the_digest(source: Path) -> None:
+    assert digest(source, build_secrets={"UV_INDEX_TOKEN": "a"}) == digest(source)
+
+
+# --- dependencies -----------------------------------------------------------------------------------------------------
+
+
+def package(source: Path, **args: Any) -> dict[str, Any]:
+    return packing.ActionModule.package({"name": "shop", "source": str(source)} | args, source)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("-e .\n", "shop: requirements.txt, line 1: '-e .' is an editable install"),
+        ("-r base.txt\n", "shop: requirements.txt, line 1: '-r base.txt' includes a file that is not in the source"),
+    ],
+)
+def test_dependencies_that_a_release_cannot_have_are_refused(source: Path, text: str, error: str) -> None:
+    (source / "requirements.txt").write_text(text)
+    with pytest.raises(AnsibleActionFail) as caught:
+        package(source)
+    assert error in str(caught.value)
+
+
+def test_an_included_file_that_git_ignores_is_refused(source: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", source], check=True)
+    (source / ".gitignore").write_text("base.txt\n")
+    (source / "base.txt").write_text("flask\n")
+    (source / "requirements.txt").write_text("-r base.txt\n")
+    with pytest.raises(AnsibleActionFail, match=r"base\.txt is not part of the release, as \.gitignore excludes it"):
+        package(source)
+
+
+def test_a_lock_needs_its_project(source: Path) -> None:
+    (source / "uv.lock").write_text("version = 1\n")
+    with pytest.raises(AnsibleActionFail, match=r"There is no pyproject\.toml beside uv\.lock"):
+        package(source, requirements="uv.lock")
+
+
+# --- subfolders -------------------------------------------------------------------------------------------------------
+
+
+def pack_source(**args: Any) -> dict[str, Any]:
+    """The result of the whole action."""
+    task = SimpleNamespace(args={"name": "shop"} | args, async_val=0, environment=None)
+    action = packing.ActionModule.__new__(packing.ActionModule)
+    action._task = task
+    return dict(action.run(None, None)["package"])
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Git repository with an app in a subfolder."""
+    monkeypatch.setattr(ActionBase, "run", lambda *_: {})
+    folder = tmp_path / "repository"
+    (folder / "backend/shop").mkdir(parents=True)
+    (folder / "backend/shop/web.py").write_text("app = None\n")
+    (folder / "backend/requirements.txt").write_text("flask\n")
+    (folder / "frontend.js").write_text("")
+    (folder / "outside").symlink_to("..")
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "first"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_only_the_subfolder_is_the_app(repository: Path, scheme: str) -> None:
+    packed = pack_source(source=f"{scheme}{repository}", subfolder="backend")
+    assert [line.split()[-1] for line in packed["manifest"].splitlines()] == ["requirements.txt", "shop/web.py"]
+    assert len(packed["commit"]) == 40
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_missing_subfolder_is_named(repository: Path, scheme: str) -> None:
+    with pytest.raises(
+        AnsibleActionFail, match=r"shop: \S+/repository has no folder back\. Correct the key 'subfolder'"
+    ):
+        pack_source(source=f"{scheme}{repository}", subfolder="back")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_subfolder_that_links_out_of_the_source_is_refused(repository: Path, scheme: str) -> None:
+    with pytest.raises(AnsibleActionFail, match="the subfolder outside is outside of"):
+        pack_source(source=f"{scheme}{repository}", subfolder="outside")
+
+
+def test_a_change_beside_the_subfolder_changes_no_release(repository: Path) -> None:
+    before = pack_source(source=str(repository), subfolder="backend")
+    (repository / "frontend.js").write_text("changed")
+    after = pack_source(source=str(repository), subfolder="backend")
+    assert (after["digest"], after["commit"]) == (before["digest"], before["commit"])
 
 
 # --- archives -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,6 +96,25 @@ def test_clear_live_removes_the_links_to_the_release_and_its_site(store: Release
     assert not store.has_site
     assert not store.site.is_symlink()
     store.clear_live()  # a second time changes nothing
+
+
+# --- the interpreter ------------------------------------------------------------------------------------------------
+
+
+def test_a_release_has_its_python_as_long_as_its_own_interpreter_is_the_same(store: Releases, tmp_path: Path) -> None:
+    build(store, V1)
+    python = tmp_path / "opt/python3.12"
+    python.parent.mkdir()
+    python.touch()
+    venv = store.path(V1) / "venv"
+    for folder in ("bin", "lib/python3.12"):
+        (venv / folder).mkdir(parents=True)
+    (venv / "bin/python").symlink_to(python)
+    assert not store.has_python(V1)  # not known
+    (store.path(V1) / "release.json").write_text(json.dumps({"python": str(python)}))
+    assert store.has_python(V1)
+    python.unlink()
+    assert not store.has_python(V1)
 
 
 # --- the account ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.blueoctopus.site.plugins.module_utils.dependencies import DependencyError, read_dependencies
 
 # Holds the clones of Git repositories, and the archives of the last day.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "blueoctopus"
@@ -181,6 +182,23 @@ def list_files(source: Path) -> list[Path]:
     )
 
 
+def subfolder_of(source: Path, args: dict[str, Any]) -> Path:
+    """The folder of the app in its source.
+
+    Raises:
+        AnsibleActionFail: when it does not exist, or is a link to a folder outside of the source.
+    """
+    folder = source / (args.get("subfolder") or ".")
+    shown = split_credentials(args["source"])[0]
+    if not folder.is_dir():
+        raise AnsibleActionFail(
+            f"{args['name']}: {shown} has no folder {args['subfolder']}. Correct the key 'subfolder'."
+        )
+    if not folder.resolve().is_relative_to(source.resolve()):
+        raise AnsibleActionFail(f"{args['name']}: the subfolder {args['subfolder']} is outside of {shown}.")
+    return folder
+
+
 def describe(source: Path, path: Path) -> str:
     """One line of the manifest: kind, content and path of a file.
 
@@ -232,7 +250,8 @@ def remove_old_archives() -> None:
 
 def digest_of(manifest: str, args: dict[str, Any]) -> str:
     """The digest of everything that the release runs with on one host, as hex digits."""
-    content = {key: args.get(key) for key in ("requirements", "environment", "files", "python", "static", "about")}
+    keys = ("requirements", "extras", "groups", "python", "environment", "files", "static", "about")
+    content = {key: args.get(key) for key in keys}
     # A slow hash, so that nobody can guess short secrets from the digest.
     secrets = json.dumps(args.get("secrets") or {}, sort_keys=True, default=str).encode()
     slow = hashlib.scrypt(secrets, salt=str(args["name"]).encode(), n=2**14, r=8, p=1)
@@ -256,10 +275,12 @@ class ActionModule(ActionBase):
                 source = Path(folder) / "source"
                 source.mkdir()
                 commit = check_out(args["source"], args.get("version"), source)
+                source = subfolder_of(source, args)
             else:
                 source = Path(args["source"]).expanduser()
                 if not source.is_dir():
                     raise AnsibleActionFail(f"{args['name']}: the source folder {source} does not exist.")
+                source = subfolder_of(source, args)
                 commit = commit_of(source)
             package = self.package(args, source)
         package |= {
@@ -280,6 +301,12 @@ class ActionModule(ActionBase):
                 f"{args['name']}: {split_credentials(args['source'])[0]} has no {requirements}. Create one that lists "
                 "the dependencies, including gunicorn, or set the key 'requirements' to another file."
             )
+        try:
+            read = read_dependencies(source, requirements, args.get("extras") or [], args.get("groups") or []).files
+        except DependencyError as error:
+            raise AnsibleActionFail(f"{args['name']}: {error}") from None
+        for name in sorted(read - set(map(str, files))):
+            raise AnsibleActionFail(f"{args['name']}: {name} is not part of the release, as .gitignore excludes it.")
         manifest = "".join(f"{describe(source, path)}\n" for path in files)
         archive = CACHE / f"{hashlib.sha256(manifest.encode()).hexdigest()[:32]}.tar.gz"
         if not archive.exists():

@@ -9,13 +9,14 @@ from typing import Any
 State = Mapping[str, Any]  # the result of the module release_lock on one host
 
 
-def release_id(states: Iterable[State], packages: Iterable[Mapping[str, Any]]) -> str:
+def release_id(states: Iterable[State], packages: Iterable[Mapping[str, Any]], rebuild: bool = False) -> str:
     """The id of the release to deploy, the same on every host.
 
     Args:
         states: the hosts' states.
         packages: for each host, in the same order, the `package` of release_source: the `digest` of everything that
             the release runs with there, which may differ between hosts, and the `time`, YYYYMMDDThhmmssZ.
+        rebuild: return a new id in any case.
 
     Returns:
         The newest existing release whose content is the same on every host that has it. Otherwise a new id.
@@ -26,7 +27,8 @@ def release_id(states: Iterable[State], packages: Iterable[Mapping[str, Any]]) -
     same = [r for r in known if all(state["releases"].get(r, digest) == digest for state, digest in pairs)]
     digests = " ".join(sorted({digest for _, digest in pairs}))
     digest = hashlib.sha256(digests.encode()).hexdigest()[:10]
-    return max(same, default=f"{max(package['time'] for package in packages)}-{digest}")
+    new = f"{max(package['time'] for package in packages)}-{digest}"
+    return new if rebuild else max(same, default=new)
 
 
 def former_release(states: Iterable[State], target: str) -> str:

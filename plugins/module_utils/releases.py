@@ -42,6 +42,14 @@ def replace_link(link: Path, target: str | Path) -> None:
     sync_folder(link.parent)
 
 
+def venv_matches(venv: Path, python: str) -> bool:
+    """Whether a venv is for this interpreter and its version; an upgrade of the system changes the version."""
+    real = os.path.realpath(python)
+    name = os.path.basename(real)  # one without a version tells nothing
+    is_same = os.path.isfile(real) and os.path.realpath(venv / "bin/python") == real
+    return is_same and ("." not in name or (venv / "lib" / name).is_dir())
+
+
 class Releases:
     """The releases of one app below its folder.
 
@@ -70,6 +78,10 @@ class Releases:
         with contextlib.suppress(OSError, ValueError):
             return dict(json.loads((self.path(release) / "release.json").read_text()))
         return {}
+
+    def has_python(self, release: str) -> bool:
+        """Whether a release can still run: its interpreter has the version for which its venv was created."""
+        return venv_matches(self.path(release) / "venv", str(self.about(release).get("python", "")))
 
     # --- the live release -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,9 @@ description:
   - No code of the app or its dependencies runs as root. Dependencies are installed, and code is compiled, in a systemd
     sandbox by a user who can write nowhere else. Then root becomes the owner of the finished files.
   - uv's cache is shared by all apps and contains only packages that need no build. Other packages are built with a
-    separate cache for each app.
+    separate cache for each app, and so is everything when there are O(build_secrets).
+  - A project with a build system is installed beside its dependencies, never editable. When the dependencies are locked
+    as in the live release, they are hard links to it; the project itself is always built anew.
   - The release is built in a temporary folder, which is renamed when it is complete. A failure leaves no partial
     release.
   - When the host already has the release, nothing changes.
@@ -25,10 +27,31 @@ options:
     required: true
   requirements:
     description: >-
-      File in the source that lists the dependencies, including gunicorn. When it contains a hash, every dependency must
-      have one and match it.
+      File in the source that lists the dependencies, including gunicorn. C(uv.lock), beside a C(pyproject.toml),
+      installs the project as locked, and C(pyproject.toml) installs it unlocked. Any other name is a requirements file;
+      when that contains a hash, every dependency must have one and match it.
     type: str
     default: requirements.txt
+  extras:
+    description: Optional dependencies of the project to install; only with a project.
+    type: list
+    elements: str
+    default: []
+  groups:
+    description: Dependency groups of the project to install; only with a project.
+    type: list
+    elements: str
+    default: []
+  build_secrets:
+    description: >-
+      Environment variables for uv alone, such as the password of a private index. They are not part of the release, and
+      their values are masked in errors. A dictionary, which the action part of this module passes on as one JSON text.
+    type: str
+    default: ""
+  reuse:
+    description: Whether locked dependencies may be hard links to those of the live release.
+    type: bool
+    default: true
   environment:
     description: Plain settings for the app, as environment variables. A diff may show them.
     type: dict
@@ -55,8 +78,8 @@ options:
     type: path
     required: true
   python:
-    description: Interpreter on the host for the release's venv.
-    type: path
+    description: Interpreter on the host for the release's venv, as a path or a name.
+    type: str
     default: /usr/bin/python3
   uv:
     description: The uv program on the host.
@@ -109,59 +132,63 @@ import gzip
 import json
 import os
 import pwd
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.dependencies import (
+    DependencyError,
+    digest,
+    read_dependencies,
+)
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import (
+    Build,
     BuildError,
     compile_source,
-    install_venv,
+    environment_file,
+    find_python,
+    install_dependencies,
+    install_project,
+    reuse_dependencies,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
-from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, venv_matches
 
 COMPRESSED = {".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".wasm", ".webmanifest", ".xml"}
-# The lines of a fully locked requirements file: pinned names, their hashes, comments.
-LOCKED_LINE = re.compile(r"[A-Za-z0-9][\w.\[\],-]*==\S+ .*\\|\s+--hash=\S+( \\)?|\s*(#.*)?")
 
 
-def environment_file(settings: dict[str, Any]) -> str:
-    """Write settings in the format of systemd's EnvironmentFile, with quotes so that no value is changed."""
-    lines = []
-    for key, value in sorted(settings.items()):
-        quoted = "".join(f"\\{c}" if c in '"\\$`' else c for c in str(value))
-        lines.append(f'{key}="{quoted}"\n')
-    return "".join(lines)
+def install(build: Build, live: Path, params: dict[str, Any]) -> str:
+    """Create the venv: the dependencies and, if the source is a package, that package.
 
+    Args:
+        build: the build.
+        live: the live release, whose dependencies are used again if they are locked and the same.
+        params: parameters of the module.
 
-def venv_matches(venv: Path, python: str) -> bool:
-    """Whether a venv has this version of Python; an upgrade of the system changes the version."""
-    return (venv / "lib" / os.path.basename(os.path.realpath(python))).is_dir()
-
-
-def is_locked(requirements: str) -> bool:
-    """Whether a requirements file always results in the same dependencies."""
-    return "--hash=" in requirements and all(map(LOCKED_LINE.fullmatch, requirements.splitlines()))
-
-
-def install(building: Path, final: Path, live: Path, params: dict[str, Any]) -> None:
-    """Create the venv and install the dependencies; their hashes are enforced if the file contains any."""
-    requirements = building / "source" / params["requirements"]
-    before = live / "source" / params["requirements"]
-    same = before.is_file() and before.read_text() == requirements.read_text() and is_locked(before.read_text())
-    if same and venv_matches(live / "venv", params["python"]):
-        # Hard links, so that a deploy without new dependencies is fast however many there are.
-        command: list[str | Path] = ["cp", "--archive", "--link", live / "venv", building / "venv"]
-        subprocess.run(command, check=True, capture_output=True)
-        return
-    install_venv(building, final, params["name"], requirements, params["python"], params["uv"])
-    if not (building / "venv/bin/gunicorn").exists():
-        raise BuildError(f"gunicorn is not among the dependencies. Add it to {params['requirements']}.")
+    Returns:
+        The digest of the locked dependencies; empty when they are not locked.
+    """
+    dependencies = read_dependencies(
+        build.building / "source", params["requirements"], params["extras"], params["groups"]
+    )
+    lock = digest(dependencies.lock, build.python) if dependencies.lock else ""
+    about = json.loads(read(live / "release.json") or "{}")
+    before = live / "dependencies" if (live / "dependencies").is_dir() else live / "venv"
+    if params["reuse"] and lock and about.get("dependencies") == lock and venv_matches(before, build.python):
+        reuse_dependencies(build, before)
+    else:
+        install_dependencies(build, dependencies)
+    venv = build.building / "venv"
+    if dependencies.project:
+        install_project(build, dependencies.folder)
+    (build.workspace / "venv").rename(venv)
+    shutil.rmtree(build.workspace)
+    if not (venv / "bin/gunicorn").exists():
+        raise BuildError(f"gunicorn is not among the dependencies. {dependencies.advice}")
+    return lock
 
 
 def publish(building: Path, static: dict[str, str]) -> None:
@@ -193,6 +220,7 @@ def compress(path: Path) -> None:
 
 def build(store: Releases, params: dict[str, Any]) -> None:
     """Build the release in a temporary folder and rename that when it is complete."""
+    python = find_python(params["python"])
     group = pwd.getpwnam(params["name"]).pw_gid
     building, final = store.folder / f".building-{params['release']}", store.path(params["release"])
     try:
@@ -203,8 +231,10 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         subprocess.run([*unpack, "--directory", building / "source"], check=True, capture_output=True, text=True)
         # Before any code of the app has run, so that root copies only files from the archive.
         publish(building, params["static"])
-        install(building, final, store.path(store.live or "none"), params)
-        compile_source(building, final, params["name"], params["python"])
+        build_secrets = json.loads(params["build_secrets"] or "{}")
+        shared = Build(params["name"], building, final, python, params["uv"], build_secrets)
+        lock = install(shared, store.path(store.live or "none"), params)
+        compile_source(building, final, params["name"], python)
         for part in ("source", "venv"):
             os.chown(building / part, 0, group)
             (building / part).chmod(0o750)
@@ -215,6 +245,7 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         write(building / "manifest", params["source"]["manifest"], 0o600)
         about = params["about"] | {key: params["source"][key] for key in ("commit", "version", "digest")}
         about["secrets"] = sorted(secrets)  # names; their values are hidden in the output of commands
+        about |= {"dependencies": lock, "python": python}
         write(building / "release.json", json.dumps(about), 0o600)
         (building / "socket").symlink_to(params["socket"].replace("%i", params["release"]))
         # nginx can enter the folder to reach the socket, but can't list it; the app's user can read its code.
@@ -244,9 +275,13 @@ def main() -> None:
         environment={"type": "dict", "default": {}},
         secrets={"type": "str", "default": "", "no_log": True},
         files={"type": "dict", "default": {}},
+        extras={"type": "list", "elements": "str", "default": []},
+        groups={"type": "list", "elements": "str", "default": []},
+        build_secrets={"type": "str", "default": "", "no_log": True},
+        reuse={"type": "bool", "default": True},
         static={"type": "dict", "default": {}},
         socket={"type": "path", "required": True},
-        python={"type": "path", "default": "/usr/bin/python3"},
+        python={"type": "str", "default": "/usr/bin/python3"},
         uv={"type": "path", "default": "/usr/local/lib/uv/bin/uv"},
         about={"type": "dict", "default": {}},
         archive={"type": "path"},
@@ -265,7 +300,7 @@ def main() -> None:
             store.prepare()
             store.sweep()
             build(store, params)
-        except (BuildError, OSError, subprocess.CalledProcessError) as error:
+        except (BuildError, DependencyError, OSError, subprocess.CalledProcessError) as error:
             reason = f"{error} {getattr(error, 'stderr', None) or ''}".strip()
             module.fail_json(msg=f"{params['name']}: release {params['release']} could not be built. {reason}")
     module.exit_json(**result | {"archive_needed": False})

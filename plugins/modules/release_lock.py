@@ -28,10 +28,6 @@ options:
     description: Take the lock even while another run renews it. That run then fails at its next step.
     type: bool
     default: false
-  python:
-    description: Interpreter on the host for the releases' venvs.
-    type: path
-    default: /usr/bin/python3
 extends_documentation_fragment:
   - blueoctopus.site.attributes
   - blueoctopus.site.release
@@ -89,7 +85,6 @@ settled:
   type: bool
 """
 
-import os
 import time
 from typing import Any
 
@@ -107,17 +102,14 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.releases import A
 PAUSE = 0.5  # seconds between two attempts
 
 
-def snapshot(store: Releases, python: str) -> dict[str, Any]:
+def snapshot(store: Releases) -> dict[str, Any]:
     """The state of the host that a deploy or rollback requires for its plan."""
-    version = os.path.basename(os.path.realpath(python))
     return {
         "live": store.live,
         "stack": store.stack,
         "rolled_back": store.rolled_back,
         "releases": {
-            release: str(store.about(release).get("digest", ""))
-            if (store.path(release) / "venv/lib" / version).is_dir()
-            else ""
+            release: str(store.about(release).get("digest", "")) if store.has_python(release) else ""
             for release in store.complete()
         },
         "settled": is_settled(store),
@@ -146,7 +138,6 @@ def main() -> None:
         state={"type": "str", "choices": ["locked", "free"], "default": "locked"},
         by={"type": "str", "default": ""},
         force={"type": "bool", "default": False},
-        python={"type": "path", "default": "/usr/bin/python3"},
     )
     params, lock = module.params, Lock(module.params["name"])
     if params["state"] == "free":
@@ -158,14 +149,14 @@ def main() -> None:
     except AccountError as error:
         module.fail_json(msg=f"{params['name']}: {error}. Nothing was changed. Give the app another name.")
     if module.check_mode:
-        module.exit_json(changed=False, **snapshot(store, params["python"]))
+        module.exit_json(changed=False, **snapshot(store))
     params["token"] = take(module, lock)
     start_guard(params["name"], params["root"], params["token"])
     try:
         with work(module):
             if not (settled := is_settled(store)):
                 restore(store, store.confirmed, INTERRUPTED)
-            state = snapshot(store, params["python"])
+            state = snapshot(store)
     except BaseException:
         # The guard waits until no module of another run is running, and then restores the host.
         lock.abandon(params["token"])

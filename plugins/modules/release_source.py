@@ -11,7 +11,8 @@ description:
     The host is not contacted.
   - In a Git work tree, files that C(.gitignore) matches are not packed. C(.git), caches, and virtual environments of
     any name are never packed. Submodules that are checked out are packed.
-  - Fails for a work tree that git can't read, for pointers of Git LFS, and for submodules of a repository at a URL.
+  - Fails for a work tree that git can't read, for pointers of Git LFS, for submodules of a repository at a URL, and
+    for a list of dependencies that can't be installed in a release, such as one with an editable install.
   - Calculates a digest of everything that a release runs with on this host. For this, it has some of the options of
     M(blueoctopus.site.release_build).
 options:
@@ -28,10 +29,28 @@ options:
   version:
     description: Branch, tag or commit, only for a Git repository; its default branch when omitted.
     type: str
+  subfolder:
+    description: Folder of the app in O(source). Other files of the source are not part of the release.
+    type: str
+    default: .
   requirements:
-    description: File in O(source) that lists the dependencies.
+    description: File in that folder that lists the dependencies. See M(blueoctopus.site.release_build).
     type: str
     default: requirements.txt
+  extras:
+    description: See M(blueoctopus.site.release_build).
+    type: list
+    elements: str
+    default: []
+  groups:
+    description: See M(blueoctopus.site.release_build).
+    type: list
+    elements: str
+    default: []
+  python:
+    description: See M(blueoctopus.site.release_build).
+    type: str
+    default: /usr/bin/python3
   environment:
     description: See M(blueoctopus.site.release_build).
     type: dict

@@ -6,11 +6,13 @@ import datetime
 import functools
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import BOOLEANS, boolean
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
+    PROJECT,
     app_keys,
     example_of,
     expected_of,
@@ -79,6 +81,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
                 keys = ", ".join(known)
                 expected = f"{hint} The known keys are {keys}" if hint else f"one of {keys}"
                 yield Problem(f"{where}, key {key}", "an unknown key", expected, APPS_EXAMPLE)
+        yield from check_source(app, where)
         yield from check_tls(app, where)
         if isinstance(name, str) and name in names:
             example_name = example_of("name", app_keys()["name"])
@@ -90,6 +93,21 @@ def check_apps(apps: Any) -> Iterator[Problem]:
             if owner != where:
                 expected = f"each domain in one app only; {owner} already has it"
                 yield key_problem(where, "domains", repr(str(domain)), expected)
+
+
+def check_source(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Check that a source folder has the subfolder, and that extras and groups are those of a project."""
+    keys = ("source", "subfolder", "requirements", "extras", "groups")
+    if any(check_app_keys(app, keys, where)) or "source" not in app:
+        return
+    complete = with_defaults(plain(app))
+    folder, subfolder, requirements = PROJECT / complete["source"], complete["subfolder"], complete["requirements"]
+    if folder.is_dir() and not (folder / subfolder).is_dir():
+        yield key_problem(where, "subfolder", repr(subfolder), f"a folder in {complete['source']}")
+    for key in ("extras", "groups"):
+        if complete[key] and Path(requirements).name not in ("uv.lock", "pyproject.toml"):
+            expected = "none, as only a project has them: set requirements to its uv.lock or pyproject.toml"
+            yield key_problem(where, key, f"{complete[key]}, with requirements: {requirements}", expected)
 
 
 def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:

@@ -1,0 +1,146 @@
+"""Apps that are projects of uv, with secrets for their builds and Debian packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from testing import Machine, Run
+
+testinfra_hosts = ["ansible://debian13"]
+Deploy = Callable[..., Run]
+PROJECT = """
+[project]
+name = "octolib"
+version = "1.0"
+requires-python = ">=3.11"
+dependencies = ["flask", "gunicorn"]
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[tool.setuptools.packages.find]
+where = ["src"]
+"""
+UV = Path(sys.executable).parent / "uv"
+
+
+@pytest.fixture
+def project(shop: Path) -> Path:
+    """The app as a project with a folder src and a lock."""
+    (shop / "requirements.txt").unlink()
+    (shop / "src/octolib").mkdir(parents=True)
+    (shop / "src/octolib/__init__.py").write_text("NAME = 'first'\n")
+    (shop / "pyproject.toml").write_text(PROJECT)
+    text = (shop / "shop.py").read_text()
+    (shop / "shop.py").write_text(text.replace("app = Flask", "import octolib\n\napp = Flask", 1))
+    subprocess.run([UV, "lock", "--quiet"], cwd=shop, check=True)
+    return shop
+
+
+def packages(machine: Machine, release: str, name: str) -> str:
+    """The path of a package in a release's venv."""
+    with machine.host.sudo():
+        return machine.host.check_output(f"ls -d /srv/shop/releases/{release}/venv/lib/python3*/site-packages/{name}")
+
+
+def test_a_locked_project_is_installed_and_the_next_release_has_its_new_code(
+    machine: Machine, deploy: Deploy, project: Path
+) -> None:
+    run = deploy("as a project", requirements="uv.lock")
+    assert run.code == 0, run.output
+    first = machine.live("shop")
+    assert machine.web.ask().json["version"] == "as a project"
+    (project / "src/octolib/__init__.py").write_text("NAME = 'again'\n")
+    assert deploy("as a project again", requirements="uv.lock").code == 0
+    second = machine.live("shop")
+    with machine.host.sudo():
+        code = machine.host.file(f"{packages(machine, second, 'octolib')}/__init__.py")
+        assert code.content_string == "NAME = 'again'\n"
+        assert code.user == "root"
+        old = machine.host.file(f"{packages(machine, first, 'octolib')}/__init__.py")
+        assert old.content_string == "NAME = 'first'\n"
+        inodes = {
+            machine.host.check_output(f"stat -c %i {packages(machine, release, 'flask')}/__init__.py")
+            for release in (first, second)
+        }
+    assert len(inodes) == 1
+
+
+def test_a_rebuild_is_a_new_release_and_the_next_deploy_changes_nothing(machine: Machine, deploy: Deploy) -> None:
+    assert deploy("to be rebuilt").code == 0
+    before = machine.live("shop")
+    assert deploy("to be rebuilt", "-e", "rebuild=true").code == 0
+    rebuilt = machine.live("shop")
+    assert rebuilt != before
+    run = deploy("to be rebuilt", "-e", "rebuild=false")
+    assert run.recap(machine.name)["changed"] == 0
+    assert machine.live("shop") == rebuilt
+
+
+def test_no_other_user_can_see_a_build_secret(machine: Machine, deploy: Deploy, project: Path) -> None:
+    (project / "setup.py").write_text(
+        "import os, time, setuptools\nassert os.environ['BUILD_TOKEN'] == 's3cret'\ntime.sleep(5)\nsetuptools.setup()\n"
+    )
+    seen: list[str] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        """What another user can see of the units and processes of a build."""
+        look = (
+            "systemctl show --all 'release-build-shop.*'; cat /run/systemd/transient/release-build-shop.*; "
+            "cat /run/release-build-shop.environment; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr '\\0' ' '"
+        )
+        while not ended.is_set():
+            seen.append(machine.host.run(f'runuser -u nobody -- sh -c "{look}"').stdout)
+
+    with machine.host.sudo():
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        run = deploy("with a build secret", requirements="uv.lock", build_secrets={"BUILD_TOKEN": "s3cret"})
+        ended.set()
+        watcher.join()
+        assert run.code == 0, run.output
+        assert any("EnvironmentFiles=/run/release-build-shop.environment" in output for output in seen)
+        assert not [output for output in seen if "s3cret" in output]
+        assert machine.host.run("grep -rqs s3cret /srv/shop/releases /run/systemd").rc == 1
+        assert machine.host.run("journalctl --quiet --grep=s3cret").stdout == ""
+        assert not machine.host.file("/run/release-build-shop.environment").exists
+    assert "s3cret" not in run.output
+
+
+def test_a_project_cannot_write_to_the_dependencies_of_the_live_release(
+    machine: Machine, deploy: Deploy, project: Path
+) -> None:
+    assert deploy("before the attack", requirements="uv.lock").code == 0
+    live = machine.live("shop")
+    (project / "setup.py").write_text(
+        "import glob, setuptools\n"
+        "for path in glob.glob('/srv/shop/releases/*/venv/lib/*/site-packages/flask/__init__.py'):\n"
+        "    try:\n        open(path, 'a').write('raise SystemExit')\n    except OSError:\n        pass\n"
+        "setuptools.setup()\n"
+    )
+    run = deploy("with an attack", requirements="uv.lock")
+    assert run.code == 0, run.output
+    with machine.host.sudo():
+        text = machine.host.file(f"{packages(machine, live, 'flask')}/__init__.py").content_string
+    assert "raise SystemExit" not in text
+
+
+def test_missing_debian_packages_are_installed_once(machine: Machine, deploy: Deploy) -> None:
+    keys = {"packages": ["libpango-1.0-0"], "build_packages": ["tree"]}
+    run = deploy("with Debian packages", **keys)
+    assert run.code == 0, run.output
+    assert all(machine.host.package(name).is_installed for name in ("libpango-1.0-0", "tree"))
+    assert deploy("with Debian packages", **keys).recap(machine.name)["changed"] == 0
+
+
+def test_a_missing_interpreter_is_named_before_the_build(machine: Machine, deploy: Deploy) -> None:
+    live = machine.live("shop")
+    run = deploy("with another Python", python="python3.99")
+    assert run.code != 0
+    assert "The interpreter python3.99 does not exist on this host, which has" in run.output, run.output
+    assert machine.live("shop") == live
