@@ -81,6 +81,11 @@ def test_the_stop_timeout_of_systemd_is_longer_than_gunicorns(render: Render) ->
     assert "TimeoutStopSec=17\n" in unit
 
 
+def test_systemd_waits_longer_for_the_start_than_the_health_check(render: Render) -> None:
+    unit = render("app", "web.service.j2", app={"health_timeout": 40})
+    assert "TimeoutStartSec=70\n" in unit
+
+
 def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
     site = render("app", "site.conf.j2", app={"tls": "none"})
     assert site.count("server_name") == 1
@@ -120,14 +125,28 @@ def test_http3_is_offered_only_when_it_is_on(render: Render, http3: bool) -> Non
     assert ("quic" in render("nginx", "nginx.conf.j2", nginx_http3=http3)) == http3
 
 
-def test_every_service_of_an_app_runs_as_its_own_user_in_the_sandbox(render: Render) -> None:
+@pytest.fixture
+def services(render: Render) -> dict[str, list[str]]:
+    """The lines of each service of an app: web, release command, process and timer."""
     app = {
         "release_command": "flask db upgrade",
         "processes": [{"name": "mail", "command": "python mail.py"}],
         "timers": [{"name": "clean", "command": "python clean.py", "on_calendar": "daily"}],
     }
     units = yaml.safe_load(render("app", "units.yml.j2", app=app))
-    services = {name: text.split("\n") for name, text in units.items() if name.endswith(".service")}
-    assert len(services) == 4
+    found = {name: text.split("\n") for name, text in units.items() if name.endswith(".service")}
+    assert len(found) == 4
+    return found
+
+
+def test_every_service_of_an_app_runs_as_its_own_user_in_the_sandbox(services: dict[str, list[str]]) -> None:
     for name, lines in services.items():
         assert {"User=shop", "Group=shop", "ProtectSystem=strict", "NoNewPrivileges=true"} <= set(lines), name
+
+
+def test_every_service_of_an_app_knows_its_release_and_its_folders(services: dict[str, list[str]]) -> None:
+    for name, lines in services.items():
+        environment = {line.removeprefix("Environment=") for line in lines if line.startswith("Environment=")}
+        assert {"RELEASE=%i", "RELEASE_DIR=/srv/shop/releases/%i/source", "DATA_DIR=/srv/shop/data"} <= environment, (
+            name
+        )

@@ -30,7 +30,9 @@ options:
     type: str
     default: requirements.txt
   environment:
-    description: Plain settings for the app, as environment variables. A diff may show them.
+    description: >-
+      Plain settings for the app, as environment variables. A diff may show them. C({release}) in a value is replaced
+      with the path of the release's C(source).
     type: dict
     default: {}
   secrets:
@@ -50,6 +52,15 @@ options:
       does not exist.
     type: dict
     default: {}
+  shared_paths:
+    description: >-
+      Paths in the source, or in the venv if they begin with C(venv/), that are replaced with links to the same paths in
+      C(ROOT/data). The app's user creates folders there, and copies the content that the source has at a path, where
+      the data folder has nothing yet. A path is a folder if it ends with C(/), if the source has a folder there, or if
+      it has no suffix; otherwise it is a file.
+    type: list
+    elements: str
+    default: []
   socket:
     description: Socket on which an instance of the release listens; C(%i) is replaced with the release's id.
     type: path
@@ -124,6 +135,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_build imp
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.shared_paths import in_venv, set_aside, share
 
 COMPRESSED = {".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".wasm", ".webmanifest", ".xml"}
 # The lines of a fully locked requirements file: pinned names, their hashes, comments.
@@ -139,6 +151,14 @@ def environment_file(settings: dict[str, Any]) -> str:
     return "".join(lines)
 
 
+def resolve(environment: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Replace {release} in values with the path of the release's source. Other braces stay."""
+    return {
+        key: value.replace("{release}", str(source)) if isinstance(value, str) else value
+        for key, value in environment.items()
+    }
+
+
 def venv_matches(venv: Path, python: str) -> bool:
     """Whether a venv has this version of Python; an upgrade of the system changes the version."""
     return (venv / "lib" / os.path.basename(os.path.realpath(python))).is_dir()
@@ -149,11 +169,14 @@ def is_locked(requirements: str) -> bool:
     return "--hash=" in requirements and all(map(LOCKED_LINE.fullmatch, requirements.splitlines()))
 
 
-def install(building: Path, final: Path, live: Path, params: dict[str, Any]) -> None:
+def install(store: Releases, building: Path, final: Path, params: dict[str, Any]) -> None:
     """Create the venv and install the dependencies; their hashes are enforced if the file contains any."""
+    live = store.path(store.live or "none")
     requirements = building / "source" / params["requirements"]
     before = live / "source" / params["requirements"]
     same = before.is_file() and before.read_text() == requirements.read_text() and is_locked(before.read_text())
+    # Links in the venv of the live release are copied, too.
+    same = same and in_venv(store.about(store.live).get("shared_paths", [])) == in_venv(params["shared_paths"])
     if same and venv_matches(live / "venv", params["python"]):
         # Hard links, so that a deploy without new dependencies is fast however many there are.
         command: list[str | Path] = ["cp", "--archive", "--link", live / "venv", building / "venv"]
@@ -202,18 +225,24 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         unpack: list[str | Path] = ["tar", "--extract", "--gzip", "--no-same-owner", "--file", params["archive"]]
         subprocess.run([*unpack, "--directory", building / "source"], check=True, capture_output=True, text=True)
         # Before any code of the app has run, so that root copies only files from the archive.
+        venv_paths = in_venv(params["shared_paths"])
+        shared = set_aside(building, [path for path in params["shared_paths"] if path not in venv_paths])
         publish(building, params["static"])
-        install(building, final, store.path(store.live or "none"), params)
+        install(store, building, final, params)
         compile_source(building, final, params["name"], params["python"])
+        shared += set_aside(building, venv_paths)
+        share(building, final, params["name"], store.root / "data", shared)
         for part in ("source", "venv"):
             os.chown(building / part, 0, group)
             (building / part).chmod(0o750)
         secrets = json.loads(params["secrets"] or "{}")
-        write(building / "environment", environment_file(params["environment"] | secrets), 0o600)
+        environment = resolve(params["environment"], final / "source")
+        write(building / "environment", environment_file(environment | secrets), 0o600)
         for name, content in params["files"].items():
             write(building / name, content, 0o644)
         write(building / "manifest", params["source"]["manifest"], 0o600)
         about = params["about"] | {key: params["source"][key] for key in ("commit", "version", "digest")}
+        about["shared_paths"] = params["shared_paths"]
         write(building / "release.json", json.dumps(about), 0o600)
         (building / "socket").symlink_to(params["socket"].replace("%i", params["release"]))
         # nginx can enter the folder to reach the socket, but can't list it; the app's user can read its code.
@@ -244,6 +273,7 @@ def main() -> None:
         secrets={"type": "str", "default": "", "no_log": True},
         files={"type": "dict", "default": {}},
         static={"type": "dict", "default": {}},
+        shared_paths={"type": "list", "elements": "str", "default": []},
         socket={"type": "path", "required": True},
         python={"type": "path", "default": "/usr/bin/python3"},
         uv={"type": "path", "default": "/usr/local/lib/uv/bin/uv"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleError
@@ -75,6 +76,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
                 expected = f"{hint} The known keys are {keys}" if hint else f"one of {keys}"
                 yield Problem(f"{where}, key {key}", "an unknown key", expected, example)
         yield from check_tls(app, where)
+        yield from check_shared_paths(app, where)
         if isinstance(name, str) and name in names:
             example_name = example_of("name", app_keys()["name"])
             yield Problem(where, "two apps with this name", "a different name for each app", example_name)
@@ -85,6 +87,18 @@ def check_apps(apps: Any) -> Iterator[Problem]:
             if owner != where:
                 expected = f"each domain in one app only; {owner} already has it"
                 yield key_problem(where, "domains", repr(str(domain)), expected)
+
+
+def check_shared_paths(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Check that the requirements file is not in a shared path, where the app could change it."""
+    if any(check_app_keys(app, ("shared_paths", "requirements"), where)):
+        return
+    complete = with_defaults(plain(app))
+    requirements = PurePosixPath(complete["requirements"])
+    for path in map(PurePosixPath, complete["shared_paths"]):
+        if path in (requirements, *requirements.parents):
+            expected = f"paths without the requirements file, {requirements}, which the app must not change"
+            yield key_problem(where, "shared_paths", str(path), expected)
 
 
 def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
