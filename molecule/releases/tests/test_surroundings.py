@@ -79,7 +79,7 @@ def test_a_build_follows_no_link_in_the_data_folder(machine: Machine, deploy: De
     assert deploy("without planted links").code == 0
 
 
-def test_an_app_that_cannot_write_is_told_where_it_can(machine: Machine, deploy: Deploy, shop: Path) -> None:
+def test_an_app_that_cannot_write_is_told_where_it_can(deploy: Deploy, shop: Path) -> None:
     with (shop / "shop.py").open("a") as code:
         code.write("\nPath('written').write_text(VERSION)\n")
     run = deploy("that writes into its source")
@@ -106,7 +106,7 @@ def test_a_release_knows_itself_and_its_folders(machine: Machine, deploy: Deploy
         assert machine.host.file("/srv/shop/data/command").content_string == f"{source}/settings.py"
 
 
-def test_an_import_error_ends_the_wait_at_once(machine: Machine, deploy: Deploy, shop: Path) -> None:
+def test_an_import_error_ends_the_wait_at_once(deploy: Deploy, shop: Path) -> None:
     for preload in (False, True):
         (shop / "shop.py").write_text("import os\n\nos.environ['NO_SUCH_KEY']\n")
         began = time.monotonic()
@@ -126,7 +126,7 @@ def test_a_health_path_that_alone_changes_is_checked(machine: Machine, deploy: D
     assert machine.live("shop") == live
 
 
-def test_an_app_that_needs_longer_than_health_timeout_is_told_so(machine: Machine, deploy: Deploy, shop: Path) -> None:
+def test_an_app_that_needs_longer_than_health_timeout_is_told_so(deploy: Deploy, shop: Path) -> None:
     code = (shop / "shop.py").read_text()
     (shop / "shop.py").write_text(code.replace("app = Flask", "time.sleep(20)\napp = Flask"))
     for preload in (False, True):
