@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import stat
 import subprocess
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError, hand_to_root, shorten
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 from ansible_collections.blueoctopus.site.plugins.modules import release_build
 
 NOBODY = 65534
@@ -160,6 +162,46 @@ def test_a_venv_matches_the_python_it_was_created_for(tmp_path: Path) -> None:
     (tmp_path / "python3").unlink()
     (tmp_path / "python3").symlink_to("python3.13")
     assert not release_build.venv_matches(tmp_path / "venv", str(tmp_path / "python3"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_reused"),
+    [
+        ([], [], True),
+        (["instance"], ["app.db"], True),
+        (["venv/var/a"], ["instance", "venv/var/a"], True),
+        ([], ["venv/var/a"], False),
+        (["venv/var/a"], [], False),
+    ],
+)
+def test_the_venv_of_the_live_release_is_reused_only_with_the_same_shared_paths_in_it(
+    store: Releases,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: list[str],
+    after: list[str],
+    is_reused: bool,
+) -> None:
+    live, building = store.path("20250101T000000Z-00000000aa"), tmp_path / "building"
+    for folder in (live, building):
+        (folder / "source").mkdir(parents=True)
+        (folder / "source/requirements.txt").write_text(HASHED)
+    (tmp_path / "python3.11").touch()
+    (live / "venv/lib/python3.11").mkdir(parents=True)
+    (live / "release.json").write_text(json.dumps({"shared_paths": before}))
+    store.make_live(live.name)
+    installed: list[Path] = []
+
+    def install_venv(folder: Path, *_: object) -> None:
+        installed.append(folder)
+        (folder / "venv/bin").mkdir(parents=True)
+        (folder / "venv/bin/gunicorn").touch()
+
+    monkeypatch.setattr(release_build, "install_venv", install_venv)
+    params = {"name": "shop", "requirements": "requirements.txt", "uv": "", "shared_paths": after}
+    release_build.install(store, building, tmp_path / "final", params | {"python": str(tmp_path / "python3.11")})
+    assert (installed == []) == is_reused
+    assert (building / "venv").is_dir()
 
 
 # --- static files ---------------------------------------------------------------------------------------------------

@@ -121,10 +121,21 @@ def test_a_folder_of_the_source_with_a_suffix_is_a_folder(building: Path, data: 
     assert (data / "site.d").is_dir()
 
 
-def test_the_instance_folder_of_an_installed_package_is_in_the_venv(building: Path, data: Path) -> None:
-    deploy(building, data, "venv/var/shop-instance")
-    assert target(building / "venv/var/shop-instance") == f"{data}/venv/var/shop-instance"
-    assert (data / "venv/var/shop-instance").is_dir()
+@pytest.mark.parametrize("name", ["shop-instance", "shop.web-instance"])
+def test_the_instance_folder_of_an_installed_package_is_in_the_venv(building: Path, data: Path, name: str) -> None:
+    deploy(building, data, f"venv/var/{name}")
+    assert target(building / "venv/var" / name) == f"{data}/venv/var/{name}"
+    assert (data / "venv/var" / name).is_dir()
+
+
+@pytest.mark.parametrize(("path", "kind"), [("site.d", "folder"), ("database", "file")])
+def test_without_content_existing_data_of_any_kind_is_accepted(
+    building: Path, data: Path, path: str, kind: str
+) -> None:
+    (data / path).mkdir() if kind == "folder" else (data / path).write_text("orders")
+    deploy(building, data, path)
+    assert target(building / "source" / path) == f"{data}/{path}"
+    assert (data / path).is_dir() == (kind == "folder")
 
 
 def test_a_link_that_was_copied_with_the_venv_of_the_live_release_is_replaced(building: Path, data: Path) -> None:
@@ -157,10 +168,10 @@ def test_a_link_in_the_data_folder_is_not_followed(building: Path, data: Path, t
     assert target(data / path) == str(tmp_path / "outside")
 
 
-@pytest.mark.parametrize(("path", "kind"), [("instance", "folder"), ("app.db", "file")])
+@pytest.mark.parametrize(("path", "kind"), [("instance", "folder"), ("app.db", "file"), ("uploads/", "folder")])
 def test_data_of_another_kind_is_an_error(building: Path, data: Path, path: str, kind: str) -> None:
-    (data / path).write_text("") if kind == "folder" else (data / path).mkdir()
-    with pytest.raises(BuildError, match=f"{path} exists already, but is not a {kind}"):
+    (data / path.rstrip("/")).write_text("") if kind == "folder" else (data / path).mkdir()
+    with pytest.raises(BuildError, match=f"{path.rstrip('/')} exists already, but is not a {kind}"):
         deploy(building, data, path)
 
 

@@ -13,22 +13,22 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_build imp
 )
 
 ASIDE = "shared"  # folder of an unfinished release, with what the source contains at the shared paths
-# Arguments: for each path, its kind, the content that the source has there or an empty text, and the path in the data
-# folder. A link there was made by the app or an administrator, and is left as it is.
+# Arguments, for each path: its kind; whether that is certain; the content that the source has there; the path in the
+# data folder. No is an empty text. A link there was made by the app or an administrator, and is left as it is.
 POPULATE = """
 import os, shutil, sys
-for kind, content, target in zip(*[iter(sys.argv[1:])] * 3):
+for kind, is_certain, content, target in zip(*[iter(sys.argv[1:])] * 4):
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.islink(target):
         continue
     if os.path.exists(target):
-        if os.path.isdir(target) != (kind == "folder"):
+        if is_certain and os.path.isdir(target) != (kind == "folder"):
             sys.exit(f"{target} exists already, but is not a {kind}. Move it away, or correct shared_paths.")
-        if kind == "file" or os.listdir(target):
+        if not content or kind == "file" or os.listdir(target):
             continue
     if not content:
         if kind == "folder":
-            os.makedirs(target, exist_ok=True)
+            os.mkdir(target)
         continue
     copy = f"{target}.{os.getpid()}.new"
     if kind == "folder":
@@ -47,6 +47,7 @@ class SharedPath:
 
     path: str  # without the / at its end
     kind: str  # folder or file
+    is_certain: bool  # whether the kind does not only follow from the name
     has_content: bool  # whether the source contains something there, which is now in the folder ASIDE
 
 
@@ -74,13 +75,15 @@ def set_aside(building: Path, paths: list[str]) -> list[SharedPath]:
         if where.is_symlink():  # of the live release, whose venv is reused
             where.unlink()
         has_content = where.exists()
-        is_folder = where.is_dir() if has_content else given.endswith("/") or not where.suffix
-        if given.endswith("/") and not is_folder:
-            raise BuildError(f"shared_paths: {given} must be a folder, but is a file. Remove the / or the file.")
+        must_be_folder = given.endswith("/") or given.startswith("venv/")
+        is_folder = where.is_dir() if has_content else must_be_folder or not where.suffix
+        if must_be_folder and not is_folder:
+            raise BuildError(f"shared_paths: {given} must be a folder, but is a file.")
         if has_content:
             aside.parent.mkdir(parents=True, exist_ok=True)
             where.rename(aside)
-        found.append(SharedPath(path, "folder" if is_folder else "file", has_content))
+        is_certain = must_be_folder or has_content
+        found.append(SharedPath(path, "folder" if is_folder else "file", is_certain, has_content))
     return found
 
 
@@ -103,7 +106,8 @@ def share(building: Path, final: Path, app: str, data: Path, paths: list[SharedP
     if paths:
         argv: list[str | Path] = ["/usr/bin/python3", "-I", "-S", "-c", POPULATE]
         for shared in paths:
-            argv += [shared.kind, final / ASIDE / shared.path if shared.has_content else "", data / shared.path]
+            content = final / ASIDE / shared.path if shared.has_content else ""
+            argv += [shared.kind, "yes" if shared.is_certain else "", content, data / shared.path]
         binds = {building / ASIDE: final / ASIDE, data: data}
         properties = {"User": app, "Group": app, "UMask": "0027", "PrivateNetwork": "yes"}
         status, output = run_in_sandbox(app, argv, binds, properties, {})

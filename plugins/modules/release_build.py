@@ -56,8 +56,8 @@ options:
     description: >-
       Paths in the source, or in the venv if they begin with C(venv/), that are replaced with links to the same paths in
       C(ROOT/data). The app's user creates folders there, and copies the content that the source has at a path, where
-      the data folder has nothing yet. A path is a folder if it ends with C(/), if the source has a folder there, or if
-      it has no suffix; otherwise it is a file.
+      the data folder has nothing yet. A path is a folder if it ends with C(/), is in the venv, is a folder in the
+      source, or has no suffix; otherwise it is a file.
     type: list
     elements: str
     default: []
