@@ -59,10 +59,11 @@ def store(tmp_path: Path) -> Releases:
     return new
 
 
-# --- templates of roles -----------------------------------------------------------------------------------------------
+# --- templates --------------------------------------------------------------------------------------------------------
 
 ROLES = Path(__file__).resolve().parent.parent / "roles"
 APP = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
+Render = Callable[..., str]
 
 
 def trusted(value: Any) -> Any:
@@ -74,26 +75,36 @@ def trusted(value: Any) -> Any:
     return {k: trusted(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
+def templar(role: str, app: dict[str, Any] | None = None, **values: Any) -> Templar:
+    """What evaluates templates with a role's defaults and variables, the given keys of the app, and other values."""
+    variables: dict[str, Any] = {"ansible_managed": "managed"}
+    for file in ("defaults/main.yml", "vars/main.yml"):
+        if (ROLES / role / file).exists():
+            variables |= trusted(yaml.safe_load((ROLES / role / file).read_text()))
+    facts = {"distribution_major_version": "13"}
+    return Templar(DataLoader(), variables | {"app_config": APP | (app or {}), "ansible_facts": facts} | values)
+
+
 @pytest.fixture
-def render() -> Callable[..., str]:
+def render() -> Render:
     """Render a role's template with the role's defaults, the given keys of the app, and other values."""
 
     def rendered(role: str, template: str, app: dict[str, Any] | None = None, **values: Any) -> str:
-        variables: dict[str, Any] = {"ansible_managed": "managed"}
-        for file in ("defaults/main.yml", "vars/main.yml"):
-            if (ROLES / role / file).exists():
-                variables |= trusted(yaml.safe_load((ROLES / role / file).read_text()))
-        facts = {"distribution_major_version": "13"}
-        templar = Templar(DataLoader(), variables | {"app_config": APP | (app or {}), "ansible_facts": facts} | values)
         text = (ROLES / role / "templates" / template).read_text()
         options = {"trim_blocks": True}  # as Ansible does: an included file loses its last line break
         return str(
-            templar.copy_with_new_env(searchpath=[str(ROLES / role / "templates")]).template(
-                trust_as_template(text), escape_backslashes=False, overrides=options
-            )
+            templar(role, app, **values)
+            .copy_with_new_env(searchpath=[str(ROLES / role / "templates")])
+            .template(trust_as_template(text), escape_backslashes=False, overrides=options)
         )
 
     return rendered
+
+
+@pytest.fixture
+def evaluate() -> Callable[..., Any]:
+    """Evaluate a variable of a role, with the given keys of the app."""
+    return lambda role, name, app: templar(role, app).template(trust_as_template("{{ " + name + " }}"))
 
 
 # --- the program of the role certificate ------------------------------------------------------------------------------

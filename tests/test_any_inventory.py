@@ -31,6 +31,8 @@ FORMATS = {
     "domain": st.from_regex(r"[a-z][a-z0-9]{0,20}(\.[a-z]{2,10}){1,3}", fullmatch=True),
     "network": st.ip_addresses().map(str),
     "relative-path": st.from_regex(re.compile(r"[\w-]{1,10}(/[\w-]{1,10}){0,2}", re.ASCII), fullmatch=True),
+    # Longer names than those of "relative-path", as the two must differ.
+    "shared-path": st.from_regex(re.compile(r"shared-data[\w-]{0,10}(/[\w-]{1,10}){0,2}", re.ASCII), fullmatch=True),
     "source": st.just("app"),
 }
 # Certificates are no random texts, and some keys must fit others; these checks have tests of their own.

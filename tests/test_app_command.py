@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.modules.release_build import environment_file
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import environment_file
 
 PROGRAM = Path(__file__).resolve().parent.parent / "roles/app/files/app"
 UNIT = """[Unit]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,9 +14,12 @@ from socketserver import UnixStreamServer
 from typing import Any
 
 import pytest
+from ansible_collections.blueoctopus.site.plugins.action.release_source import digest_of
+from ansible_collections.blueoctopus.site.plugins.filter.releases import release_id
 from ansible_collections.blueoctopus.site.plugins.module_utils import instances
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     Instance,
+    NotReady,
     UnixConnection,
     app_log,
     probe,
@@ -170,12 +175,12 @@ def systemd(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     """Set systemd's output for the web service and the process: everything runs, except for the given properties."""
 
     def set_output(unit: str = "", is_active: str = "active", **properties: str) -> None:
-        def systemctl(action: str, *_: str) -> str:
+        def systemctl(action: str, *argv: str) -> str:
             if action == "is-active":
                 return is_active
             usual = {"ActiveState": "active", "SubState": "running", "NRestarts": "0", "StatusText": "ready"}
             blocks = []
-            for name in (instance.service, *instance.processes):
+            for name in (name for name in (instance.service, *instance.processes) if name in argv):
                 shown = {"Id": name} | usual | (properties if name == unit else {})
                 blocks.append("\n".join(f"{key}={value}" for key, value in shown.items()))
             return "\n\n".join(blocks)
@@ -208,6 +213,112 @@ def test_dead_workers_are_counted(instance: Instance, systemd: Systemd, status: 
 def test_a_process_that_has_exited_is_reported(instance: Instance, systemd: Systemd) -> None:
     systemd(is_active="inactive")
     assert instance.find_deaths() == instance.processes
+
+
+# --- the start ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"ActiveState": "activating", "SubState": "auto-restart"},
+        {"ActiveState": "activating", "SubState": "start", "NRestarts": "1"},
+        {"ActiveState": "failed", "SubState": "failed"},
+        {"ActiveState": "deactivating", "SubState": "final-sigterm"},
+        {"ActiveState": "inactive", "SubState": "dead"},
+        {"StatusText": "1 worker died since the start"},
+    ],
+    ids=lambda properties: " ".join(properties.values()),
+)
+def test_the_wait_ends_at_once_when_the_web_service_has_ended(
+    instance: Instance, systemd: Systemd, properties: dict[str, str]
+) -> None:
+    instance.health_timeout = 15
+    systemd(instance.service, is_active=properties.get("ActiveState", "active"), **properties)
+    began = time.monotonic()
+    with pytest.raises(NotReady, match="It stopped right after the start"):
+        instance.wait_until_healthy()
+    assert time.monotonic() - began < 10
+
+
+def test_a_service_that_dies_during_a_health_check_ends_the_wait(
+    instance: Instance, systemd: Systemd, tmp_path: Path
+) -> None:
+    instance.health_timeout = 15
+    systemd()
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "socket"))
+        mute.listen()
+        (instance.store.path(RELEASE) / "socket").symlink_to(tmp_path / "socket")
+
+        def die() -> None:
+            connection, _ = mute.accept()  # the health check has begun
+            systemd(instance.service, ActiveState="activating", SubState="auto-restart")
+            time.sleep(1)
+            connection.close()
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        with pytest.raises(NotReady, match=rf"shop@{RELEASE}\.service died"):
+            instance.wait_until_healthy()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "properties", [{"ActiveState": "inactive", "SubState": "dead", "Job": "12"}, {"ActiveState": "activating"}]
+)
+def test_a_service_that_systemd_still_starts_has_not_ended(
+    instance: Instance, systemd: Systemd, properties: dict[str, str]
+) -> None:
+    systemd(instance.service, **properties)
+    assert not instance.has_ended()
+
+
+def test_an_app_that_needs_too_long_to_start_gets_an_error_with_the_key(instance: Instance, systemd: Systemd) -> None:
+    instance.health_timeout = 0.5
+    systemd(instance.service, is_active="activating", ActiveState="activating")
+    with pytest.raises(NotReady, match=r"within 0\.5 s: no response yet\. .* increase the key health_timeout\."):
+        instance.wait_until_healthy()
+
+
+def test_a_health_check_without_a_response_in_time_gets_an_error_with_the_key(
+    instance: Instance, systemd: Systemd, tmp_path: Path
+) -> None:
+    instance.health_timeout = 0.5
+    systemd()
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "socket"))
+        mute.listen()
+        (instance.store.path(RELEASE) / "socket").symlink_to(tmp_path / "socket")
+        with pytest.raises(NotReady, match=r"timed out\. .* increase the key health_timeout\."):
+            instance.wait_until_healthy()
+
+
+def test_a_path_that_the_app_does_not_have_gets_an_error_with_the_key(
+    instance: Instance, systemd: Systemd, server_socket: str
+) -> None:
+    instance.health_timeout, instance.health_path = 0.5, f"/404/{RELEASE}"
+    systemd()
+    (instance.store.path(RELEASE) / "socket").symlink_to(server_socket)
+    with pytest.raises(NotReady, match=r"GET /404/\S+ did not succeed .* status 404\. .* the key health_path"):
+        instance.wait_until_healthy()
+
+
+def test_a_changed_health_path_alone_is_a_new_release_and_its_health_check(
+    evaluate: Callable[..., dict[str, Any]], store: Releases
+) -> None:
+    states, packages = [], []
+    for path in ("/healthz", "/wrong"):
+        settings = evaluate("app", "__app_about", {"health_path": path})
+        package = {"digest": digest_of("", {"name": "shop", "about": settings}), "time": "20260101T000000Z"}
+        states.append({"releases": {"20250101T000000Z-00000000aa": package["digest"]}})
+        packages.append(package)
+    assert release_id(states[:1], packages[:1]) == "20250101T000000Z-00000000aa"
+    new = release_id(states[:1], packages[1:])
+    assert new.startswith("20260101T000000Z-")
+    store.path(new).mkdir()
+    (store.path(new) / "release.json").write_text(json.dumps(settings))
+    assert Instance(store, new).health_path == "/wrong"
 
 
 def test_installed_units_are_grouped_by_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,15 @@ def test_two_apps_cannot_have_the_same_name() -> None:
     assert problem.found == "two apps with this name"
 
 
+@pytest.mark.parametrize(
+    ("requirements", "path"), [("requirements.txt", "requirements.txt"), ("deploy/all.txt", "deploy/")]
+)
+def test_the_app_cannot_change_its_requirements_in_a_shared_path(requirements: str, path: str) -> None:
+    (problem,) = problems(GOOD | {"requirements": requirements, "shared_paths": ["instance", path]})
+    assert problem.where == "app shop, key shared_paths"
+    assert requirements in problem.expected
+
+
 @pytest.mark.parametrize("apps", [None, "shop", {"shop": GOOD}])
 def test_apps_must_be_a_list(apps: Any) -> None:
     (problem,) = check_apps(apps)

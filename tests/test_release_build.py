@@ -216,6 +216,25 @@ def test_an_interpreter_that_an_app_cannot_see_is_refused(tmp_path: Path, monkey
         sandbox.find_python(str(tmp_path / "python3.12"))
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_reused"),
+    [
+        ([], [], True),
+        (["instance"], ["app.db"], True),
+        (["venv/var/a"], ["instance", "venv/var/a"], True),
+        ([], ["venv/var/a"], False),
+        (["venv/var/a"], [], False),
+    ],
+)
+def test_the_venv_of_the_live_release_is_reused_only_with_the_same_shared_paths_in_it(
+    before: list[str], after: list[str], is_reused: bool
+) -> None:
+    about = {"dependencies": "digest", "shared_paths": before}
+    assert release_build.are_same(about, "digest", after) == is_reused
+    assert not release_build.are_same(about, "", after)
+    assert not release_build.are_same({"dependencies": ""} | about, "other", after)
+
+
 # --- static files ---------------------------------------------------------------------------------------------------
 
 

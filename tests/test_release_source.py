@@ -108,6 +108,7 @@ def test_changed_files_change_the_digest(source: Path, change: Any) -> None:
         {"python": "/usr/bin/python3.13"},
         {"static": {"url": "/s/"}},
         {"about": {"health_path": "/healthz"}},
+        {"shared_paths": ["instance"]},
     ],
     ids=lambda settings: next(iter(settings)),
 )

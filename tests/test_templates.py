@@ -50,6 +50,13 @@ def test_gunicorn_has_the_app_and_its_drain_timeout(render: Render, tmp_path: Pa
     assert found["graceful_timeout"] == 12
 
 
+@pytest.mark.parametrize(("health_timeout", "timeout"), [(30, 60), (300, 300)])
+def test_a_worker_may_import_the_app_for_as_long_as_health_timeout(
+    render: Render, tmp_path: Path, health_timeout: int, timeout: int
+) -> None:
+    assert settings(render, tmp_path, app={"health_timeout": health_timeout})["timeout"] == timeout
+
+
 def test_gunicorn_reports_the_number_of_dead_workers_to_systemd(
     render: Render, tmp_path: Path, systemd_messages: list[str]
 ) -> None:
@@ -72,6 +79,11 @@ def test_every_response_contains_its_release(render: Render, tmp_path: Path) -> 
 def test_the_stop_timeout_of_systemd_is_longer_than_gunicorns(render: Render) -> None:
     unit = render("app", "web.service.j2", app={"drain_timeout": 12})
     assert "TimeoutStopSec=17\n" in unit
+
+
+def test_systemd_waits_longer_for_the_start_than_the_health_check(render: Render) -> None:
+    unit = render("app", "web.service.j2", app={"health_timeout": 40})
+    assert "TimeoutStartSec=70\n" in unit
 
 
 def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
@@ -113,14 +125,28 @@ def test_http3_is_offered_only_when_it_is_on(render: Render, http3: bool) -> Non
     assert ("quic" in render("nginx", "nginx.conf.j2", nginx_http3=http3)) == http3
 
 
-def test_every_service_of_an_app_runs_as_its_own_user_in_the_sandbox(render: Render) -> None:
+@pytest.fixture
+def services(render: Render) -> dict[str, list[str]]:
+    """The lines of each service of an app: web, release command, process and timer."""
     app = {
         "release_command": "flask db upgrade",
         "processes": [{"name": "mail", "command": "python mail.py"}],
         "timers": [{"name": "clean", "command": "python clean.py", "on_calendar": "daily"}],
     }
     units = yaml.safe_load(render("app", "units.yml.j2", app=app))
-    services = {name: text.split("\n") for name, text in units.items() if name.endswith(".service")}
-    assert len(services) == 4
+    found = {name: text.split("\n") for name, text in units.items() if name.endswith(".service")}
+    assert len(found) == 4
+    return found
+
+
+def test_every_service_of_an_app_runs_as_its_own_user_in_the_sandbox(services: dict[str, list[str]]) -> None:
     for name, lines in services.items():
         assert {"User=shop", "Group=shop", "ProtectSystem=strict", "NoNewPrivileges=true"} <= set(lines), name
+
+
+def test_every_service_of_an_app_knows_its_release_and_its_folders(services: dict[str, list[str]]) -> None:
+    for name, lines in services.items():
+        environment = {line.removeprefix("Environment=") for line in lines if line.startswith("Environment=")}
+        assert {"RELEASE=%i", "RELEASE_DIR=/srv/shop/releases/%i/source", "DATA_DIR=/srv/shop/data"} <= environment, (
+            name
+        )

@@ -224,6 +224,30 @@ def describe(source: Path, path: Path) -> str:
     return f"{kind} {hashlib.sha256(content).hexdigest()[:16]} {path}"
 
 
+def check_shared_paths(source: Path, files: list[Path], paths: list[str]) -> None:
+    """Check that the shared paths can be replaced with links, and that their content can be copied.
+
+    Raises:
+        AnsibleActionFail: when a path is a link or lies in a file or link; when its kind is not the expected one; or
+            when a link in it leads out of it.
+    """
+    for given in paths:
+        path = Path(given)
+        inner = [file for file in files if path in file.parents and (source / file).is_symlink()]
+        outward = [file for file in inner if not (source / file).resolve().is_relative_to((source / path).resolve())]
+        problem = ""
+        if parents := [parent for parent in path.parents if parent in files]:
+            problem = f"{parents[0]} is a file or link in the source. Replace it with a folder"
+        elif path in files and (source / path).is_symlink():
+            problem = "is a link in the source. Remove it there"
+        elif path in files and given.endswith("/"):
+            problem = "is a file in the source. Remove the / at its end"
+        elif outward:
+            problem = f"its link {outward[0]} leads out of it. Replace the link with the file"
+        if problem:
+            raise AnsibleActionFail(f"The path {given} in the key shared_paths can't be shared: {problem}.")
+
+
 def pack(source: Path, files: list[Path], target: Path) -> None:
     """Write the files into a compressed archive, without owners and modes of the control node."""
 
@@ -250,7 +274,7 @@ def remove_old_archives() -> None:
 
 def digest_of(manifest: str, args: dict[str, Any]) -> str:
     """The digest of everything that the release runs with on one host, as hex digits."""
-    keys = ("requirements", "extras", "groups", "python", "environment", "files", "static", "about")
+    keys = ("requirements", "extras", "groups", "python", "environment", "files", "static", "about", "shared_paths")
     content = {key: args.get(key) for key in keys}
     # A slow hash, so that nobody can guess short secrets from the digest.
     secrets = json.dumps(args.get("secrets") or {}, sort_keys=True, default=str).encode()
@@ -307,6 +331,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"{args['name']}: {error}") from None
         for name in sorted(read - set(map(str, files))):
             raise AnsibleActionFail(f"{args['name']}: {name} is not part of the release, as .gitignore excludes it.")
+        check_shared_paths(source, files, args.get("shared_paths") or [])
         manifest = "".join(f"{describe(source, path)}\n" for path in files)
         archive = CACHE / f"{hashlib.sha256(manifest.encode()).hexdigest()[:32]}.tar.gz"
         if not archive.exists():

@@ -181,6 +181,13 @@ class Instance:
         found += [unit for unit, state in zip(processes, states, strict=False) if state == "inactive"]
         return list(dict.fromkeys(found))
 
+    def has_ended(self) -> bool:
+        """Whether the web service no longer runs, or has ended since the start; not while systemd still starts it."""
+        shown = systemctl("show", "--property=ActiveState,Job", self.service)
+        state = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        is_idle = state.get("ActiveState") in ("inactive", "failed", "deactivating") and not state.get("Job")
+        return is_idle or bool(self.find_deaths(background=False))
+
     def run_probe(self, probe: Callable[[], str], background: bool) -> str:
         """Run a probe and return its result. Stop as soon as something dies: a request would wait for a restart.
 
@@ -219,15 +226,20 @@ class Instance:
         deadline = time.monotonic() + self.health_timeout
         problem = "no response yet"
         while time.monotonic() < deadline:
-            if self.find_deaths(background=False):
+            if self.has_ended():
                 raise NotReady("It stopped right after the start.")
             if systemctl("is-active", self.service) == "active":
                 problem = self.probe_socket(min(PROBE_TIMEOUT, max(1, deadline - time.monotonic())))
                 if not problem:
                     return
             time.sleep(PROBE_PAUSE)
+        hint = ""
+        if "status 4" in problem:
+            hint = " The app must answer this path, the key health_path, with a status from 200 to 399."
+        elif "no response" in problem or "timed out" in problem:
+            hint = " If the app needs longer to start, increase the key health_timeout."
         limit = f"{self.health_timeout:g} s"
-        raise NotReady(f"The health check GET {self.health_path} did not succeed within {limit}: {problem}.")
+        raise NotReady(f"The health check GET {self.health_path} did not succeed within {limit}: {problem}.{hint}")
 
     def wait_until_drained(self) -> None:
         """Wait until no connection is queued on its socket, so that stopping it drops no request."""

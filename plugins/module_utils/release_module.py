@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,11 @@ HISTORY: dict[str, dict[str, Any]] = {
     "action": {"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
     "by": {"type": "str", "default": ""},
 }
+
+# What Python and SQLite print when the app writes outside of its data folder.
+WRITE_ERROR = re.compile(
+    r"Read-only file system|PermissionError|unable to open database file|attempt to write a readonly database"
+)
 
 
 def release_module(**options: dict[str, Any]) -> tuple[AnsibleModule, Releases]:
@@ -55,4 +61,21 @@ def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since
         since: start of the log, in seconds since 1970.
     """
     release = f"{module.params['name']}: release {instance.release}"
-    module.fail_json(msg=f"{release} {problem}\nThe last lines of its log:\n{instance.log(since)}")
+    log = instance.log(since)
+    hint = write_hint(log, module.params["root"])
+    module.fail_json(msg=f"{release} {problem}\nThe last lines of its log:\n{log}{hint}")
+
+
+def write_hint(log: str, root: str) -> str:
+    """A line that says where an app can write, when its log has an error of writing elsewhere; otherwise empty.
+
+    Args:
+        log: what the app has logged.
+        root: the folder of the app.
+    """
+    if not WRITE_ERROR.search(log):
+        return ""
+    return (
+        f"\nThe app can write only to its data folder, {root}/data, which is DATA_DIR in its environment. Write there, "
+        "or list the path in the key shared_paths."
+    )

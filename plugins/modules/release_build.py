@@ -53,7 +53,9 @@ options:
     type: bool
     default: true
   environment:
-    description: Plain settings for the app, as environment variables. A diff may show them.
+    description: >-
+      Plain settings for the app, as environment variables. A diff may show them. C({release}) in a value is replaced
+      with the path of the release's C(source).
     type: dict
     default: {}
   secrets:
@@ -73,6 +75,15 @@ options:
       does not exist.
     type: dict
     default: {}
+  shared_paths:
+    description: >-
+      Paths in the source, or in the venv if they begin with C(venv/), that are replaced with links to the same paths in
+      C(ROOT/data). The app's user creates folders there, and copies the content that the source has at a path, where
+      the data folder has nothing yet. A path is a folder if it ends with C(/), is in the venv, is a folder in the
+      source, or has no suffix; otherwise it is a file.
+    type: list
+    elements: str
+    default: []
   socket:
     description: Socket on which an instance of the release listens; C(%i) is replaced with the release's id.
     type: path
@@ -156,8 +167,20 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_build imp
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, venv_matches
+from ansible_collections.blueoctopus.site.plugins.module_utils.shared_paths import in_venv, set_aside, share
 
 COMPRESSED = {".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".wasm", ".webmanifest", ".xml"}
+
+
+def are_same(about: dict[str, Any], lock: str, shared_paths: list[str]) -> bool:
+    """Whether the live release has the same locked dependencies, and the same links in its venv, which are copied, too.
+
+    Args:
+        about: the metadata of the live release.
+        lock: the digest of the locked dependencies; empty when they are not locked.
+        shared_paths: the parameter of the module.
+    """
+    return bool(lock) and about.get("dependencies") == lock and in_venv(about["shared_paths"]) == in_venv(shared_paths)
 
 
 def install(build: Build, live: Path, params: dict[str, Any]) -> str:
@@ -177,7 +200,7 @@ def install(build: Build, live: Path, params: dict[str, Any]) -> str:
     lock = digest(dependencies.lock, build.python) if dependencies.lock else ""
     about = json.loads(read(live / "release.json") or "{}")
     before = live / "dependencies" if (live / "dependencies").is_dir() else live / "venv"
-    if params["reuse"] and lock and about.get("dependencies") == lock and venv_matches(before, build.python):
+    if params["reuse"] and are_same(about, lock, params["shared_paths"]) and venv_matches(before, build.python):
         reuse_dependencies(build, before)
     else:
         install_dependencies(build, dependencies)
@@ -189,6 +212,14 @@ def install(build: Build, live: Path, params: dict[str, Any]) -> str:
     if not (venv / "bin/gunicorn").exists():
         raise BuildError(f"gunicorn is not among the dependencies. {dependencies.advice}")
     return lock
+
+
+def resolve(environment: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Replace {release} in values with the path of the release's source. Other braces stay."""
+    return {
+        key: value.replace("{release}", str(source)) if isinstance(value, str) else value
+        for key, value in environment.items()
+    }
 
 
 def publish(building: Path, static: dict[str, str]) -> None:
@@ -230,22 +261,28 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         unpack: list[str | Path] = ["tar", "--extract", "--gzip", "--no-same-owner", "--file", params["archive"]]
         subprocess.run([*unpack, "--directory", building / "source"], check=True, capture_output=True, text=True)
         # Before any code of the app has run, so that root copies only files from the archive.
+        venv_paths = in_venv(params["shared_paths"])
+        shared = set_aside(building, [path for path in params["shared_paths"] if path not in venv_paths])
         publish(building, params["static"])
         build_secrets = json.loads(params["build_secrets"] or "{}")
-        shared = Build(params["name"], building, final, python, params["uv"], build_secrets)
-        lock = install(shared, store.path(store.live or "none"), params)
+        uv_build = Build(params["name"], building, final, python, params["uv"], build_secrets)
+        lock = install(uv_build, store.path(store.live or "none"), params)
         compile_source(building, final, params["name"], python)
+        shared += set_aside(building, venv_paths)
+        share(building, final, params["name"], store.root / "data", shared)
         for part in ("source", "venv"):
             os.chown(building / part, 0, group)
             (building / part).chmod(0o750)
         secrets = json.loads(params["secrets"] or "{}")
-        write(building / "environment", environment_file(params["environment"] | secrets), 0o600)
+        environment = resolve(params["environment"], final / "source")
+        write(building / "environment", environment_file(environment | secrets), 0o600)
         for name, content in params["files"].items():
             write(building / name, content, 0o644)
         write(building / "manifest", params["source"]["manifest"], 0o600)
         about = params["about"] | {key: params["source"][key] for key in ("commit", "version", "digest")}
         about["secrets"] = sorted(secrets)  # names; their values are hidden in the output of commands
         about |= {"dependencies": lock, "python": python}
+        about["shared_paths"] = params["shared_paths"]
         write(building / "release.json", json.dumps(about), 0o600)
         (building / "socket").symlink_to(params["socket"].replace("%i", params["release"]))
         # nginx can enter the folder to reach the socket, but can't list it; the app's user can read its code.
@@ -280,6 +317,7 @@ def main() -> None:
         build_secrets={"type": "str", "default": "", "no_log": True},
         reuse={"type": "bool", "default": True},
         static={"type": "dict", "default": {}},
+        shared_paths={"type": "list", "elements": "str", "default": []},
         socket={"type": "path", "required": True},
         python={"type": "str", "default": "/usr/bin/python3"},
         uv={"type": "path", "default": "/usr/local/lib/uv/bin/uv"},

@@ -53,7 +53,12 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
     remove_units,
     systemctl,
 )
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
+    ID,
+    release_module,
+    work,
+    write_hint,
+)
 
 PAUSE = 0.2  # seconds
 RUNNING_STATES = ("active", "activating", "deactivating", "reloading")
@@ -92,7 +97,8 @@ def main() -> None:
     if shown["Result"] != "timeout":
         failure = f"failed with exit status {shown['ExecMainStatus']} ({shown['Result']})"
     printed = "\n".join(f"  {line}" for line in output.splitlines()[-40:]) or "  (nothing)"
-    module.fail_json(msg=f"{params['name']}: the release command {failure}. It printed:\n{printed}")
+    hint = write_hint(output, params["root"])
+    module.fail_json(msg=f"{params['name']}: the release command {failure}. It printed:\n{printed}{hint}")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,11 @@ options:
     description: See M(blueoctopus.site.release_build).
     type: dict
     default: {}
+  shared_paths:
+    description: See M(blueoctopus.site.release_build). Fails for a path that is a link in the source or lies in a file.
+    type: list
+    elements: str
+    default: []
   about:
     description: See M(blueoctopus.site.release_build).
     type: dict

@@ -6,7 +6,7 @@ import datetime
 import functools
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleError
@@ -83,6 +83,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
                 yield Problem(f"{where}, key {key}", "an unknown key", expected, APPS_EXAMPLE)
         yield from check_source(app, where)
         yield from check_tls(app, where)
+        yield from check_shared_paths(app, where)
         if isinstance(name, str) and name in names:
             example_name = example_of("name", app_keys()["name"])
             yield Problem(where, "two apps with this name", "a different name for each app", example_name)
@@ -108,6 +109,18 @@ def check_source(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
         if complete[key] and Path(requirements).name not in ("uv.lock", "pyproject.toml"):
             expected = "none, as only a project has them: set requirements to its uv.lock or pyproject.toml"
             yield key_problem(where, key, f"{complete[key]}, with requirements: {requirements}", expected)
+
+
+def check_shared_paths(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Check that the requirements file is not in a shared path, where the app could change it."""
+    if any(check_app_keys(app, ("shared_paths", "requirements"), where)):
+        return
+    complete = with_defaults(plain(app))
+    requirements = PurePosixPath(complete["requirements"])
+    for path in map(PurePosixPath, complete["shared_paths"]):
+        if path in (requirements, *requirements.parents):
+            expected = f"paths without the requirements file, {requirements}, which the app must not change"
+            yield key_problem(where, "shared_paths", str(path), expected)
 
 
 def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:

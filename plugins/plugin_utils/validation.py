@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
@@ -41,6 +42,18 @@ def is_source(value: str) -> bool:
 def is_relative_path(value: str) -> bool:
     """Whether a text is a relative path without `..`."""
     return bool(re.fullmatch(r"[\w./@+-]+", value)) and not value.startswith("/") and ".." not in value.split("/")
+
+
+def is_shared_path(value: str) -> bool:
+    """Whether a text is the path of a file or folder in the source, or below venv/var; a folder may end with /."""
+    path = value.removesuffix("/")
+    parts = path.split("/")
+    in_venv = parts[0] == "venv"
+    return (
+        is_relative_path(path)
+        and not {"", "."}.intersection(parts)
+        and (not in_venv or parts[1:2] == ["var"] != parts[1:])
+    )
 
 
 def is_command(value: str) -> bool:
@@ -80,6 +93,12 @@ def are_unique_names(value: list[Any]) -> bool:
     return len(set(names)) == len(names)
 
 
+def are_shared_paths(value: list[Any]) -> bool:
+    """Whether no path of a list is inside another one."""
+    paths = [PurePosixPath(path) for path in value if isinstance(path, str)]
+    return len(set(paths)) == len(paths) and not any(path in other.parents for path in paths for other in paths)
+
+
 # JSON Schema's keyword format: for texts, and for lists as a whole.
 TEXT_FORMATS = {
     "address": is_address,
@@ -87,9 +106,10 @@ TEXT_FORMATS = {
     "domain": is_domain,
     "network": is_network,
     "relative-path": is_relative_path,
+    "shared-path": is_shared_path,
     "source": is_source,
 }
-LIST_FORMATS = {"domains": are_domains, "unique-names": are_unique_names}
+LIST_FORMATS = {"domains": are_domains, "shared-paths": are_shared_paths, "unique-names": are_unique_names}
 
 
 @functools.cache

@@ -98,12 +98,13 @@ def test_app_gets_the_address_of_the_client_and_the_requested_url(echo: Web, mac
     assert seen["host"] == echo.domain + port
     assert seen["url"] == f"http://{echo.domain}{port}/?q=1"
     assert seen["client"] == machine.host.check_output("echo $SSH_CLIENT").split()[0]
+    assert seen["without_proxy_fix"] == {name: seen[name] for name in ("client", "scheme", "host")}
 
 
 def test_client_cannot_forge_its_identity(echo: Web) -> None:
     honest, forged = echo.ask("/").json, echo.ask("/", headers=FORGED | {"Host": f"{echo.domain}:4711"}).json
     assert "forged" not in (honest["headers"].pop("X-Request-Id"), forged["headers"].pop("X-Request-Id"))
-    for name in ("client", "scheme", "host", "url", "headers"):
+    for name in ("client", "scheme", "host", "url", "without_proxy_fix", "headers"):
         assert forged[name] == honest[name], name
 
 

@@ -76,6 +76,7 @@ def test_forwarded_headers_of_clients_are_ignored(echo: Web) -> None:
     seen = echo.ask("/", headers=forged | {"X-Request-Id": "forged"}).json
     assert seen["client"] != "198.51.100.7"
     assert seen["url"] == f"https://{echo.domain}/"
+    assert seen["without_proxy_fix"] == {name: seen[name] for name in ("client", "scheme", "host")}
     assert seen["headers"]["X-Request-Id"] != "forged"
 
 

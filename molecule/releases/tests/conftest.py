@@ -74,9 +74,12 @@ def deploy(
         content: str,
         *options: str,
         environment: dict[str, str] | None = None,
+        app_environment: dict[str, str] | None = None,
         limit: str = machine.name,
         **keys: Any,
     ) -> Run:
+        if app_environment is not None:
+            keys["environment"] = app_environment
         (shop / "version.txt").write_text(f"{content}\n")
         inventory = changed_app("shop", **{"source": str(shop)} | keys)
         return play("deploy", *inventory, *options, environment=environment, limit=limit)

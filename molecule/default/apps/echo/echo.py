@@ -25,6 +25,11 @@ def create_app() -> Flask:
             scheme=request.scheme,
             host=request.host,
             url=request.url,
+            without_proxy_fix={
+                "client": request.environ["werkzeug.proxy_fix.orig"]["REMOTE_ADDR"],
+                "scheme": request.environ["werkzeug.proxy_fix.orig"]["wsgi.url_scheme"],
+                "host": request.environ["werkzeug.proxy_fix.orig"]["HTTP_HOST"],
+            },
             headers=dict(request.headers),
             pid=os.getpid(),
             greeting=os.environ.get("GREETING"),

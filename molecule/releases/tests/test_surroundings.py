@@ -1,0 +1,146 @@
+"""What a release finds around it: environment, shared paths; and how it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from testing import Machine, Run
+
+testinfra_hosts = ["ansible://debian13", "ansible://debian12"]
+Deploy = Callable[..., Run]
+NOTES = """
+
+@app.route("/notes", methods=["GET", "POST"])
+def notes() -> ResponseReturnValue:
+    import sqlite3
+
+    from flask import request
+
+    with sqlite3.connect("app.db") as database:
+        database.execute("create table if not exists notes (text)")
+        if request.method == "POST":
+            database.execute("insert into notes values (?)", [request.args["text"]])
+        rows = [row[0] for row in database.execute("select text from notes")]
+    (Path(app.instance_path) / "last").write_text(VERSION)
+    return jsonify(notes=rows, files=sorted(path.name for path in Path(app.instance_path).iterdir()))
+
+
+@app.get("/environment")
+def environment() -> ResponseReturnValue:
+    return jsonify(dict(os.environ))
+"""
+
+
+def with_notes(shop: Path) -> None:
+    with (shop / "shop.py").open("a") as code:
+        code.write(NOTES)
+
+
+def clear_data(machine: Machine) -> None:
+    with machine.host.sudo():
+        machine.host.run_expect([0], "find /srv/shop/data -mindepth 1 -delete")
+
+
+def test_shared_paths_outlive_a_release(machine: Machine, deploy: Deploy, shop: Path) -> None:
+    with_notes(shop)
+    clear_data(machine)
+    (shop / "instance").mkdir()
+    (shop / "instance/first.txt").write_text("from the source\n")
+    keys = {"shared_paths": ["instance", "app.db"]}
+    assert deploy("first with notes", **keys).code == 0
+    assert machine.web.ask("/notes?text=one", method="POST").json["notes"] == ["one"]
+    (shop / "instance/first.txt").write_text("changed in the source\n")
+    run = deploy("second with notes", **keys)
+    assert run.code == 0, run.output
+    seen = machine.web.ask("/notes?text=two", method="POST").json
+    assert seen == {"notes": ["one", "two"], "files": ["first.txt", "last"]}
+    with machine.host.sudo():
+        assert machine.host.file("/srv/shop/data/instance/first.txt").content_string == "from the source\n"
+        owners = machine.host.check_output("find /srv/shop/data -mindepth 1 -printf '%u\\n' | sort -u")
+        assert owners == "shop"
+        assert "shared" not in machine.host.check_output("ls -A /srv/shop/live/").split()
+    clear_data(machine)
+
+
+def test_a_build_follows_no_link_in_the_data_folder(machine: Machine, deploy: Deploy, shop: Path) -> None:
+    clear_data(machine)
+    (shop / "files").mkdir()
+    (shop / "files/first.txt").write_text("from the source\n")
+    with machine.host.sudo():
+        machine.host.run_expect([0], "mkdir -p -m 777 /opt/outside && rm -rf /opt/outside/*")
+        machine.host.run_expect([0], "runuser -u shop -- ln -s /opt/outside /srv/shop/data/files")
+        machine.host.run_expect([0], "runuser -u shop -- ln -s /opt/outside /srv/shop/data/more")
+    run = deploy("with planted links", shared_paths=["files", "more/inner/"])
+    with machine.host.sudo():
+        assert machine.host.check_output("ls -A /opt/outside") == "", run.output
+    clear_data(machine)
+    assert deploy("without planted links").code == 0
+
+
+def test_an_app_that_cannot_write_is_told_where_it_can(deploy: Deploy, shop: Path) -> None:
+    with (shop / "shop.py").open("a") as code:
+        code.write("\nPath('written').write_text(VERSION)\n")
+    run = deploy("that writes into its source")
+    assert run.code != 0
+    assert "/srv/shop/data, which is DATA_DIR in its environment" in run.output, run.output
+    assert "shared_paths" in run.output
+
+
+def test_a_release_knows_itself_and_its_folders(machine: Machine, deploy: Deploy, shop: Path) -> None:
+    with_notes(shop)
+    command = "import os; open(os.environ['DATA_DIR'] + '/command', 'w').write(os.environ['SETTINGS'])"
+    run = deploy(
+        "with its folders",
+        app_environment={"GREETING": "first", "SETTINGS": "{release}/settings.py", "OTHER": "{other}"},
+        release_command=f'python -c "{command}"',
+    )
+    assert run.code == 0, run.output
+    live = machine.live("shop")
+    seen = machine.web.ask("/environment").json
+    source = f"/srv/shop/releases/{live}/source"
+    assert (seen["RELEASE"], seen["RELEASE_DIR"], seen["DATA_DIR"]) == (live, source, "/srv/shop/data")
+    assert (seen["SETTINGS"], seen["OTHER"]) == (f"{source}/settings.py", "{other}")
+    with machine.host.sudo():
+        assert machine.host.file("/srv/shop/data/command").content_string == f"{source}/settings.py"
+
+
+def test_an_import_error_ends_the_wait_at_once(deploy: Deploy, shop: Path) -> None:
+    for preload in (False, True):
+        (shop / "shop.py").write_text("import os\n\nos.environ['NO_SUCH_KEY']\n")
+        began = time.monotonic()
+        run = deploy(f"without a key, preload {preload}", preload=preload, health_timeout=300)
+        assert run.code != 0
+        assert "KeyError: 'NO_SUCH_KEY'" in run.output, run.output
+        assert time.monotonic() - began < 120
+
+
+def test_a_health_path_that_alone_changes_is_checked(machine: Machine, deploy: Deploy) -> None:
+    assert deploy("with a good health path").code == 0
+    live = machine.live("shop")
+    run = deploy("with a good health path", health_path="/nowhere", health_timeout=3)
+    assert run.code != 0
+    assert "The health check GET /nowhere did not succeed within 3 s: the last response had status 404" in run.output
+    assert "the key health_path" in run.output
+    assert machine.live("shop") == live
+
+
+def test_an_app_that_needs_longer_than_health_timeout_is_told_so(deploy: Deploy, shop: Path) -> None:
+    code = (shop / "shop.py").read_text()
+    (shop / "shop.py").write_text(code.replace("app = Flask", "time.sleep(20)\napp = Flask"))
+    for preload in (False, True):
+        run = deploy(f"that needs 20 seconds, preload {preload}", preload=preload, health_timeout=5)
+        assert run.code != 0
+        assert "increase the key health_timeout" in run.output, run.output
+    assert deploy("that has the time", preload=True, health_timeout=60).code == 0
+
+
+def test_workers_that_max_requests_replaces_are_no_trouble(machine: Machine, deploy: Deploy) -> None:
+    assert deploy("with max_requests", max_requests=5, workers=2, threads=2, preload=True).code == 0
+    pids = {machine.web.ask("/").json["pid"] for _ in range(40)}
+    assert len(pids) > 2
+    live = machine.live("shop")
+    shown = machine.host.check_output(f"systemctl show --property=StatusText,NRestarts shop@{live}.service")
+    assert "died" not in shown
+    assert "NRestarts=0" in shown
