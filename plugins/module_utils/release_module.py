@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import explain
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockLost
@@ -46,7 +47,7 @@ def work(module: AnsibleModule) -> Iterator[None]:
 
 
 def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since: float) -> None:
-    """Fail with a problem of a release and the last lines of its log.
+    """Fail with the cause that the log of a release contains, the problem, and the end of the log.
 
     Args:
         module: the module.
@@ -54,5 +55,5 @@ def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since
         problem: the message, without the names of the app and the release.
         since: start of the log, in seconds since 1970.
     """
-    release = f"{module.params['name']}: release {instance.release}"
-    module.fail_json(msg=f"{release} {problem}\nThe last lines of its log:\n{instance.log(since)}")
+    name, log = module.params["name"], instance.log(since)
+    module.fail_json(msg=explain(name, f"release {instance.release} {problem}", log, since))

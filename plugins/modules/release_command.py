@@ -46,6 +46,7 @@ output:
 
 import time
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import explain
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     COMMAND,
     Instance,
@@ -80,6 +81,7 @@ def main() -> None:
             module.fail_json(msg=f"{params['name']}: the release command of another run does not end.")
         instance = Instance(store, release)
         instance.install()
+        started = time.time()
         systemctl("start", instance.command)
         unit = "--property=Result,ExecMainStatus,InvocationID"
         shown = dict(line.split("=", 1) for line in systemctl("show", unit, instance.command).splitlines())
@@ -91,8 +93,7 @@ def main() -> None:
     failure = f"did not end within {params['timeout']} s"
     if shown["Result"] != "timeout":
         failure = f"failed with exit status {shown['ExecMainStatus']} ({shown['Result']})"
-    printed = "\n".join(f"  {line}" for line in output.splitlines()[-40:]) or "  (nothing)"
-    module.fail_json(msg=f"{params['name']}: the release command {failure}. It printed:\n{printed}")
+    module.fail_json(msg=explain(params["name"], f"the release command {failure}.", output, started))
 
 
 if __name__ == "__main__":
