@@ -40,6 +40,8 @@ OUTPUT_LINES = 12  # of a program that shows what it would do, such as apt
 DEBUG_ACTIONS = ("debug", "ansible.builtin.debug", "ansible.legacy.debug")
 # Actions whose message is the whole error: where they stand in a file explains nothing.
 REPORTS = re.compile(r"(?:ansible\.builtin\.)?(?:fail|assert)|blueoctopus\.site\.\w+")
+# What apt suggests, and the packages that it names again in its list of new packages.
+APT_DETAILS = re.compile(r"^(?:Suggested|Recommended|The following additional) packages.*:\n(?:  .*\n)*", re.MULTILINE)
 OWN_ERROR = re.compile(r"Task failed: (?!Action failed: )")
 # Keys of a failed result that explain nothing.
 NEEDLESS = {
@@ -242,6 +244,7 @@ class CallbackModule(DefaultCallback):
         # Ansible's own errors, such as an undefined variable or a module that crashes, need their place too.
         is_whole = REPORTS.fullmatch(result.task.action) and not OWN_ERROR.match(str(result.result.get("msg")))
         if not is_whole and color == C.COLOR_ERROR and (path := result.task.get_path()):
+            path = os.path.realpath(path)  # the collection is a folder of links
             path = os.path.relpath(path) if path.startswith(f"{os.getcwd()}/") else path
             text += f"\n({path}; -vvv shows more)"
         first = self._errors.setdefault((result.task._uuid, text), host)
@@ -304,10 +307,14 @@ class CallbackModule(DefaultCallback):
         if isinstance(before, str) and before and not after and is_file:
             return stringc(f"  removed: {name}, {size_of(before)}", C.COLOR_DIFF_REMOVE)
         texts = {key: clean(value) for key, value in diff.items() if isinstance(value, str)}
+        if "prepared" in texts:
+            texts["prepared"] = APT_DETAILS.sub("", texts["prepared"])
         lines = str(self._get_diff(diff | texts)).rstrip().splitlines()
-        limit = OUTPUT_LINES if "prepared" in diff else DIFF_LINES
+        # The last line of a program's output is its summary.
+        limit, tail = (OUTPUT_LINES, lines[-1:]) if "prepared" in diff else (DIFF_LINES, [])
         if len(lines) > limit + 1:
-            lines = [*lines[:limit], f"  … {len(lines) - limit} more lines, -v shows all"]
+            rest = len(lines) - limit - len(tail)
+            lines = [*lines[:limit], f"  … {rest} more lines, -v shows all", *tail]
         return "\n".join(lines)
 
     @staticmethod
