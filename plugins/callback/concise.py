@@ -47,7 +47,7 @@ OWN_ERROR = re.compile(r"Task failed: (?!Action failed: )")
 NEEDLESS = {
     *("msg", "changed", "failed", "unreachable", "exception", "invocation", "diff", "warnings", "deprecations"),
     *("stdout_lines", "stderr_lines", "start", "end", "delta", "ansible_loop_var", "item", "attempts", "results"),
-    *("skip_reason", "module_stdout", "evaluated_to", "assertion", "ansible_facts", "checksum"),
+    *("skip_reason", "evaluated_to", "assertion", "ansible_facts", "checksum"),
 }
 
 
