@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.releases import (
     FilterModule,
+    failed_hosts,
     failures,
     former_release,
     release_id,
@@ -34,7 +35,7 @@ EMPTY = state()
 
 def test_all_filters_are_registered() -> None:
     names = {"release_id", "former_release", "rollback_target", "release_failures", "short_commit", "hosts_without"}
-    names |= {"hosts_of"}
+    names |= {"failed_hosts", "hosts_of"}
     assert set(FilterModule().filters()) == names
 
 
@@ -202,7 +203,11 @@ def test_a_host_without_a_previous_release_is_refused(only: dict[str, Any]) -> N
     assert problem({"web1": only}).startswith("The host has no good release before the live one.")
 
 
-# --- release_failures -----------------------------------------------------------------------------------------------
+# --- failed_hosts, release_failures ----------------------------------------------------------------------------------
+
+
+def test_a_host_has_failed_when_it_has_an_error() -> None:
+    assert failed_hosts({"web1": {"ansible_failed_result": {"msg": ""}}, "web2": {}}, ["web1", "web2"]) == ["web1"]
 
 
 def test_failures_list_each_failed_host_with_the_first_line_of_its_error() -> None:

@@ -21,7 +21,6 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
     Instance,
     NotReady,
     UnixConnection,
-    app_log,
     probe,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
@@ -330,36 +329,3 @@ def test_installed_units_are_grouped_by_release(tmp_path: Path, monkeypatch: pyt
     assert {release: sorted(units) for release, units in found.items()} == {
         release: sorted(units) for release, units in names.items()
     }
-
-
-# --- the log --------------------------------------------------------------------------------------------------------
-
-
-def test_the_log_omits_the_tracebacks_of_gunicorns_master() -> None:
-    log = """[7] [ERROR] Exception in worker process
-Traceback (most recent call last):
-  File "main.py", line 1, in <module>
-    import wonders
-ModuleNotFoundError: No module named 'wonders'
-[7] [INFO] Worker exiting
-Traceback (most recent call last):
-  File "arbiter.py", line 1, in run
-    self.halt()
-gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
-
-During handling of the above exception, another exception occurred:
-
-Traceback (most recent call last):
-  File "gunicorn", line 1, in <module>
-gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
-"""
-    assert app_log(log) == "\n".join(f"  {line}" for line in log.splitlines()[:6])
-
-
-def test_of_a_long_log_only_the_last_lines_are_shown() -> None:
-    lines = app_log("".join(f"line {n}\n" for n in range(100))).splitlines()
-    assert lines == [f"  line {n}" for n in range(100 - instances.LOG_LINES, 100)]
-
-
-def test_an_empty_log_is_reported_as_empty() -> None:
-    assert app_log("") == "  (the log is empty)"

@@ -11,24 +11,33 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_module im
 RELEASE = "20260101T000000Z-00000000aa"
 
 
-def error(log: str) -> list[str]:
-    """The lines of an error of a release with a log."""
+def failure(log: str) -> list[str]:
+    """The lines of the error for a release with a log."""
 
     def fail_json(msg: str) -> None:
         raise SystemExit(msg)
 
     module: Any = SimpleNamespace(params={"name": "shop", "root": "/srv/shop"}, fail_json=fail_json)
-    instance: Any = SimpleNamespace(release=RELEASE, log=lambda since: f"{log}{since:g}")
+    instance: Any = SimpleNamespace(release=RELEASE, log=lambda since: log.replace("SINCE", f"{since:g}"))
     with pytest.raises(SystemExit) as caught:
         fail_with_log(module, instance, "did not become ready. A reason.", 7)
     return str(caught.value).splitlines()
 
 
-def test_an_error_has_the_app_the_release_the_problem_and_the_log() -> None:
-    assert error("  log since ") == [
+def test_an_error_has_the_app_the_release_the_problem_the_log_and_the_command_for_more() -> None:
+    assert failure("logged since SINCE\n") == [
         f"shop: release {RELEASE} did not become ready. A reason.",
-        "The last lines of its log:",
-        "  log since 7",
+        "The end of its log:",
+        "  logged since 7",
+        "The whole log, on the host: sudo journalctl -u 'shop@*' -u 'shop.*' --since '1970-01-01 00:00 UTC'",
+    ]
+
+
+def test_an_error_begins_with_the_exception_in_the_log() -> None:
+    log = 'Traceback (most recent call last):\n  File "main.py", line 3, in <module>\n    x\nNameError: x\n'
+    assert failure(log)[:2] == [
+        "shop: NameError: x in main.py, line 3",
+        f"Release {RELEASE} did not become ready. A reason.",
     ]
 
 
@@ -42,7 +51,6 @@ def test_an_error_has_the_app_the_release_the_problem_and_the_log() -> None:
     ],
 )
 def test_an_app_that_cannot_write_is_told_where_it_can(line: str) -> None:
-    hint = error(f"  {line}\n  ")[-1]
+    (hint,) = [shown for shown in failure(f"{line}\n") if "shared_paths" in shown]
     assert "/srv/shop/data" in hint
     assert "DATA_DIR" in hint
-    assert "shared_paths" in hint

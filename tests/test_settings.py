@@ -68,9 +68,13 @@ def test_a_partly_set_key_keeps_its_other_defaults() -> None:
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_every_argument_is_used_and_every_used_argument_exists(role: Path) -> None:
     used: set[str] = set()
+    results: set[str] = set()
     for text in texts(role, "tasks", "templates", "handlers", "vars"):
-        registered = set(re.findall(r"register: (\w+)", text))
-        used |= set(re.findall(rf"(?<![\w./]){role.name}_[a-z0-9_]+(?=[^\w(]|$)", text)) - registered
+        results |= set(re.findall(r"register: (\w+)", text))
+        for facts in re.findall(r"^( +)ansible\.builtin\.set_fact:\n((?:\1  .*\n)+)", text, re.MULTILINE):
+            results |= set(re.findall(rf"^{facts[0]}  (\w+):", facts[1], re.MULTILINE))
+        used |= set(re.findall(rf"(?<![\w./]){role.name}_[a-z0-9_]+(?=[^\w(]|$)", text))
+    used -= results
     declared = set(role_settings(role.name)["arguments"])
     written_by_playbooks = {"admin_addresses"}  # passed on to the firewall and fail2ban
     assert declared - used <= written_by_playbooks, declared - used

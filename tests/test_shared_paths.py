@@ -217,12 +217,22 @@ def build(store: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buil
     monkeypatch.setattr("grp.getgrnam", lambda _name: SimpleNamespace(gr_gid=os.getgid()))
     monkeypatch.setattr(os, "chown", lambda *_: None)
     monkeypatch.setattr(release_build, "compile_source", lambda *_: None)
-    monkeypatch.setattr(release_build, "install", lambda _store, folder, *_: (folder / "venv").mkdir())
+    monkeypatch.setattr(release_build, "find_python", lambda name: name)
+    monkeypatch.setattr(release_build, "install", lambda run, *_: (run.building / "venv").mkdir() or "")
     archive = tmp_path / "source.tar.gz"
     subprocess.run(["tar", "-czf", archive, "-C", building / "source", "."], check=True)
     package = {"manifest": "", "commit": "", "version": "", "digest": "1"}
     usual = {"name": "shop", "release": RELEASE, "archive": archive, "source": package, "secrets": "", "files": {}}
-    usual |= {"python": "", "about": {}, "static": {}, "socket": "/run/%i.sock", "environment": {}, "shared_paths": []}
+    usual |= {
+        "python": "",
+        "uv": "",
+        "build_secrets": "",
+        "about": {},
+        "static": {},
+        "socket": "/run/%i.sock",
+        "environment": {},
+        "shared_paths": [],
+    }
 
     def built(**params: Any) -> Path:
         (store.root / "data").mkdir(exist_ok=True)

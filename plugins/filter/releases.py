@@ -108,6 +108,11 @@ def failures(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], ap
     return "\n".join(lines) or "A host can no longer be reached."
 
 
+def failed_hosts(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> list[str]:
+    """The hosts on which a task of this block has failed."""
+    return [host for host in hosts if hostvars[host].get("ansible_failed_result")]
+
+
 def hosts_of(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], app: str) -> list[str]:
     """The hosts on which this run has locked an app; the app may not be in the inventory of the others."""
     return [host for host in hosts if hostvars[host].get("__app_lock", {}).get("app") == app]
@@ -133,6 +138,7 @@ class FilterModule:
             "former_release": former_release,
             "rollback_target": rollback_target,
             "release_failures": failures,
+            "failed_hosts": failed_hosts,
             "hosts_of": hosts_of,
             "hosts_without": hosts_without,
             "short_commit": short_commit,

@@ -22,7 +22,6 @@ UNITS = Path("/etc/systemd/system")
 STAMPS = Path("/var/lib/systemd/timers")  # the last run of each persistent timer
 PROBE_PAUSE = 0.1  # seconds between two probes of a starting instance
 PROBE_TIMEOUT = 10  # seconds for one response
-LOG_LINES = 40
 COMMAND = "release-command"  # part of the name of the release command's unit
 
 
@@ -254,9 +253,9 @@ class Instance:
             time.sleep(PROBE_PAUSE / 2)
 
     def log(self, since: float) -> str:
-        """The last lines that its processes have logged since a time in seconds since 1970."""
+        """What its processes have logged since a time in seconds since 1970."""
         sources = [f"_SYSTEMD_UNIT={unit}" for unit in (self.service, *self.processes)]
-        return app_log(journal(*sources, f"--since=@{int(since)}"))
+        return journal(*sources, f"--since=@{int(since)}")
 
 
 def journal(*argv: str) -> str:
@@ -264,22 +263,6 @@ def journal(*argv: str) -> str:
     subprocess.run(["journalctl", "--sync"], capture_output=True)
     command = ["journalctl", *argv, "--output=cat", "--quiet"]
     return subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
-
-
-def app_log(log: str) -> str:
-    """The last lines of a log, indented, without the tracebacks of gunicorn's master: they hide the app's own error."""
-    kept: list[str] = []
-    traceback: list[str] = []
-    for line in filter(None, log.splitlines()):
-        if line.startswith("Traceback (most recent call last):"):
-            kept, traceback = kept + traceback, [line]
-        elif traceback and line.startswith(" "):
-            traceback.append(line)
-        elif line.startswith("gunicorn.errors.HaltServer"):
-            traceback = []
-        elif not line.startswith("During handling of the above exception"):
-            kept, traceback = [*kept, *traceback, line], []
-    return "\n".join(f"  {line}" for line in (kept + traceback)[-LOG_LINES:]) or "  (the log is empty)"
 
 
 def installed_units(name: str) -> dict[str, list[str]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import explain
+from ansible_collections.blueoctopus.site.plugins.module_utils.hints import hint
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockLost
@@ -19,11 +20,6 @@ HISTORY: dict[str, dict[str, Any]] = {
     "action": {"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
     "by": {"type": "str", "default": ""},
 }
-
-# What Python and SQLite print when the app writes outside of its data folder.
-WRITE_ERROR = re.compile(
-    r"Read-only file system|PermissionError|unable to open database file|attempt to write a readonly database"
-)
 
 
 def release_module(**options: dict[str, Any]) -> tuple[AnsibleModule, Releases]:
@@ -52,7 +48,7 @@ def work(module: AnsibleModule) -> Iterator[None]:
 
 
 def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since: float) -> None:
-    """Fail with a problem of a release and the last lines of its log.
+    """Fail with the cause that the log of a release contains, the problem, and the end of the log.
 
     Args:
         module: the module.
@@ -60,22 +56,5 @@ def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since
         problem: the message, without the names of the app and the release.
         since: start of the log, in seconds since 1970.
     """
-    release = f"{module.params['name']}: release {instance.release}"
-    log = instance.log(since)
-    hint = write_hint(log, module.params["root"])
-    module.fail_json(msg=f"{release} {problem}\nThe last lines of its log:\n{log}{hint}")
-
-
-def write_hint(log: str, root: str) -> str:
-    """A line that says where an app can write, when its log has an error of writing elsewhere; otherwise empty.
-
-    Args:
-        log: what the app has logged.
-        root: the folder of the app.
-    """
-    if not WRITE_ERROR.search(log):
-        return ""
-    return (
-        f"\nThe app can write only to its data folder, {root}/data, which is DATA_DIR in its environment. Write there, "
-        "or list the path in the key shared_paths."
-    )
+    name, log = module.params["name"], instance.log(since)
+    module.fail_json(msg=explain(name, f"release {instance.release} {problem}", log, since, hint(log, name)))

@@ -186,7 +186,7 @@ def main() -> None:
     result |= {"changed": result["changed"] or after["version"] != before["version"], "real": after["real"]}
     if failed or reload_failed or after["due"]:
         unit = "certificates-reload" if reload_failed else f"certificates@*:{params['name']}.service"
-        reason = (not reload_failed and after.get("error")) or f"see journalctl --unit '{unit}'"
+        reason = (not reload_failed and after.get("error")) or f"see sudo journalctl -u '{unit}'"
         result["problem"] = f"{params['name']}: {reason}"
         keeps = "The current certificate stays in use." if after["real"] else "Until then, the site has no HTTPS."
         module.warn(f"{params['name']}: no new certificate was obtained: {reason}. {keeps}")

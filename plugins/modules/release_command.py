@@ -46,6 +46,8 @@ output:
 
 import time
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import explain
+from ansible_collections.blueoctopus.site.plugins.module_utils.hints import hint
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     COMMAND,
     Instance,
@@ -57,7 +59,6 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_module im
     ID,
     release_module,
     work,
-    write_hint,
 )
 
 PAUSE = 0.2  # seconds
@@ -85,6 +86,7 @@ def main() -> None:
             module.fail_json(msg=f"{params['name']}: the release command of another run does not end.")
         instance = Instance(store, release)
         instance.install()
+        started = time.time()
         systemctl("start", instance.command)
         unit = "--property=Result,ExecMainStatus,InvocationID"
         shown = dict(line.split("=", 1) for line in systemctl("show", unit, instance.command).splitlines())
@@ -96,9 +98,8 @@ def main() -> None:
     failure = f"did not end within {params['timeout']} s"
     if shown["Result"] != "timeout":
         failure = f"failed with exit status {shown['ExecMainStatus']} ({shown['Result']})"
-    printed = "\n".join(f"  {line}" for line in output.splitlines()[-40:]) or "  (nothing)"
-    hint = write_hint(output, params["root"])
-    module.fail_json(msg=f"{params['name']}: the release command {failure}. It printed:\n{printed}{hint}")
+    name = params["name"]
+    module.fail_json(msg=explain(name, f"the release command {failure}.", output, started, hint(output, name)))
 
 
 if __name__ == "__main__":

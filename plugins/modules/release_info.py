@@ -44,13 +44,13 @@ apps:
 
 import contextlib
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, app_log, journal, systemctl
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import find_cause
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, journal, systemctl
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 from ansible_collections.blueoctopus.site.plugins.module_utils.removal import installed_apps
@@ -88,10 +88,8 @@ def describe_trouble(instance: Instance) -> str:
     """The dead units of a live release and the last error in its log, in one line; empty when nothing has died."""
     if not (dead := instance.find_deaths()):
         return ""
-    log = journal(f"_SYSTEMD_UNIT={instance.service}", "--since=-10min", "--lines=100")
-    # The last line of a traceback names the exception.
-    errors = re.findall(r"^  ([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)$", app_log(log), re.MULTILINE)
-    return f"{', '.join(dead)} died and restarted" + (f"; last error: {errors[-1]}" if errors else "")
+    cause = find_cause(journal(f"_SYSTEMD_UNIT={instance.service}", "--since=-10min", "--lines=200"))
+    return f"{', '.join(dead)} died and restarted" + (f"; last error: {cause}" if cause else "")
 
 
 def describe(name: str, in_inventory: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ description:
   - Installs the systemd units of a release, starts its web service on its own socket, and waits until its health check
     succeeds there. nginx sends it no requests yet.
   - Fails when the release stops, or when its health check does not succeed in time. The error contains the last lines
-    of the app's own log.
+    of the app's own log, with the last exception first.
 extends_documentation_fragment:
   - blueoctopus.site.attributes
   - blueoctopus.site.release

@@ -10,7 +10,7 @@ description:
   - Sends health checks through nginx until some seconds have passed since the switch, and checks whether anything dies.
   - A response counts only when it comes from this release. nginx sends the release's id only to the host itself.
   - Fails when a health check fails, or when a worker, the web service or a background process has died since the start,
-    by an exit, a signal or lack of memory. The error contains the last lines of the app's own log.
+    by an exit, a signal or lack of memory. The error contains the end of the app's own log.
 options:
   seconds:
     description: Number of seconds to watch, from O(since) on.

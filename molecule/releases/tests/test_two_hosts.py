@@ -76,7 +76,7 @@ def test_failure_on_one_host_is_undone_on_both(
     break_on(broken, shop, statement)
     run = deploy(f"broken on {broken}", limit=BOTH, domains=["site.example", "new.example"])
     assert run.code != 0, run.output
-    assert f"{broken}: release " in run.output, run.output
+    assert f"shop: the deploy failed on {broken} and was undone on every host." in run.output, run.output
     assert words in run.output, run.output
     assert log in run.output, run.output
     assert fleet.versions() == ["before", "before"]

@@ -1,0 +1,182 @@
+"""What a person reads at the end of a deploy or rollback: the playbooks and the role, with modules that do nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import explain
+
+PROJECT = Path(__file__).resolve().parent.parent
+V1, V2 = "20260101T000000Z-00000000aa", "20260102T000000Z-00000000bb"
+# A module that answers with the results in a file next to the playbooks; the path of its copy contains the host.
+STUB = """#!/usr/bin/python
+# WANT_JSON
+import json, re, sys
+host = re.search(r"/host-(\\w+)/", sys.argv[0])[1]
+results = json.load(open("RESULTS")).get("NAME", {})
+print(json.dumps(results.get(host) or results.get("all") or {}))
+"""
+LOCK = {
+    "app": "shop",
+    "token": "t",
+    "by": "me",
+    "settled": True,
+    "stack": [V1],
+    "rolled_back": [],
+    "releases": {V1: ""},
+}
+SYSTEM = {"ID": "debian", "VERSION_ID": "13"}
+REACHED = {"user": "me", "port": 22, "administrator": "admin", "sshd_port": 22, "python": True, "clock": True}
+RESULTS: dict[str, Any] = {
+    "reach_host": {"all": REACHED | {"system": SYSTEM}},
+    "release_source": {"all": {"package": {"digest": "new", "time": "20260102T000000Z"}}},
+    "release_lock": {"all": LOCK | {"live": V1}},
+    "release_build": {"all": {"changed": True}},
+    "release_start": {"all": {"changed": True}},
+    "release_switch": {"all": {"changed": True, "uptime": 1.0}},
+    "certificate": {"all": {"problem": ""}},
+    "release_undo": {"all": {"changed": True, "live": V1}},
+}
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project whose modules do nothing."""
+    copy = tmp_path_factory.mktemp("project")
+    for name in ("ansible.cfg", "galaxy.yml", "meta", "plugins", "roles", "playbooks", "collections", "app"):
+        path = PROJECT / name
+        if path.is_dir():
+            shutil.copytree(path, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, copy / name)
+    for name in ("release_build", "release_lock", "release_source", "reach_host"):
+        (copy / f"plugins/action/{name}.py").unlink()
+    for path in copy.glob("plugins/modules/*.py"):
+        if path.stem.startswith("release_") or path.stem in ("reach_host", "certificate"):
+            path.write_text(STUB.replace("RESULTS", str(copy / "results.json")).replace("NAME", path.stem))
+    return copy
+
+
+@pytest.fixture
+def run(project: Path) -> Run:
+    """Run a playbook on two hosts; return its output."""
+
+    def play(playbook: str, *options: str, **results: Any) -> str:
+        (project / "results.json").write_text(json.dumps(RESULTS | results))
+        app = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
+        hosts = {f"web{n}": {"ansible_remote_tmp": f"{project}/host-web{n}/tmp"} for n in (1, 2)}
+        variables = {"ansible_connection": "local", "ansible_become": False, "apps": [app]}
+        (project / "hosts").mkdir(exist_ok=True)
+        (project / "hosts/hosts.yml").write_text(yaml.safe_dump({"webservers": {"hosts": hosts, "vars": variables}}))
+        own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        settings = {"ANSIBLE_CONFIG": str(project / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"}
+        settings["ANSIBLE_PYTHON_INTERPRETER"] = sys.executable
+        program = Path(sys.executable).parent / "ansible-playbook"
+        return subprocess.run(
+            [str(program), f"playbooks/{playbook}.yml", "-i", "hosts", *options],
+            cwd=project,
+            env=own | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ).stdout
+
+    return play
+
+
+def lines(output: str) -> list[str]:
+    """The lines of the last play, without announcements and the recap, in the order of hosts."""
+    body = output.partition("\nPLAY RECAP")[0].rpartition("\nPLAY [")[2].splitlines()
+    return [re.sub(r"\b20\d{6}T\d{6}Z-(?!0{5})\w+", "NEW", line) for line in body[1:] if not line.startswith("running")]
+
+
+SUMMARY = [
+    "",
+    "shop",
+    f"  release   {V1} → NEW",
+    "  open      https://shop.example/",
+    "  log       ansible-playbook playbooks/logs.yml -i hosts -e app=shop",
+]
+
+
+def test_a_deploy_ends_with_the_releases_the_address_and_the_log_and_then_missing_certificates(run: Run) -> None:
+    output = run("deploy", certificate={"web2": {"problem": "shop: no address"}, "all": {"problem": ""}})
+    # One line for each changed step on each host.
+    assert [line.split("] ")[1] for line in lines(output)[:6:2]] == [
+        "app : Build the release",
+        "app : Start the release and check its health",
+        "app : Switch nginx to the release",
+    ]
+    assert lines(output)[6:11] == SUMMARY
+    assert lines(output)[11] == "fatal: [web2]: FAILED! => Report missing certificates"
+    assert lines(output)[-1] == "  shop: no address"
+
+
+def test_an_unchanged_deploy_says_so_in_a_few_lines(run: Run) -> None:
+    state = LOCK | {"live": V2, "releases": {V2: "new"}}
+    output = run("deploy", release_lock={"all": state}, release_build={})
+    assert lines(output)[:3] == ["", "shop", f"  release   {V2}, nothing to do"]
+    assert len(lines(output)) == 5
+    assert len([line for line in output.splitlines() if not line.startswith("running")]) <= 15
+
+
+def test_check_mode_says_what_would_change(run: Run) -> None:
+    output = run("deploy", "--check", "--limit", "web1")
+    assert lines(output)[-3:] == ["", "shop", f"  would be  {V1} → a new release"]
+
+
+def test_a_failed_deploy_shows_the_error_once_and_then_which_release_is_live(run: Run) -> None:
+    log = f"""Traceback (most recent call last):
+  File "/srv/shop/releases/{V2}/source/main.py", line 3, in <module>
+    SECRET = os.environ["SECRET_KEY"]
+KeyError: 'SECRET_KEY'
+"""
+    error = explain("shop", f"release {V2} did not become ready. It stopped.", log, 1767225600)
+    output = run("deploy", release_start={"web2": {"failed": True, "msg": error}, "all": {"changed": True}})
+    shown = [line for line in lines(output) if not line.startswith("changed: ")]
+    assert shown == [
+        "fatal: [web2]: FAILED! => app : Start the release and check its health",
+        "  shop: KeyError: 'SECRET_KEY' in main.py, line 3",
+        f"  Release {V2} did not become ready. It stopped.",
+        "  The end of its log:",
+        "    Traceback (most recent call last):",
+        '      File "main.py", line 3, in <module>',
+        '        SECRET = os.environ["SECRET_KEY"]',
+        "    KeyError: 'SECRET_KEY'",
+        "  The whole log, on the host: sudo journalctl -u 'shop@*' -u 'shop.*' --since '2026-01-01 00:00 UTC'",
+        "fatal: [web1]: FAILED! => app : Report which host failed, and which release is live",
+        "  shop: the deploy failed on web2 and was undone on every host.",
+        f"  Release {V1} is live, as before.",
+        "  Fix the cause, which is in the error above, and run this again.",
+    ]
+
+
+def test_a_refused_rollback_changes_nothing_and_says_why_once(run: Run) -> None:
+    output = run("rollback", "-e", "app=shop", "--limit", "web1", release_lock={"all": LOCK | {"live": V1}})
+    assert lines(output) == [
+        "fatal: [web1]: FAILED! => app : Refuse a rollback that is not possible on every host",
+        "  The host has no good release before the live one. Nothing was changed. Good releases that are kept:",
+        f"    web1  {V1}  (live)",
+        "  To roll back to one of them: -e release=ID",
+        "fatal: [web1]: FAILED! => app : Report which host failed, and which release is live",
+        "  shop: the rollback failed on web1.",
+        "  Nothing was changed.",
+        "  Fix the cause, which is in the error above, and run this again.",
+    ]
+
+
+def test_a_rollback_ends_with_the_releases_too(run: Run) -> None:
+    state = LOCK | {"live": V2, "stack": [V1, V2], "releases": {V1: "", V2: ""}}
+    output = run("rollback", "-e", "app=shop", "--limit", "web1", release_lock={"all": state})
+    assert lines(output)[-5:-2] == ["", "shop", f"  release   {V2} → {V1}"]
