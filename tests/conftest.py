@@ -6,13 +6,17 @@ import importlib.machinery
 import importlib.util
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
+from nginx_site import Site, temporary_site
 
 init_plugin_loader([str(Path(__file__).resolve().parent.parent / "collections")])
 
@@ -54,6 +58,51 @@ def store(tmp_path: Path) -> Releases:
     new = Releases("shop", tmp_path / "shop", sites=tmp_path / "sites")
     new.folder.mkdir(parents=True)
     return new
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+
+ROLES = Path(__file__).resolve().parent.parent / "roles"
+APP = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
+Render = Callable[..., str]
+
+
+def trusted(value: Any) -> Any:
+    """Mark the strings in a value as templates, like the strings in files that Ansible reads."""
+    if isinstance(value, str):
+        return trust_as_template(value)
+    if isinstance(value, list):
+        return [trusted(v) for v in value]
+    return {k: trusted(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.fixture
+def render() -> Render:
+    """Render a role's template with the role's defaults, the given keys of the app, and other values."""
+
+    def rendered(role: str, template: str, app: dict[str, Any] | None = None, **values: Any) -> str:
+        variables: dict[str, Any] = {"ansible_managed": "managed"}
+        for file in ("defaults/main.yml", "vars/main.yml"):
+            if (ROLES / role / file).exists():
+                variables |= trusted(yaml.safe_load((ROLES / role / file).read_text()))
+        facts = {"distribution_major_version": "13"}
+        templar = Templar(DataLoader(), variables | {"app_config": APP | (app or {}), "ansible_facts": facts} | values)
+        text = (ROLES / role / "templates" / template).read_text()
+        options = {"trim_blocks": True}  # as Ansible does: an included file loses its last line break
+        return str(
+            templar.copy_with_new_env(searchpath=[str(ROLES / role / "templates")]).template(
+                trust_as_template(text), escape_backslashes=False, overrides=options
+            )
+        )
+
+    return rendered
+
+
+@pytest.fixture
+def site(render: Render) -> Iterator[Site]:
+    """A site that does not run yet; its app does."""
+    with temporary_site(render) as new:
+        yield new
 
 
 # --- the program of the role certificate ------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import
 from hypothesis import HealthCheck, assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from nginx_site import Site, needs_nginx
 
 ROLE = Path(__file__).resolve().parent.parent / "roles/app"
 WORD = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1)
@@ -30,8 +31,10 @@ FORMATS = {
     "command": st.lists(WORD, min_size=1).map(shlex.join),
     "domain": st.from_regex(r"[a-z][a-z0-9]{0,20}(\.[a-z]{2,10}){1,3}", fullmatch=True),
     "network": st.ip_addresses().map(str),
+    "nginx-block": st.sampled_from(["", "# }", "location = /ping { return 204; }", 'set $own "${host}} ; {";']),
     "relative-path": st.from_regex(re.compile(r"[\w-]{1,10}(/[\w-]{1,10}){0,2}", re.ASCII), fullmatch=True),
     "source": st.just("app"),
+    "static-path": st.from_regex(re.compile(r"(package:[a-z]\w{0,9}/)?[\w-]{1,9}", re.ASCII), fullmatch=True),
 }
 # Certificates are no random texts; their checks have tests of their own.
 KEYS = {name: entry for name, entry in settings.app_keys().items() if not name.startswith("tls")}
@@ -48,6 +51,8 @@ def values(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
     """Values that a schema allows, as far as its keywords tell."""
     if schema.get("format") in FORMATS:
         return FORMATS[schema["format"]]
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
     if isinstance(schema["type"], list):
         return st.one_of([values({**schema, "type": kind}) for kind in schema["type"]])
     if schema["type"] == "string":
@@ -76,7 +81,22 @@ def valid(name: str) -> st.SearchStrategy[Any]:
 
 
 REQUIRED = {name: valid(name) for name in KEYS if KEYS[name].get("required")}
-APPS = st.fixed_dictionaries(REQUIRED, optional={name: valid(name) for name in KEYS if name not in REQUIRED})
+
+
+def has_own_paths(app: dict[str, Any]) -> bool:
+    """Whether each path of an app has one use only; the check of that has tests of its own."""
+    complete = settings.with_defaults(app)
+    urls = [folder["url"] for folder in (*complete["static"], complete["media"], complete["private_files"])]
+    urls = [url for url in urls if url]
+    redirects = [(entry["from"], entry["to"]) for entry in complete["redirects"]]
+    overlaps = any(a.startswith(b) for at, a in enumerate(urls) for b in urls[:at] + urls[at + 1 :])
+    health_path = complete["health_path"].split("?")[0]
+    return not overlaps and all(path not in (target, health_path, "/robots.txt") for path, target in redirects)
+
+
+APPS = st.fixed_dictionaries(REQUIRED, optional={name: valid(name) for name in KEYS if name not in REQUIRED}).filter(
+    has_own_paths
+)
 ANYTHING = (
     st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.text())
 )
@@ -142,6 +162,22 @@ def test_the_units_of_a_valid_app_hold_its_commands_and_nothing_else(app: dict[s
             assert all(re.fullmatch(r"#.*|\[\w+\]|[A-Z]\w+=.*|", line) for line in lines), file
     names = [entry["name"] for key in ("processes", "timers") for entry in app.get(key, [])]
     assert len(units) == expected or len(set(names)) < len(names)
+
+
+@needs_nginx
+def test_nginx_accepts_the_site_of_a_valid_app_with_its_values(site: Site) -> None:
+    @given(APPS)
+    @draws
+    def accepts(app: dict[str, Any]) -> None:
+        assert site.check(app | {"tls": "selfsigned"}) == ""
+        text = (site.folder / "nginx/sites/shop.conf").read_text()
+        assert text.count(app.get("nginx_extra", "")) >= 2  # for HTTP and for HTTPS
+        words = re.findall(r'"((?:\\.|[^"\\])*)"', re.sub(r"^ *#.*$", "", text, flags=re.MULTILINE))
+        found = {word.replace('\\"', '"').replace("\\\\", "\\").removesuffix("$is_args$args") for word in words}
+        assert {value for value in app.get("headers", {}).values() if value} <= found
+        assert {redirect[end] for redirect in app.get("redirects", []) for end in ("from", "to")} <= found
+
+    accepts()
 
 
 @given(APPS, st.sampled_from(sorted(KEYS)), ANYTHING)

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys
 
 # Holds the clones of Git repositories, and the archives of the last day.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "blueoctopus"
@@ -206,6 +207,23 @@ def describe(source: Path, path: Path) -> str:
     return f"{kind} {hashlib.sha256(content).hexdigest()[:16]} {path}"
 
 
+def check_static(args: dict[str, Any], source: Path, files: list[Path]) -> None:
+    """Check that the source contains the static folders.
+
+    Raises:
+        AnsibleActionFail: for a folder that it does not contain, unless it is the default.
+    """
+    for folder in args.get("static") or []:
+        path = Path(folder["path"])
+        if folder["path"].startswith("package:") or folder in app_keys()["static"]["default"]:
+            continue
+        if not (source / path).is_dir() or not any(path in (f, *f.parents) or f in path.parents for f in files):
+            raise AnsibleActionFail(
+                f"{args['name']}: static: the source has no folder {path} with files that belong to the release. Files "
+                "that .gitignore matches do not belong to it. Correct the path in the key 'static'."
+            )
+
+
 def pack(source: Path, files: list[Path], target: Path) -> None:
     """Write the files into a compressed archive, without owners and modes of the control node."""
 
@@ -234,7 +252,8 @@ def digest_of(manifest: str, args: dict[str, Any]) -> str:
     """The digest of everything that the release runs with on one host, as hex digits."""
     content = {key: args.get(key) for key in ("requirements", "environment", "files", "python", "static", "about")}
     # A slow hash, so that nobody can guess short secrets from the digest.
-    secrets = json.dumps(args.get("secrets") or {}, sort_keys=True, default=str).encode()
+    hidden = [args.get(key) or {} for key in ("secrets", "basic_auth")]
+    secrets = json.dumps(hidden, sort_keys=True, default=str).encode()
     slow = hashlib.scrypt(secrets, salt=str(args["name"]).encode(), n=2**14, r=8, p=1)
     whole = json.dumps([manifest, content, slow.hex()], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode()).hexdigest()
@@ -280,6 +299,7 @@ class ActionModule(ActionBase):
                 f"{args['name']}: {split_credentials(args['source'])[0]} has no {requirements}. Create one that lists "
                 "the dependencies, including gunicorn, or set the key 'requirements' to another file."
             )
+        check_static(args, source, files)
         manifest = "".join(f"{describe(source, path)}\n" for path in files)
         archive = CACHE / f"{hashlib.sha256(manifest.encode()).hexdigest()[:32]}.tar.gz"
         if not archive.exists():

@@ -45,11 +45,25 @@ options:
     default: {}
   static:
     description: >-
-      Files that nginx serves itself: those in the folder C(path) of the source, below the path C(url) of the site. They
-      are copied to C(public), with a compressed version where that is smaller. None when C(url) is empty or the folder
-      does not exist.
-    type: dict
-    default: {}
+      Folders of files that nginx serves itself, each with the C(url) of its files, and the C(path) of a folder in the
+      source, or C(package:PACKAGE/FOLDER) for a folder of an installed package. They are copied to C(public), with a
+      compressed version of each file where that is smaller. A folder of the source that does not exist is skipped.
+    type: list
+    elements: dict
+    default: []
+  data_folders:
+    description: >-
+      Folders in C(ROOT/data) that nginx may read. They are created for the app. The permission is an access control
+      list, which files and folders that the app creates in them inherit.
+    type: list
+    elements: str
+    default: []
+  basic_auth:
+    description: >-
+      Hashes of passwords by user, for the file C(htpasswd), which only root and nginx can read. A dictionary, which the
+      action part of this module passes on as one JSON text.
+    type: str
+    default: ""
   socket:
     description: Socket on which an instance of the release listens; C(%i) is replaced with the release's id.
     type: path
@@ -105,17 +119,16 @@ archive_needed:
 """
 
 import grp
-import gzip
 import json
 import os
 import pwd
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.data_folders import let_read
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import difference, read, write
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import (
     BuildError,
@@ -124,8 +137,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_build imp
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.static_files import publish_packages, publish_source
 
-COMPRESSED = {".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".wasm", ".webmanifest", ".xml"}
 # The lines of a fully locked requirements file: pinned names, their hashes, comments.
 LOCKED_LINE = re.compile(r"[A-Za-z0-9][\w.\[\],-]*==\S+ .*\\|\s+--hash=\S+( \\)?|\s*(#.*)?")
 
@@ -164,33 +177,6 @@ def install(building: Path, final: Path, live: Path, params: dict[str, Any]) -> 
         raise BuildError(f"gunicorn is not among the dependencies. Add it to {params['requirements']}.")
 
 
-def publish(building: Path, static: dict[str, str]) -> None:
-    """Copy the static files into the structure of their URLs, readable only by root and nginx."""
-    public, source = building / "public", building / "source" / (static.get("path") or "static")
-    public.mkdir()
-    if static.get("url") and source.is_dir():
-        target = public / static["url"].strip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target, dirs_exist_ok=True)
-        for path in [p for p in target.rglob("*") if p.is_file() and p.suffix in COMPRESSED]:
-            compress(path)
-    os.chown(public, 0, grp.getgrnam("www-data").gr_gid)
-    public.chmod(0o750)
-
-
-def compress(path: Path) -> None:
-    """Add compressed versions of a file if they are smaller and the app does not contain them."""
-    content = path.read_bytes()
-    packers: dict[str, Callable[[], bytes]] = {".gz": lambda: gzip.compress(content, mtime=0)}
-    if shutil.which("brotli"):
-        packers[".br"] = lambda: subprocess.run(["brotli", "--stdout", path], capture_output=True, check=True).stdout
-    for suffix, pack in packers.items():
-        compressed = path.with_name(path.name + suffix)
-        if not compressed.exists() and len(packed := pack()) < len(content):
-            compressed.write_bytes(packed)
-            shutil.copystat(path, compressed)
-
-
 def build(store: Releases, params: dict[str, Any]) -> None:
     """Build the release in a temporary folder and rename that when it is complete."""
     group = pwd.getpwnam(params["name"]).pw_gid
@@ -201,15 +187,19 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         # The archive is safe to unpack: release_source has created it.
         unpack: list[str | Path] = ["tar", "--extract", "--gzip", "--no-same-owner", "--file", params["archive"]]
         subprocess.run([*unpack, "--directory", building / "source"], check=True, capture_output=True, text=True)
-        # Before any code of the app has run, so that root copies only files from the archive.
-        publish(building, params["static"])
+        publish_source(building, params["static"])
         install(building, final, store.path(store.live or "none"), params)
+        publish_packages(building, params["static"])
         compile_source(building, final, params["name"], params["python"])
         for part in ("source", "venv"):
             os.chown(building / part, 0, group)
             (building / part).chmod(0o750)
         secrets = json.loads(params["secrets"] or "{}")
         write(building / "environment", environment_file(params["environment"] | secrets), 0o600)
+        if passwords := json.loads(params["basic_auth"] or "{}"):
+            lines = [f"{user}:{hashed}\n" for user, hashed in sorted(passwords.items())]
+            write(building / "htpasswd", "".join(lines), 0o640)
+            os.chown(building / "htpasswd", 0, grp.getgrnam("www-data").gr_gid)
         for name, content in params["files"].items():
             write(building / name, content, 0o644)
         write(building / "manifest", params["source"]["manifest"], 0o600)
@@ -223,6 +213,13 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         building.rename(final)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def let_nginx_read(store: Releases, folders: list[str]) -> None:
+    """Let nginx read some folders of the app's data."""
+    owner = pwd.getpwnam(store.name)
+    for folder in folders:
+        let_read(store.root / "data", folder, (owner.pw_uid, owner.pw_gid), pwd.getpwnam("www-data").pw_uid)
 
 
 def differences(store: Releases, params: dict[str, Any]) -> list[dict[str, str]]:
@@ -243,7 +240,9 @@ def main() -> None:
         environment={"type": "dict", "default": {}},
         secrets={"type": "str", "default": "", "no_log": True},
         files={"type": "dict", "default": {}},
-        static={"type": "dict", "default": {}},
+        static={"type": "list", "elements": "dict", "default": []},
+        data_folders={"type": "list", "elements": "str", "default": []},
+        basic_auth={"type": "str", "default": "", "no_log": True},
         socket={"type": "path", "required": True},
         python={"type": "path", "default": "/usr/bin/python3"},
         uv={"type": "path", "default": "/usr/local/lib/uv/bin/uv"},
@@ -255,6 +254,9 @@ def main() -> None:
     exists = store.path(params["release"]).is_dir()
     result: dict[str, Any] = {"changed": not exists, "release": params["release"], "archive_needed": not exists}
     if exists:
+        if not module.check_mode:
+            with work(module):
+                let_nginx_read(store, params["data_folders"])  # the folders may have been restored from a backup
         module.exit_json(**result)
     result["diff"] = differences(store, params)
     if module.check_mode or not params["archive"]:
@@ -263,6 +265,7 @@ def main() -> None:
         try:
             store.prepare()
             store.sweep()
+            let_nginx_read(store, params["data_folders"])
             build(store, params)
         except (BuildError, OSError, subprocess.CalledProcessError) as error:
             reason = f"{error} {getattr(error, 'stderr', None) or ''}".strip()

@@ -16,6 +16,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     plain,
     with_defaults,
 )
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.site_paths import find_path_conflicts
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, find_problem
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def check_apps(apps: Any) -> Iterator[Problem]:
                 expected = f"{hint} The known keys are {keys}" if hint else f"one of {keys}"
                 yield Problem(f"{where}, key {key}", "an unknown key", expected, example)
         yield from check_tls(app, where)
+        yield from check_paths(app, where)
         if isinstance(name, str) and name in names:
             example_name = example_of("name", app_keys()["name"])
             yield Problem(where, "two apps with this name", "a different name for each app", example_name)
@@ -85,6 +87,14 @@ def check_apps(apps: Any) -> Iterator[Problem]:
             if owner != where:
                 expected = f"each domain in one app only; {owner} already has it"
                 yield key_problem(where, "domains", repr(str(domain)), expected)
+
+
+def check_paths(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Check that no two keys of an app use the same URL path."""
+    keys = ("static", "media", "private_files", "redirects", "robots", "health_path")
+    if not any(check_app_keys(app, keys, where)):
+        for key, found, expected in find_path_conflicts(with_defaults(plain(app))):
+            yield key_problem(where, key, found, expected)
 
 
 def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
