@@ -119,10 +119,19 @@ def render(template: str, app: Mapping[str, Any]) -> str:
     return str(environment.template(text, escape_backslashes=False, overrides={"trim_blocks": True}))
 
 
+def with_owner(app: dict[str, Any]) -> list[dict[str, Any]]:
+    """An app, after the app that has its domain if it has only a path of it."""
+    if app.get("path", "/") == "/":
+        return [app]
+    owner = {"name": f"own-{app['name'][:20].rstrip('-')}", "source": "app", "wsgi": "main:app", "static": []}
+    domains = app["domains"][:1]
+    return [owner | {"domains": domains, "tls": app["tls"]}, app | {"domains": domains}]
+
+
 @given(APPS)
 @draws
 def test_a_valid_app_has_no_problem(app: dict[str, Any]) -> None:
-    assert list(check_apps([app | {"tls": "none"}])) == []
+    assert list(check_apps(with_owner(app | {"tls": "none"}))) == []
 
 
 @given(APPS)
@@ -169,13 +178,16 @@ def test_nginx_accepts_the_site_of_a_valid_app_with_its_values(site: Site) -> No
     @given(APPS)
     @draws
     def accepts(app: dict[str, Any]) -> None:
-        assert site.check(app | {"tls": "selfsigned"}) == ""
-        text = (site.folder / "nginx/sites/shop.conf").read_text()
-        assert text.count(app.get("nginx_extra", "")) >= 2  # for HTTP and for HTTPS
+        assert site.check(*with_owner(app | {"tls": "selfsigned"})) == ""
+        files = [site.folder / f"nginx/sites/{app['name']}.conf", *site.folder.glob("nginx/paths/*/*")]
+        text = "".join(path.read_text() for path in files)
+        assert app.get("nginx_extra", "") in text
         words = re.findall(r'"((?:\\.|[^"\\])*)"', re.sub(r"^ *#.*$", "", text, flags=re.MULTILINE))
         found = {word.replace('\\"', '"').replace("\\\\", "\\").removesuffix("$is_args$args") for word in words}
         assert {value for value in app.get("headers", {}).values() if value} <= found
-        assert {redirect[end] for redirect in app.get("redirects", []) for end in ("from", "to")} <= found
+        prefix = app.get("path", "/").rstrip("/")
+        targets = [redirect[end] for redirect in app.get("redirects", []) for end in ("from", "to")]
+        assert {prefix + target if target.startswith("/") else target for target in targets} <= found
 
     accepts()
 
@@ -184,6 +196,6 @@ def test_nginx_accepts_the_site_of_a_valid_app_with_its_values(site: Site) -> No
 @draws
 def test_a_wrong_value_is_named_with_its_key(app: dict[str, Any], key: str, value: Any) -> None:
     assume(find_problem(key, value, KEYS[key], key) is not None)
-    problems = list(check_apps([app | {"tls": "none", key: value}]))
+    problems = list(check_apps([app | {"tls": "none", "path": "/", key: value}]))
     assert problems
     assert all(problem.where.endswith(f", key {key}") for problem in problems), problems

@@ -117,8 +117,11 @@ def test_links_and_foreign_files_in_the_folder_are_left_alone(data: Path) -> Non
     (data / "foreign").rename(data / "media/foreign")
     (data / "media/key").symlink_to(outside / "key")
     (data / "media/folder").symlink_to(outside)
-    os.link(outside / "key", data / "media/hard")
+    for name in ("shop.db", "blog.db"):
+        write(data / name)
+    (data / "media/shop.db").symlink_to(data / "shop.db")
+    os.link(data / "blog.db", data / "media/blog.db")
     let(data, "media")
     assert reads(NGINX, data / "media/a.jpg")
-    for path in (outside, outside / "key", data / "media/foreign"):
+    for path in (outside, outside / "key", data / "media/foreign", data / "shop.db", data / "blog.db"):
         assert os.listxattr(path) == [], path

@@ -13,3 +13,12 @@ def test_only_files_that_are_not_listed_are_surplus(tmp_path: Path) -> None:
         files.write(tmp_path / name, "")
     only = {"sites": ["kept.conf"], "none": []}
     assert nginx_config.surplus(tmp_path, only, {"sites/shop.conf": ""}) == ["sites/gone.conf"]
+
+
+def test_the_paths_of_a_removed_app_are_surplus(tmp_path: Path) -> None:
+    (tmp_path / "release").mkdir()
+    (tmp_path / "paths").mkdir()
+    for name, target in {"shop": "release", "gone": "release", "lost": "nowhere"}.items():
+        (tmp_path / f"paths/{name}.conf").symlink_to(tmp_path / target)
+    assert nginx_config.surplus(tmp_path, {"paths": ["shop.conf"]}, {}) == ["paths/gone.conf", "paths/lost.conf"]
+    assert files.read(tmp_path / "paths/gone.conf") == ""

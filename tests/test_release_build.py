@@ -203,6 +203,11 @@ def test_every_static_folder_is_published(building: Path) -> None:
     assert published(building) == ["a/css/style.css", "a/css/style.css.gz", "a/js/app.js"]
 
 
+def test_static_files_of_an_app_that_shares_a_domain_are_below_its_path(building: Path) -> None:
+    publish_source(building, STATIC, "/shop")
+    assert published(building)[0] == "shop/static/css/style.css"
+
+
 def test_a_compressed_file_has_the_content_of_its_original(building: Path) -> None:
     publish_source(building, STATIC)
     packed = building / "public/static/css/style.css.gz"

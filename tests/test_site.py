@@ -61,6 +61,12 @@ def test_a_header_of_the_app_wins(site: Site, media: dict[str, str]) -> None:
     assert headers["cross-origin-resource-policy"] == "same-origin"
 
 
+def test_a_header_arrives_unchanged(site: Site) -> None:
+    value = "a 'b' \\ {c}; #d \\n \\"
+    site.start({"headers": {"X-Own": value}})
+    assert site.ask("/").headers["x-own"] == value
+
+
 # --- static files -----------------------------------------------------------------------------------------------------
 
 
@@ -197,8 +203,7 @@ def closed(site: Site) -> Site:
 
 @pytest.mark.parametrize("path", ["/", "/static/a.css", "/static/none", "/media/a.jpg"])
 def test_with_basic_auth_everything_needs_a_password(closed: Site, path: str) -> None:
-    for headers in ({}, {"Authorization": WRONG}):
-        answer = closed.ask(path, **headers)
+    for answer in (closed.ask(path), closed.ask(path, Authorization=WRONG)):
         assert (answer.status, answer.headers["www-authenticate"]) == (401, 'Basic realm="shop"')
     assert closed.ask(path, Authorization=RIGHT).status == 200
 
@@ -249,3 +254,92 @@ def test_directives_of_the_user_are_part_of_the_site(site: Site) -> None:
 
 def test_nginx_names_a_wrong_directive_of_the_user(site: Site) -> None:
     assert 'unknown directive "no_such"' in site.check({"nginx_extra": "no_such thing;"})
+
+
+# --- apps that share a domain -----------------------------------------------------------------------------------------
+
+BLOG = {"name": "my-blog", "path": "/blog/"}
+
+
+def test_an_app_gets_the_requests_below_its_path(site: Site) -> None:
+    site.start({}, BLOG, {"name": "wiki", "path": "/blog/wiki/"})
+    for path in ("/", "/blogs", "/blog/", "/blog/a?b=c", "/blog/wiki/x"):
+        assert site.ask(path).text == f"app: {path}"
+    answer = site.ask("/blog")
+    assert (answer.status, answer.headers["location"]) == (301, f"http://{DOMAIN}:{site.port}/blog/")
+
+
+def test_each_app_of_a_domain_has_its_own_headers(site: Site) -> None:
+    site.put_blog("public/blog/static/a.css")
+    site.start({"headers": {"X-Own": "shop"}, "csp": "strict"}, BLOG | {"headers": {"X-Own": "blog"}})
+    for path in ("/blog/", "/blog/static/a.css", "/blog/static/none"):
+        headers = site.ask(path).headers
+        assert headers["x-own"] == "blog", path
+        assert "content-security-policy" not in headers, path
+    assert site.ask("/").headers["x-own"] == "shop"
+
+
+def test_files_of_an_app_are_below_its_path(site: Site) -> None:
+    site.put_blog("public/blog/static/a.css")
+    site.put_blog("../data/media/page.html")
+    site.start({"static": []}, BLOG | {"media": {"url": "/media/"}, "redirects": [{"from": "/old", "to": "/new"}]})
+    assert site.ask("/blog/static/a.css").text == "content"
+    page = site.ask("/blog/media/page.html")
+    assert (page.text, page.headers["content-disposition"]) == ("content", "attachment")
+    assert site.ask("/blog/old").headers["location"].endswith("/blog/new")
+    for path in ("/static/a.css", "/media/page.html", "/old"):
+        assert site.ask(path).text == f"app: {path}"
+
+
+@pytest.mark.parametrize(("shop", "blog"), [(True, False), (False, True)])
+def test_each_app_of_a_domain_has_its_own_passwords(site: Site, shop: bool, blog: bool) -> None:
+    (site.live / "htpasswd").write_text(f"staging:{HASH}\n")
+    site.put_blog("htpasswd", f"staging:{HASH}\n")
+    site.put_blog("public/blog/static/a.css")
+    password = {"basic_auth": {"staging": HASH}}
+    site.start(password if shop else {}, BLOG | (password if blog else {}))
+    for path, is_closed in {"/": shop, "/blog/": blog, "/blog/static/a.css": blog, "/blog/static/none": blog}.items():
+        assert site.ask(path).status == (401 if is_closed else 200), path
+        assert site.ask(path, Authorization=RIGHT).status == 200
+    # from another site: the response is not compressed, but needs the password all the same
+    answer = site.ask("/blog/", Sec_Fetch_Site="cross-site")
+    assert answer.status == (401 if blog else 200)
+
+
+@pytest.mark.parametrize("closed", ["shop", "my-blog"])
+def test_maintenance_of_one_app_leaves_the_other_open(site: Site, closed: str) -> None:
+    site.put_blog("public/blog/static/a.css")
+    site.start({}, BLOG)
+    (site.folder / "srv" / closed / "maintenance").touch()
+    for path, name in {"/": "shop", "/blog/": "my-blog", "/blog/static/a.css": "my-blog"}.items():
+        answer = site.ask(path)
+        assert answer.status == (503 if name == closed else 200), path
+        assert ("Back soon" in answer.text) == (name == closed)
+
+
+def test_the_host_itself_gets_missing_files_from_the_app(site: Site) -> None:
+    site.put_blog("public/blog/static/a.css")
+    site.start({}, BLOG)
+    for path in ("/static/none", "/blog/static/none"):
+        assert site.ask(path, source="127.0.0.1").text == f"app: {path}"
+
+
+def test_nginxs_pages_for_errors_show_for_an_app_with_a_path(site: Site) -> None:
+    site.start({}, BLOG | {"upload_limit": "1k"})
+    answer = site.ask("/blog/", body=b"x" * 2000)
+    assert answer.status == 413
+    assert "Too large" in answer.text
+    assert site.ask("/", body=b"x" * 2000).status != 413
+
+
+def test_an_app_with_a_path_has_the_tls_of_the_domain(site: Site) -> None:
+    assert site.check({"tls": "selfsigned"}, BLOG | {"tls": "selfsigned"}) == ""
+
+
+def test_hsts_is_sent_over_https_only(site: Site) -> None:
+    site.start({"tls": "selfsigned", "isolation": True}, BLOG | {"tls": "selfsigned"})
+    for path in ("/", "/blog/"):
+        assert "strict-transport-security" not in site.ask(path).headers
+        headers = site.ask(path, secure=True).headers
+        assert headers["strict-transport-security"] == "max-age=63072000"
+        assert ("cross-origin-opener-policy" in headers) == (path == "/")

@@ -74,6 +74,12 @@ def test_the_stop_timeout_of_systemd_is_longer_than_gunicorns(render: Render) ->
     assert "TimeoutStopSec=17\n" in unit
 
 
+@pytest.mark.parametrize(("path", "lines"), [("/", []), ("/shop/", ["Environment=SCRIPT_NAME=/shop"])])
+def test_gunicorn_gets_the_path_of_the_app(render: Render, path: str, lines: list[str]) -> None:
+    unit = render("app", "web.service.j2", app={"path": path})
+    assert [line for line in unit.split("\n") if "SCRIPT_NAME" in line] == lines
+
+
 def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
     site = render("app", "site.conf.j2", app={"tls": "none"})
     assert site.count("server_name") == 1

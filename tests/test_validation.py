@@ -45,6 +45,11 @@ def problems(*apps: Any) -> list[Problem]:
         ("domains", ["shop..example"]),
         ("domains", ["192.0.2.300"]),
         ("domains", ["shop.example\n"]),
+        ("path", "shop"),
+        ("path", "/shop"),
+        ("path", "/shop/../"),
+        ("path", "/sh op/"),
+        ("path", "/shop;/"),
         ("source", "no/such/folder"),
         ("source", ["app"]),
         ("requirements", "/etc/passwd"),
@@ -221,6 +226,35 @@ def test_a_path_with_two_uses_is_refused(keys: dict[str, Any], key: str, expecte
     (problem,) = problems(GOOD | keys)
     assert problem.where == f"app shop, key {key}"
     assert expected in problem.expected
+
+
+BLOG = GOOD | {"name": "blog", "domains": ["shop.example"], "path": "/blog/"}
+
+
+def test_apps_can_share_a_domain() -> None:
+    assert problems(BLOG, GOOD, BLOG | {"name": "wiki", "path": "/blog/wiki/"}) == []
+
+
+@pytest.mark.parametrize(
+    ("app", "others", "key", "expected"),
+    [
+        (BLOG, [], "domains", "only the first domain of another app"),
+        (BLOG | {"domains": ["www.shop.example"]}, [GOOD], "domains", "only the first domain of another app"),
+        (BLOG | {"domains": GOOD["domains"]}, [GOOD], "domains", "only the first domain of another app"),
+        (BLOG | {"tls": "none"}, [GOOD], "tls", "none for both apps, or for neither"),
+        (BLOG, [GOOD, BLOG | {"name": "wiki"}], "path", "a path that no other app of shop.example has; wiki has it"),
+        (BLOG, [GOOD | {"media": {"url": "/blog/"}}], "path", "does not overlap with /blog/ of media of shop"),
+        (BLOG | {"path": "/static/"}, [GOOD], "path", "does not overlap with /static/ of static of shop"),
+    ],
+)
+def test_an_app_that_cannot_share_a_domain_is_reported(app: Any, others: Any, key: str, expected: str) -> None:
+    (problem,) = problems(*others, app)
+    assert problem.where == f"app blog, key {key}"
+    assert expected in problem.expected
+
+
+def test_an_app_with_a_path_needs_no_certificate_of_its_own() -> None:
+    assert problems(GOOD | {"tls": "selfsigned"}, BLOG | {"tls": "provided"}) == []
 
 
 def test_paths_with_a_common_beginning_are_no_conflict() -> None:

@@ -18,8 +18,10 @@ PACKAGE = "package:"  # begins the path of a folder in an installed package
 Folders = list[dict[str, str]]  # each with `url` and `path`
 
 
-def publish_source(building: Path, static: Folders) -> None:
+def publish_source(building: Path, static: Folders, prefix: str = "") -> None:
     """Create `public` with the folders of the source, in the structure of their URLs; skip those that do not exist.
+
+    The URLs are below the path `prefix`.
 
     Call this before any code of the app runs, so that root copies only files from the archive.
     """
@@ -28,7 +30,7 @@ def publish_source(building: Path, static: Folders) -> None:
     for folder in static:
         source = building / "source" / folder["path"]
         if not folder["path"].startswith(PACKAGE) and source.is_dir():
-            target = public / folder["url"].strip("/")
+            target = public / f"{prefix}{folder['url']}".strip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, target)
             add_compressed(target)
@@ -36,8 +38,8 @@ def publish_source(building: Path, static: Folders) -> None:
     public.chmod(0o750)
 
 
-def publish_packages(building: Path, static: Folders) -> None:
-    """Add the folders of installed packages to `public`.
+def publish_packages(building: Path, static: Folders, prefix: str = "") -> None:
+    """Add the folders of installed packages to `public`. Their URLs are below the path `prefix`.
 
     Call this when root owns the venv and no process of the build runs any more. Code of the build may have put links
     into the venv: they are refused, so that root copies no other files.
@@ -47,7 +49,7 @@ def publish_packages(building: Path, static: Folders) -> None:
     """
     for folder in static:
         if folder["path"].startswith(PACKAGE):
-            target = building / "public" / folder["url"].strip("/")
+            target = building / "public" / f"{prefix}{folder['url']}".strip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             copy_files(package_folder(building / "venv", folder["path"]), target, folder["path"])
             add_compressed(target)

@@ -51,6 +51,10 @@ options:
     type: list
     elements: dict
     default: []
+  prefix:
+    description: Path that the URLs of O(static) are below, without a slash at the end.
+    type: str
+    default: ""
   data_folders:
     description: >-
       Folders in C(ROOT/data) that nginx may read. They are created for the app. The permission is an access control
@@ -187,9 +191,9 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         # The archive is safe to unpack: release_source has created it.
         unpack: list[str | Path] = ["tar", "--extract", "--gzip", "--no-same-owner", "--file", params["archive"]]
         subprocess.run([*unpack, "--directory", building / "source"], check=True, capture_output=True, text=True)
-        publish_source(building, params["static"])
+        publish_source(building, params["static"], params["prefix"])
         install(building, final, store.path(store.live or "none"), params)
-        publish_packages(building, params["static"])
+        publish_packages(building, params["static"], params["prefix"])
         compile_source(building, final, params["name"], params["python"])
         for part in ("source", "venv"):
             os.chown(building / part, 0, group)
@@ -241,6 +245,7 @@ def main() -> None:
         secrets={"type": "str", "default": "", "no_log": True},
         files={"type": "dict", "default": {}},
         static={"type": "list", "elements": "dict", "default": []},
+        prefix={"type": "str", "default": ""},
         data_folders={"type": "list", "elements": "str", "default": []},
         basic_auth={"type": "str", "default": "", "no_log": True},
         socket={"type": "path", "required": True},

@@ -1,4 +1,4 @@
-"""Run the configuration of nginx with the site of one app, and a small app behind it."""
+"""Run the configuration of nginx with the sites of some apps, and a small app behind them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import socketserver
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -27,6 +28,9 @@ MODULES = Path("/etc/nginx/modules-enabled")
 needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed: apt-get install nginx-light")
 Render = Callable[..., str]
 DOMAIN = "shop.example"
+# nginx's own configuration, by file name, with numbers in the place of the ports.
+MAIN: dict[str, str] = {}
+HTTP, HTTPS = 70080, 70443
 HASH = "$6$salt$IxDD3jeSOb5eB1CX5LBsqZFVkJdido3OUILO5Ifz5iwMuTS4XMS130MTSuDDl3aCI6WouIL9AjRbLCelDCy.g."  # password
 # What the app answers: the headers of a response, by path. Other paths get none of their own.
 ANSWERS = {
@@ -61,6 +65,8 @@ class Backend(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    do_POST = do_GET
+
     def address_string(self) -> str:
         return "nginx"
 
@@ -82,7 +88,7 @@ class Answer:
 
 
 class Site:
-    """The configuration of nginx with the site of one app, in folders of its own.
+    """The configuration of nginx with the sites of some apps, in folders of its own.
 
     Args:
         render: the fixture.
@@ -97,37 +103,49 @@ class Site:
             path.mkdir(parents=True)
         self.running: subprocess.Popen[bytes] | None = None
 
-    def write(self, app: dict[str, Any]) -> None:
-        """Write the configuration; with HTTPS if the app has `tls`."""
+    def write(self, *apps: dict[str, Any]) -> None:
+        """Write the configuration; with HTTPS if the first app has `tls`."""
         if not (self.folder / "nginx/nginx.conf").exists():
             self.write_main()
-        app = {"tls": "none"} | app
-        if app["tls"] != "none" and not (self.folder / "certificate").exists():
+        if apps[0].get("tls", "none") != "none" and not (self.folder / "certificate").exists():
             self.certify()
-        site = self.render(
-            "app",
-            "site.conf.j2",
-            app,
-            app_http_port=self.port,
-            app_https_port=self.https_port,
-            app_certificate=f"{self.folder}/certificate",
-            __app_root=str(self.root),
-        )
-        self.put_configuration("sites/shop.conf", site)
+        for old in (*self.folder.glob("nginx/sites/*"), *self.folder.glob("nginx/paths/*/*")):
+            old.unlink()
+        for app in apps:
+            self.write_site({"name": "shop", "domains": [DOMAIN], "tls": "none"} | app)
+
+    def write_site(self, app: dict[str, Any]) -> None:
+        """Write the site of one app."""
+        name, live = app["name"], self.folder / "srv" / app["name"] / "live"
+        if not live.exists():
+            live.mkdir(parents=True)
+            (live / "socket").symlink_to(self.live / "socket")
+        values = {
+            "app_http_port": self.port,
+            "app_https_port": self.https_port,
+            "app_certificate": f"{self.folder}/certificate",
+            "__app_root": str(live.parent),
+        }
+        self.put_configuration(f"sites/{name}.conf", self.render("app", "site.conf.j2", app, **values))
+        if app.get("path", "/") != "/":
+            locations = self.render("app", "site-path.conf.j2", app, **values)
+            self.put_configuration(f"paths/{name}.conf/{app['domains'][0]}.conf", locations)
 
     def write_main(self) -> None:
-        """Write everything but the site."""
-        ports = {"nginx_http_port": self.port, "nginx_https_port": self.https_port}
-        main = re.sub(r"^error_log syslog.*\n", "", self.render("nginx", "nginx.conf.j2", **ports), flags=re.MULTILINE)
-        for path, own in {"/run/nginx.pid": "nginx.pid", "/var/log/nginx": "log"}.items():
-            main = main.replace(path, f"{self.folder}/{own}")
-        self.put_configuration("nginx.conf", main)
-        challenge = self.render("nginx", "challenge.conf.j2", nginx_challenge_folder=f"{self.folder}/challenges")
-        self.put_configuration("snippets/challenge.conf", challenge)
-        self.put_configuration(
-            "snippets/errors.conf", self.render("nginx", "errors.conf.j2").replace("/etc/nginx", f"{self.folder}/nginx")
-        )
-        for name, text in yaml.safe_load(self.render("nginx", "pages.yml.j2")).items():
+        """Write everything but the sites. All tests share one rendering."""
+        if not MAIN:
+            main = self.render("nginx", "nginx.conf.j2", nginx_http_port=HTTP, nginx_https_port=HTTPS)
+            MAIN["nginx.conf"] = re.sub(r"^error_log syslog.*\n", "", main, flags=re.MULTILINE)
+            for name in ("challenge.conf", "errors.conf", "error-pages.conf"):
+                text = self.render("nginx", f"{name}.j2", nginx_challenge_folder="/srv/challenges")
+                MAIN[f"snippets/{name}"] = text
+            MAIN.update(yaml.safe_load(self.render("nginx", "pages.yml.j2")))
+        own: dict[Any, Any] = {HTTP: self.port, HTTPS: self.https_port}
+        own |= {"/run/nginx.pid": self.folder / "nginx.pid", "/var/log/nginx": self.folder / "log"}
+        own |= {"/srv/challenges": self.folder / "challenges", "/etc/nginx/pages": self.folder / "nginx/pages"}
+        for name, text in MAIN.items():
+            for old, new in own.items():
+                text = text.replace(str(old), str(new))
             self.put_configuration(name, text)
         shutil.copy("/etc/nginx/mime.types", self.folder / "nginx")
         if MODULES.is_dir():
@@ -148,9 +166,9 @@ class Site:
         command += ["-subj", f"/CN={DOMAIN}", "-out", f"{folder}/fullchain.pem", "-keyout", f"{folder}/privkey.pem"]
         subprocess.run(command, check=True, capture_output=True)
 
-    def check(self, app: dict[str, Any]) -> str:
+    def check(self, *apps: dict[str, Any]) -> str:
         """What nginx says against the configuration; empty when it accepts it."""
-        self.write(app)
+        self.write(*apps)
         done = subprocess.run(self.command("-t"), capture_output=True, text=True)
         warnings = [line for line in done.stderr.splitlines() if "[warn]" in line and '"user" directive' not in line]
         return done.stderr if done.returncode or warnings else ""
@@ -158,8 +176,8 @@ class Site:
     def command(self, *options: str) -> list[str]:
         return [str(NGINX), *options, "-c", str(self.folder / "nginx/nginx.conf"), "-e", str(self.folder / "log/error")]
 
-    def start(self, app: dict[str, Any]) -> None:
-        assert self.check(app) == ""
+    def start(self, *apps: dict[str, Any]) -> None:
+        assert self.check(*apps) == ""
         self.running = subprocess.Popen(self.command("-g", "daemon off;"))
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -174,12 +192,17 @@ class Site:
             self.running.terminate()
             self.running.wait(10)
 
-    def ask(self, path: str, source: str = "", **headers: str) -> Answer:
-        """Request a path; `source` is the client's address, from which nginx can tell its own host."""
+    def ask(self, path: str, source: str = "", body: bytes = b"", secure: bool = False, **headers: str) -> Answer:
+        """Request a path; with a body, by POST. nginx can tell its own host from the address `source` of the client."""
         address = own_address() if source != "127.0.0.1" else source
         connection = http.client.HTTPConnection(address, self.port, timeout=10)
+        if secure:
+            trusting = ssl._create_unverified_context()
+            connection = http.client.HTTPConnection(address, self.https_port, timeout=10)
+            plain = socket.create_connection((address, self.https_port), 10)
+            connection.sock = trusting.wrap_socket(plain, server_hostname=DOMAIN)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request("GET", path, headers={"Host": DOMAIN} | names)
+        connection.request("POST" if body else "GET", path, body or None, {"Host": DOMAIN} | names)
         response = connection.getresponse()
         found = {name.lower(): value for name, value in response.getheaders()}
         assert len(found) == len(response.getheaders()), response.getheaders()  # none twice
@@ -188,6 +211,16 @@ class Site:
     def put(self, name: str, text: str = "content") -> None:
         """Put a file into the app's data."""
         path = self.root / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def put_blog(self, name: str, text: str = "content") -> None:
+        """Put a file into the live release of the app my-blog."""
+        live = self.folder / "srv/my-blog/live"
+        if not live.exists():
+            live.mkdir(parents=True)
+            (live / "socket").symlink_to(self.live / "socket")
+        path = live / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -216,7 +249,7 @@ def temporary_site(render: Render) -> Iterator[Site]:
     new = Site(render, folder)
     with Server(str(new.live / "socket"), Backend) as server:
         (new.live / "socket").chmod(0o666)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield new
         finally:
