@@ -194,6 +194,27 @@ def test_redirects_robots_and_own_directives_of_an_app(play: Play, changed_app: 
     assert play("deploy", "-e", "app=echo").code == 0
 
 
+def test_two_apps_share_a_domain(play: Play, changed_app: ChangedApp, site: Web, echo: Web) -> None:
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", domains=[site.domain], path="/echo/"))
+    assert run.code == 0, run.output
+    seen = site.ask("/echo/").json
+    assert seen["url"] == f"https://{site.domain}/echo/"
+    assert site.ask("/echo/static/app.1a2b3c4d.css").status == 200
+    assert "Hello from Flask server" in site.ask("/").text
+    with pytest.raises(ssl.SSLError):
+        echo.ask("/")
+    # The app that has the domain is deployed and rolled back on its own.
+    assert play("deploy", "-e", "app=blueoctopus", *changed_app("blueoctopus", robots=False)).code == 0
+    assert site.ask("/echo/").status == 200
+    assert play("rollback", "-e", "app=blueoctopus").code == 0
+    assert site.ask("/echo/").status == 200
+    # Back to a domain of its own.
+    assert play("rollback", "-e", "app=echo").code == 0
+    assert echo.ask("/").status == 200
+    assert site.ask("/echo/").status == 404
+    assert play("deploy").code == 0
+
+
 def test_check_mode_foretells_a_new_site_and_makes_none(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, tmp_path: Path
 ) -> None:
