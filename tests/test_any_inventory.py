@@ -20,7 +20,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.systemd import systemd_
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
-from hypothesis import HealthCheck, assume, given
+from hypothesis import HealthCheck, Phase, assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from nginx_site import Site, needs_nginx
@@ -176,7 +176,7 @@ def test_the_units_of_a_valid_app_hold_its_commands_and_nothing_else(app: dict[s
 @needs_nginx
 def test_nginx_accepts_the_site_of_a_valid_app_with_its_values(site: Site) -> None:
     @given(APPS)
-    @draws
+    @hypothesis_settings(draws, phases=[Phase.generate])  # to find a smaller app would take minutes
     def accepts(app: dict[str, Any]) -> None:
         assert site.check(*with_owner(app | {"tls": "selfsigned"})) == ""
         files = [site.folder / f"nginx/sites/{app['name']}.conf", *site.folder.glob("nginx/paths/*/*")]
