@@ -6,7 +6,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
+from nginx_site import Site, temporary_site
 
 init_plugin_loader([str(Path(__file__).resolve().parent.parent / "collections")])
 
@@ -105,6 +106,13 @@ def render() -> Render:
 def evaluate() -> Callable[..., Any]:
     """Evaluate a variable of a role, with the given keys of the app."""
     return lambda role, name, app: templar(role, app).template(trust_as_template("{{ " + name + " }}"))
+
+
+@pytest.fixture
+def site(render: Render) -> Iterator[Site]:
+    """A site that does not run yet; its app does."""
+    with temporary_site(render) as new:
+        yield new
 
 
 # --- the program of the role certificate ------------------------------------------------------------------------------

@@ -20,9 +20,10 @@ from ansible_collections.blueoctopus.site.plugins.filter.systemd import systemd_
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
-from hypothesis import HealthCheck, assume, given
+from hypothesis import HealthCheck, Phase, assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from nginx_site import Site, needs_nginx
 
 ROLE = Path(__file__).resolve().parent.parent / "roles/app"
 WORD = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1)
@@ -30,10 +31,12 @@ FORMATS = {
     "command": st.lists(WORD, min_size=1).map(shlex.join),
     "domain": st.from_regex(r"[a-z][a-z0-9]{0,20}(\.[a-z]{2,10}){1,3}", fullmatch=True),
     "network": st.ip_addresses().map(str),
+    "nginx-block": st.sampled_from(["", "# }", "location = /ping { return 204; }", 'set $own "${host}} ; {";']),
     "relative-path": st.from_regex(re.compile(r"[\w-]{1,10}(/[\w-]{1,10}){0,2}", re.ASCII), fullmatch=True),
     # Longer names than those of "relative-path", as the two must differ.
     "shared-path": st.from_regex(re.compile(r"shared-data[\w-]{0,10}(/[\w-]{1,10}){0,2}", re.ASCII), fullmatch=True),
     "source": st.just("app"),
+    "static-path": st.from_regex(re.compile(r"(package:[a-z]\w{0,9}/)?[\w-]{1,9}", re.ASCII), fullmatch=True),
 }
 # Certificates are no random texts, and some keys must fit others; these checks have tests of their own.
 FITTING = {"subfolder", "extras", "groups"}
@@ -53,6 +56,8 @@ def values(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
     """Values that a schema allows, as far as its keywords tell."""
     if schema.get("format") in FORMATS:
         return FORMATS[schema["format"]]
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
     if isinstance(schema["type"], list):
         return st.one_of([values({**schema, "type": kind}) for kind in schema["type"]])
     if schema["type"] == "string":
@@ -81,7 +86,22 @@ def valid(name: str) -> st.SearchStrategy[Any]:
 
 
 REQUIRED = {name: valid(name) for name in KEYS if KEYS[name].get("required")}
-APPS = st.fixed_dictionaries(REQUIRED, optional={name: valid(name) for name in KEYS if name not in REQUIRED})
+
+
+def has_own_paths(app: dict[str, Any]) -> bool:
+    """Whether each path of an app has one use only; the check of that has tests of its own."""
+    complete = settings.with_defaults(app)
+    urls = [folder["url"] for folder in (*complete["static"], complete["media"], complete["private_files"])]
+    urls = [url for url in urls if url]
+    redirects = [(entry["from"], entry["to"]) for entry in complete["redirects"]]
+    overlaps = any(a.startswith(b) for at, a in enumerate(urls) for b in urls[:at] + urls[at + 1 :])
+    health_path = complete["health_path"].split("?")[0]
+    return not overlaps and all(path not in (target, health_path, "/robots.txt") for path, target in redirects)
+
+
+APPS = st.fixed_dictionaries(REQUIRED, optional={name: valid(name) for name in KEYS if name not in REQUIRED}).filter(
+    has_own_paths
+)
 ANYTHING = (
     st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.text())
 )
@@ -104,10 +124,19 @@ def render(template: str, app: Mapping[str, Any]) -> str:
     return str(environment.template(text, escape_backslashes=False, overrides={"trim_blocks": True}))
 
 
+def with_owner(app: dict[str, Any]) -> list[dict[str, Any]]:
+    """An app, after the app that has its domain if it has only a path of it."""
+    if app.get("path", "/") == "/":
+        return [app]
+    owner = {"name": f"own-{app['name'][:20].rstrip('-')}", "source": "app", "wsgi": "main:app", "static": []}
+    domains = app["domains"][:1]
+    return [owner | {"domains": domains, "tls": app["tls"]}, app | {"domains": domains}]
+
+
 @given(APPS)
 @draws
 def test_a_valid_app_has_no_problem(app: dict[str, Any]) -> None:
-    assert list(check_apps([app | {"tls": "none"}])) == []
+    assert list(check_apps(with_owner(app | {"tls": "none"}))) == []
 
 
 @given(APPS)
@@ -149,10 +178,29 @@ def test_the_units_of_a_valid_app_hold_its_commands_and_nothing_else(app: dict[s
     assert len(units) == expected or len(set(names)) < len(names)
 
 
+@needs_nginx
+def test_nginx_accepts_the_site_of_a_valid_app_with_its_values(site: Site) -> None:
+    @given(APPS)
+    @hypothesis_settings(draws, phases=[Phase.generate])  # to find a smaller app would take minutes
+    def accepts(app: dict[str, Any]) -> None:
+        assert site.check(*with_owner(app | {"tls": "selfsigned"})) == ""
+        files = [site.folder / f"nginx/sites/{app['name']}.conf", *site.folder.glob("nginx/paths/*/*")]
+        text = "".join(path.read_text() for path in files)
+        assert app.get("nginx_extra", "") in text
+        words = re.findall(r'"((?:\\.|[^"\\])*)"', re.sub(r"^ *#.*$", "", text, flags=re.MULTILINE))
+        found = {word.replace('\\"', '"').replace("\\\\", "\\").removesuffix("$is_args$args") for word in words}
+        assert {value for value in app.get("headers", {}).values() if value} <= found
+        prefix = app.get("path", "/").rstrip("/")
+        targets = [redirect[end] for redirect in app.get("redirects", []) for end in ("from", "to")]
+        assert {prefix + target if target.startswith("/") else target for target in targets} <= found
+
+    accepts()
+
+
 @given(APPS, st.sampled_from(sorted(KEYS)), ANYTHING)
 @draws
 def test_a_wrong_value_is_named_with_its_key(app: dict[str, Any], key: str, value: Any) -> None:
     assume(find_problem(key, value, KEYS[key], key) is not None)
-    problems = list(check_apps([app | {"tls": "none", key: value}]))
+    problems = list(check_apps([app | {"tls": "none", "path": "/", key: value}]))
     assert problems
     assert all(problem.where.endswith(f", key {key}") for problem in problems), problems

@@ -10,9 +10,9 @@ from ansible_collections.blueoctopus.site.plugins.module_utils import files, ngi
 
 def test_files_are_replaced_and_no_temporary_files_remain(tmp_path: Path) -> None:
     nginx.replace(tmp_path, {"sites/shop.conf": "old", "sites/blog.conf": "old"})
-    nginx.replace(tmp_path, {"sites/shop.conf": "new"})
+    nginx.replace(tmp_path, {"sites/shop.conf": "new"}, ["sites/blog.conf"])
     assert files.read(tmp_path / "sites/shop.conf") == "new"
-    assert sorted(os.listdir(tmp_path / "sites")) == ["blog.conf", "shop.conf"]
+    assert os.listdir(tmp_path / "sites") == ["shop.conf"]
 
 
 def test_a_path_becomes_a_link_and_its_target_stays(tmp_path: Path) -> None:

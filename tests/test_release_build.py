@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_build imp
     shorten,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import venv_matches
+from ansible_collections.blueoctopus.site.plugins.module_utils.static_files import publish_packages, publish_source
 from ansible_collections.blueoctopus.site.plugins.modules import release_build
 
 NOBODY = 65534
@@ -257,15 +259,30 @@ def published(building: Path) -> list[str]:
     )
 
 
+STATIC = [{"url": "/static/", "path": "static"}]
+
+
 @pytest.mark.parametrize(("url", "place"), [("/static/", "static"), ("/a/b/", "a/b")])
 def test_static_files_have_the_structure_of_their_urls(building: Path, url: str, place: str) -> None:
-    release_build.publish(building, {"url": url, "path": "static"})
+    publish_source(building, [{"url": url, "path": "static"}])
     files = ["css/style.css", "css/style.css.gz", "photo.jpg", "small.css"]
     assert published(building) == [f"{place}/{file}" for file in files]
 
 
+def test_every_static_folder_is_published(building: Path) -> None:
+    (building / "source/dist").mkdir()
+    (building / "source/dist/app.js").write_text("a")
+    publish_source(building, [{"url": "/a/css/", "path": "static/css"}, {"url": "/a/js/", "path": "dist"}])
+    assert published(building) == ["a/css/style.css", "a/css/style.css.gz", "a/js/app.js"]
+
+
+def test_static_files_of_an_app_that_shares_a_domain_are_below_its_path(building: Path) -> None:
+    publish_source(building, STATIC, "/shop")
+    assert published(building)[0] == "shop/static/css/style.css"
+
+
 def test_a_compressed_file_has_the_content_of_its_original(building: Path) -> None:
-    release_build.publish(building, {"url": "/static/", "path": "static"})
+    publish_source(building, STATIC)
     packed = building / "public/static/css/style.css.gz"
     assert gzip.decompress(packed.read_bytes()).decode() == TEXT
     assert len(packed.read_bytes()) < len(TEXT)
@@ -273,21 +290,86 @@ def test_a_compressed_file_has_the_content_of_its_original(building: Path) -> No
 
 def test_a_compressed_file_of_the_app_is_not_replaced(building: Path) -> None:
     (building / "source/static/css/style.css.gz").write_text("own")
-    release_build.publish(building, {"url": "/static/", "path": "static"})
+    publish_source(building, STATIC)
     assert (building / "public/static/css/style.css.gz").read_text() == "own"
 
 
-@pytest.mark.parametrize("static", [{"url": "", "path": "static"}, {"url": "/s/", "path": "none"}, {}])
-def test_an_app_without_static_files_publishes_nothing(building: Path, static: dict[str, str]) -> None:
-    release_build.publish(building, static)
+@pytest.mark.parametrize("static", [[], [{"url": "/s/", "path": "none"}]])
+def test_an_app_without_static_files_publishes_nothing(building: Path, static: list[dict[str, str]]) -> None:
+    publish_source(building, static)
+    publish_packages(building, static)
     assert published(building) == []
 
 
 def test_only_root_and_nginx_can_read_published_files(building: Path) -> None:
-    release_build.publish(building, {"url": "/static/", "path": "static"})
+    publish_source(building, STATIC)
     assert mode_of(building / "public") == 0o750
     if IS_ROOT:
         assert ((building / "public").stat().st_uid, (building / "public").stat().st_gid) == (0, NOBODY)
+
+
+# --- static files of packages ---------------------------------------------------------------------------------------
+
+PACKAGE = [{"url": "/admin/static/", "path": "package:flask_admin/static"}]
+
+
+@pytest.fixture
+def package(building: Path) -> Path:
+    """The static folder of an installed package."""
+    folder = building / "venv/lib/python3.11/site-packages/flask_admin/static"
+    (folder / "css").mkdir(parents=True)
+    (folder / "css/admin.css").write_text(TEXT)
+    return folder
+
+
+def test_the_static_folder_of_a_package_is_published(building: Path, package: Path) -> None:
+    assert package.is_dir()
+    for publish in (publish_source, publish_packages):
+        publish(building, [*STATIC, *PACKAGE])
+    assert published(building)[:2] == ["admin/static/css/admin.css", "admin/static/css/admin.css.gz"]
+    assert (building / "public/static/photo.jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("package:flask_admin/nothing", "The dependencies have the package flask_admin, but not this folder in it."),
+        ("package:other/static", "The dependencies have no other."),
+    ],
+)
+def test_a_missing_folder_of_a_package_is_an_error_that_names_the_key(
+    building: Path, package: Path, path: str, reason: str
+) -> None:
+    assert package.is_dir()
+    publish_source(building, [])
+    with pytest.raises(BuildError, match="static: there is no folder") as error:
+        publish_packages(building, [{"url": "/x/", "path": path}])
+    assert path in str(error.value)
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize("link", ["css/admin.js", "js"])
+def test_a_link_in_a_folder_of_a_package_is_refused(building: Path, package: Path, tmp_path: Path, link: str) -> None:
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow/key").write_text("secret")
+    (package / link).symlink_to(tmp_path / ("shadow" if link == "js" else "shadow/key"))
+    publish_source(building, [])
+    with pytest.raises(BuildError, match=f"{link}, which is neither file nor folder"):
+        publish_packages(building, PACKAGE)
+    assert "secret" not in "".join(p.read_text() for p in (building / "public").rglob("*.js"))
+
+
+@pytest.mark.parametrize("part", ["flask_admin/static", "flask_admin"])
+def test_a_folder_of_a_package_behind_a_link_is_refused(
+    building: Path, package: Path, tmp_path: Path, part: str
+) -> None:
+    (tmp_path / "outside/static").mkdir(parents=True)
+    replaced = package.parent.parent / part
+    shutil.rmtree(replaced)
+    replaced.symlink_to(tmp_path / ("outside" if part == "flask_admin" else "outside/static"))
+    publish_source(building, [])
+    with pytest.raises(BuildError, match="is a link"):
+        publish_packages(building, PACKAGE)
 
 
 def test_a_tree_that_is_a_link_is_refused(tmp_path: Path) -> None:

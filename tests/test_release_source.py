@@ -106,7 +106,8 @@ def test_changed_files_change_the_digest(source: Path, change: Any) -> None:
         {"extras": ["postgres"]},
         {"groups": ["prod"]},
         {"python": "/usr/bin/python3.13"},
-        {"static": {"url": "/s/"}},
+        {"static": [{"url": "/s/", "path": "s"}]},
+        {"basic_auth": {"staging": "$6$salt$hash"}},
         {"about": {"health_path": "/healthz"}},
         {"shared_paths": ["instance"]},
     ],
@@ -239,3 +240,38 @@ def test_old_archives_are_removed() -> None:
     os.utime(old, (1, 1))
     packing.remove_old_archives()
     assert [archive.exists() for archive in (old, new)] == [False, True]
+
+
+# --- static folders ---------------------------------------------------------------------------------------------------
+
+
+def pack_with_static(source: Path, *paths: str) -> None:
+    """Pack a source whose key `static` has some paths."""
+    folders = [{"url": f"/{number}/", "path": path} for number, path in enumerate(paths)]
+    packing.ActionModule.package({"name": "shop", "source": str(source), "static": folders}, source)
+
+
+def test_a_static_folder_that_does_not_exist_is_an_error_that_names_the_key(source: Path) -> None:
+    pack_with_static(source, "templates", "package:flask_admin/static")
+    with pytest.raises(AnsibleActionFail, match="shop: static: the source has no folder dist "):
+        pack_with_static(source, "templates", "dist")
+
+
+def test_a_static_folder_that_git_ignores_is_an_error(source: Path) -> None:
+    (source / "dist").mkdir()
+    (source / "dist/app.js").touch()
+    pack_with_static(source, "dist")
+    (source / ".gitignore").write_text("dist/\n")
+    subprocess.run(["git", "init", "--quiet", source], check=True)
+    with pytest.raises(AnsibleActionFail, match="gitignore matches"):
+        pack_with_static(source, "dist")
+
+
+def test_the_default_static_folder_may_be_missing(source: Path) -> None:
+    default = [{"url": "/static/", "path": "static"}]
+    packing.ActionModule.package({"name": "shop", "source": str(source), "static": default}, source)
+
+
+def test_a_static_folder_may_be_a_link_to_another_folder(source: Path) -> None:
+    (source / "assets").symlink_to("templates")
+    pack_with_static(source, "assets")

@@ -117,6 +117,44 @@ def test_a_release_has_its_python_as_long_as_its_own_interpreter_is_the_same(sto
     assert not store.has_python(V1)
 
 
+def share_domain(store: Releases, release: str, text: str = "location /shop/ {}") -> None:
+    """Create a complete release that has a path of another app's domain."""
+    build(store, release)
+    (store.path(release) / "site.conf").write_text("")
+    (store.path(release) / "paths").mkdir(exist_ok=True)
+    (store.path(release) / "paths/shop.example.conf").write_text(text)
+
+
+def test_a_release_that_shares_a_domain_has_a_link_to_its_paths(store: Releases) -> None:
+    share_domain(store, V1)
+    store.make_live(V1)
+    assert os.readlink(store.paths) == f"{store.root}/live/paths"
+    assert (store.paths / "shop.example.conf").read_text() == "location /shop/ {}"
+    assert store.has_site
+    store.paths.unlink()
+    assert not store.has_site
+
+
+def test_a_release_that_shares_no_domain_removes_the_link_to_the_paths(store: Releases) -> None:
+    share_domain(store, V1)
+    build(store, V2)
+    for release, has_link in ((V1, True), (V2, False), (V1, True)):
+        store.make_live(release)
+        assert store.paths.is_symlink() is has_link
+        assert store.has_site
+    store.clear_live()
+    assert not store.paths.is_symlink()
+
+
+def test_nginx_reloads_when_only_the_paths_differ(store: Releases) -> None:
+    share_domain(store, V1)
+    share_domain(store, V2)
+    store.make_live(V1)
+    assert not store.site_differs(V2)
+    share_domain(store, V2, "location /store/ {}")
+    assert store.site_differs(V2)
+
+
 # --- the account ----------------------------------------------------------------------------------------------------
 
 

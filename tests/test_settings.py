@@ -57,9 +57,9 @@ def test_an_omitted_key_gets_its_default() -> None:
 
 
 def test_a_partly_set_key_keeps_its_other_defaults() -> None:
-    app = with_defaults(APP | {"limits": {"burst": 300}, "static": {"path": "assets"}})
+    app = with_defaults(APP | {"limits": {"burst": 300}, "media": {"url": "/m/"}})
     assert app["limits"] == {"requests": 30, "burst": 300, "connections": 60}
-    assert app["static"] == {"url": "/static/", "path": "assets"}
+    assert app["media"] == {"url": "/m/", "path": "media", "inline": False}
 
 
 # --- uses -----------------------------------------------------------------------------------------------------------

@@ -86,6 +86,12 @@ def test_systemd_waits_longer_for_the_start_than_the_health_check(render: Render
     assert "TimeoutStartSec=70\n" in unit
 
 
+@pytest.mark.parametrize(("path", "lines"), [("/", []), ("/shop/", ["Environment=SCRIPT_NAME=/shop"])])
+def test_gunicorn_gets_the_path_of_the_app(render: Render, path: str, lines: list[str]) -> None:
+    unit = render("app", "web.service.j2", app={"path": path})
+    assert [line for line in unit.split("\n") if "SCRIPT_NAME" in line] == lines
+
+
 def test_a_site_with_one_domain_redirects_nothing(render: Render) -> None:
     site = render("app", "site.conf.j2", app={"tls": "none"})
     assert site.count("server_name") == 1

@@ -45,6 +45,11 @@ def problems(*apps: Any) -> list[Problem]:
         ("domains", ["shop..example"]),
         ("domains", ["192.0.2.300"]),
         ("domains", ["shop.example\n"]),
+        ("path", "shop"),
+        ("path", "/shop"),
+        ("path", "/shop/../"),
+        ("path", "/sh op/"),
+        ("path", "/shop;/"),
         ("source", "no/such/folder"),
         ("source", ["app"]),
         ("requirements", "/etc/passwd"),
@@ -104,10 +109,43 @@ def problems(*apps: Any) -> list[Problem]:
         ("threads", 0),
         ("preload", "yes"),
         ("max_requests", -1),
-        ("static", {"url": "/static"}),
-        ("static", {"url": "/../"}),
-        ("static", {"url": "/s;/"}),
-        ("static", {"url": "/s/", "path": "../s"}),
+        ("static", {"url": "/static/", "path": "static"}),
+        ("static", [{"url": "/static/"}]),
+        ("static", [{"url": "/static", "path": "s"}]),
+        ("static", [{"url": "", "path": "s"}]),
+        ("static", [{"url": "/../", "path": "s"}]),
+        ("static", [{"url": "/.git/", "path": "s"}]),
+        ("static", [{"url": "/s;/", "path": "s"}]),
+        ("static", [{"url": "/s/", "path": "../s"}]),
+        ("static", [{"url": "/s/", "path": "package:flask_admin"}]),
+        ("static", [{"url": "/s/", "path": "package:flask_admin/../../x"}]),
+        ("static", [{"url": "/s/", "path": "package:/etc"}]),
+        ("media", {"url": "/media"}),
+        ("media", {"url": "/media/", "path": "../media"}),
+        ("media", {"url": "/media/", "inline": "no"}),
+        ("private_files", {"url": "/private/", "path": "/etc"}),
+        ("csp", "stict"),
+        ("csp", "default-src 'self'; script-src $host"),
+        ("csp", "default-src 'self'\nX-Own: a"),
+        ("csp", 'default-src "self"'),
+        ("isolation", "yes"),
+        ("robots", "noindex"),
+        ("redirects", [{"from": "/old"}]),
+        ("redirects", [{"from": "old", "to": "/new"}]),
+        ("redirects", [{"from": "/o ld", "to": "/new"}]),
+        ("redirects", [{"from": '/old"', "to": "/new"}]),
+        ("redirects", [{"from": "/old", "to": "/$host"}]),
+        ("redirects", [{"from": "/old", "to": "/new;}"}]),
+        ("redirects", [{"from": "/old", "to": "/new\n"}]),
+        ("redirects", [{"from": "/old", "to": "javascript:alert(1)"}]),
+        ("redirects", [{"from": "/old", "to": "/new", "status": 200}]),
+        ("redirects", [{"from": "/old", "to": "/a"}, {"from": "/old", "to": "/b"}]),
+        ("nginx_extra", "}"),
+        ("nginx_extra", "} server { listen 81;"),
+        ("nginx_extra", "gzip off"),
+        ("nginx_extra", "location / {"),
+        ("nginx_extra", 'set $a "open;'),
+        ("nginx_extra", "# } \n}"),
         ("limits", {"request": 5}),
         ("limits", {"requests": 5, "burst": -1, "connections": 5}),
         ("upload_limit", "10 MB"),
@@ -152,8 +190,19 @@ def test_an_invalid_value_is_reported_with_the_expected_one(key: str, value: Any
         ("threads", 1),
         ("preload", True),
         ("max_requests", 1000),
-        ("static", {"url": ""}),
-        ("static", {"path": "assets"}),
+        ("static", []),
+        ("static", [{"url": "/static/", "path": "static"}, {"url": "/a/b/", "path": "package:ihatemoney/static"}]),
+        ("media", {"url": "/media/"}),
+        ("media", {"url": "/media/", "path": "files/public", "inline": True}),
+        ("private_files", {"url": "/private/"}),
+        ("csp", ""),
+        ("csp", "strict"),
+        ("csp", "report-only"),
+        ("csp", "default-src 'self'; script-src 'self' https://cdn.example"),
+        ("csp", "upgrade-insecure-requests"),
+        ("redirects", [{"from": "/old", "to": "/new"}, {"from": "/a", "to": "https://b.example/?c=d", "status": 308}]),
+        ("nginx_extra", 'location = /a {\n  return 200 "} $host \\" {";  # }\n}\nset $b ${host}x;'),
+        ("basic_auth", {"staging": "$6$salt$AbC./09", "a@b.example": "$2y$10$AbC./09", "c": "$apr1$salt$AbC./09"}),
         ("limits", {"burst": 300}),
         ("limits", {"requests": 0, "burst": 0, "connections": 0}),
         ("upload_limit", "2g"),
@@ -164,6 +213,74 @@ def test_an_invalid_value_is_reported_with_the_expected_one(key: str, value: Any
 )
 def test_a_valid_value_is_accepted(key: str, value: Any) -> None:
     assert problems(GOOD | {key: value}) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"staging": "squid"}, {"sta:ging": "$6$salt$squid"}, {"": "$6$s$squid"}, {"a": "$6$salt$squid\nb:c"}, "squid"],
+)
+def test_a_password_that_is_no_hash_is_refused_and_not_shown(value: Any) -> None:
+    (problem,) = problems(GOOD | {"basic_auth": value})
+    assert problem.where == "app shop, key basic_auth"
+    assert "squid" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "expected"),
+    [
+        ({"static": [{"url": "/a/", "path": "a"}, {"url": "/a/b/", "path": "b"}]}, "static", "/a/ of static"),
+        ({"media": {"url": "/static/"}}, "media", "/static/ of static"),
+        ({"media": {"url": "/m/"}, "private_files": {"url": "/m/p/"}}, "private_files", "/m/ of media"),
+        (
+            {"media": {"url": "/m/", "path": "a"}, "private_files": {"url": "/p/", "path": "a/b"}},
+            "private_files",
+            "a path that does not overlap with a/ of media",
+        ),
+        ({"media": {"url": "/_error/x/"}}, "media", "nginx has its error pages"),
+        ({"redirects": [{"from": "/", "to": "/home"}]}, "redirects", "another health_path"),
+        ({"redirects": [{"from": "/a", "to": "/a"}]}, "redirects", "another target"),
+        ({"redirects": [{"from": "/robots.txt", "to": "/a"}], "robots": False}, "redirects", "nginx itself answers"),
+        ({"redirects": [{"from": "/_error/style.css", "to": "/a"}]}, "redirects", "nginx itself answers"),
+    ],
+)
+def test_a_path_with_two_uses_is_refused(keys: dict[str, Any], key: str, expected: str) -> None:
+    (problem,) = problems(GOOD | keys)
+    assert problem.where == f"app shop, key {key}"
+    assert expected in problem.expected
+
+
+BLOG = GOOD | {"name": "blog", "domains": ["shop.example"], "path": "/blog/"}
+
+
+def test_apps_can_share_a_domain() -> None:
+    assert problems(BLOG, GOOD, BLOG | {"name": "wiki", "path": "/blog/wiki/"}) == []
+
+
+@pytest.mark.parametrize(
+    ("app", "others", "key", "expected"),
+    [
+        (BLOG, [], "domains", "only the first domain of another app"),
+        (BLOG | {"domains": ["www.shop.example"]}, [GOOD], "domains", "only the first domain of another app"),
+        (BLOG | {"domains": GOOD["domains"]}, [GOOD], "domains", "only the first domain of another app"),
+        (BLOG | {"tls": "none"}, [GOOD], "tls", "none for both apps, or for neither"),
+        (BLOG, [GOOD, BLOG | {"name": "wiki"}], "path", "a path that no other app of shop.example has; wiki has it"),
+        (BLOG, [GOOD | {"media": {"url": "/blog/"}}], "path", "does not overlap with /blog/ of media of shop"),
+        (BLOG | {"path": "/static/"}, [GOOD], "path", "does not overlap with /static/ of static of shop"),
+    ],
+)
+def test_an_app_that_cannot_share_a_domain_is_reported(app: Any, others: Any, key: str, expected: str) -> None:
+    (problem,) = problems(*others, app)
+    assert problem.where == f"app blog, key {key}"
+    assert expected in problem.expected
+
+
+def test_an_app_with_a_path_needs_no_certificate_of_its_own() -> None:
+    assert problems(GOOD | {"tls": "selfsigned"}, BLOG | {"tls": "provided"}) == []
+
+
+def test_paths_with_a_common_beginning_are_no_conflict() -> None:
+    keys = {"static": [{"url": "/a/", "path": "a"}, {"url": "/ab/", "path": "b"}], "media": {"url": "/m/"}}
+    assert problems(GOOD | keys | {"redirects": [{"from": "/a", "to": "/a/"}]}) == []
 
 
 def test_a_secret_is_not_shown_in_its_error() -> None:

@@ -60,6 +60,18 @@ def test_unknown_page_returns_404(client: FlaskClient) -> None:
     assert client.get("/nothing").status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/", "/api2", "/nothing"])
+def test_every_response_restricts_what_browsers_do_with_it(client: FlaskClient, path: str) -> None:
+    headers = client.get(path, base_url="https://site.example").headers
+    assert "default-src 'self';" in headers["Content-Security-Policy"]
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_on_plain_http_the_opener_policy_is_omitted(client: FlaskClient) -> None:
+    assert "Cross-Origin-Opener-Policy" not in client.get("/").headers
+
+
 def test_without_a_proxy_forwarded_headers_are_ignored() -> None:
     client = seen_by(create_app()).test_client()
     assert client.get("/seen", headers=FORGED).text == "127.0.0.1 http localhost"

@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
         args = dict(self._task.args)
         archive = args["source"]["archive"]
         # As one string: Ansible masks each secret in all output, and a secret "1" would mask every 1.
-        for name in ("secrets", "build_secrets"):
+        for name in ("secrets", "build_secrets", "basic_auth"):
             args[name] = json.dumps(args[name]) if args.get(name) else ""
         if self._task.check_mode or os.path.getsize(archive) > SMALL_ARCHIVE:
             result: dict[str, Any] = self._execute_module(

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.blueoctopus.site.plugins.module_utils.dependencies import DependencyError, read_dependencies
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys
 
 # Holds the clones of Git repositories, and the archives of the last day.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "blueoctopus"
@@ -248,6 +249,23 @@ def check_shared_paths(source: Path, files: list[Path], paths: list[str]) -> Non
             raise AnsibleActionFail(f"The path {given} in the key shared_paths can't be shared: {problem}.")
 
 
+def check_static(args: dict[str, Any], source: Path, files: list[Path]) -> None:
+    """Check that the source contains the static folders.
+
+    Raises:
+        AnsibleActionFail: for a folder that it does not contain, unless it is the default.
+    """
+    for folder in args.get("static") or []:
+        path = Path(folder["path"])
+        if folder["path"].startswith("package:") or folder in app_keys()["static"]["default"]:
+            continue
+        if not (source / path).is_dir() or not any(path in (f, *f.parents) or f in path.parents for f in files):
+            raise AnsibleActionFail(
+                f"{args['name']}: static: the source has no folder {path} with files that belong to the release. Files "
+                "that .gitignore matches do not belong to it. Correct the path in the key 'static'."
+            )
+
+
 def pack(source: Path, files: list[Path], target: Path) -> None:
     """Write the files into a compressed archive, without owners and modes of the control node."""
 
@@ -277,7 +295,8 @@ def digest_of(manifest: str, args: dict[str, Any]) -> str:
     keys = ("requirements", "extras", "groups", "python", "environment", "files", "static", "about", "shared_paths")
     content = {key: args.get(key) for key in keys}
     # A slow hash, so that nobody can guess short secrets from the digest.
-    secrets = json.dumps(args.get("secrets") or {}, sort_keys=True, default=str).encode()
+    hidden = [args.get(key) or {} for key in ("secrets", "basic_auth")]
+    secrets = json.dumps(hidden, sort_keys=True, default=str).encode()
     slow = hashlib.scrypt(secrets, salt=str(args["name"]).encode(), n=2**14, r=8, p=1)
     whole = json.dumps([manifest, content, slow.hex()], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode()).hexdigest()
@@ -332,6 +351,7 @@ class ActionModule(ActionBase):
         for name in sorted(read - set(map(str, files))):
             raise AnsibleActionFail(f"{args['name']}: {name} is not part of the release, as .gitignore excludes it.")
         check_shared_paths(source, files, args.get("shared_paths") or [])
+        check_static(args, source, files)
         manifest = "".join(f"{describe(source, path)}\n" for path in files)
         archive = CACHE / f"{hashlib.sha256(manifest.encode()).hexdigest()[:32]}.tar.gz"
         if not archive.exists():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def read(path: Path) -> str:
-    """A file's content; empty when the file does not exist."""
-    return path.read_text(errors="replace") if path.exists() else ""
+    """A file's content; empty when it does not exist, or is no file."""
+    return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:

@@ -125,6 +125,7 @@ class Instance:
         self.host, self.health_path = str(about.get("host", "localhost")), str(about.get("health_path", "/"))
         self.health_timeout = float(about.get("health_timeout", 30))  # seconds
         self.drain_timeout = float(about.get("drain_timeout", 30))  # seconds
+        self.https = bool(about.get("https"))
         self.http_port, self.https_port = int(about.get("http_port", 80)), int(about.get("https_port", 443))
 
     @property
@@ -209,7 +210,7 @@ class Instance:
 
     def probe_nginx(self) -> str:
         """The problem of a health check through nginx, over HTTPS when the site has it; empty when there is none."""
-        if "ssl_certificate" in (self.store.path(self.release) / "site.conf").read_text():
+        if self.https:
             connection: http.client.HTTPConnection = TlsConnection(self.host, self.https_port, PROBE_TIMEOUT)
         else:
             connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=PROBE_TIMEOUT)

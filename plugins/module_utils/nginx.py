@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
@@ -18,8 +18,10 @@ class NginxError(Exception):
     """nginx rejects a configuration, or can't be reloaded; the message contains nginx's output."""
 
 
-def replace(root: Path, files: Mapping[str, str | Path]) -> None:
-    """Replace files below a folder, each atomically; a path as content becomes a link."""
+def replace(root: Path, files: Mapping[str, str | Path], removed: Iterable[str] = ()) -> None:
+    """Replace files below a folder, each atomically, and remove others; a path as content becomes a link."""
+    for name in removed:
+        (root / name).unlink()
     for name, content in files.items():
         if isinstance(content, Path):
             (root / name).parent.mkdir(exist_ok=True)
@@ -29,11 +31,12 @@ def replace(root: Path, files: Mapping[str, str | Path]) -> None:
             write(root / name, content)
 
 
-def check(files: Mapping[str, str | Path], root: Path = ROOT) -> None:
+def check(files: Mapping[str, str | Path], removed: Iterable[str] = (), root: Path = ROOT) -> None:
     """Validate a copy of nginx's configuration that contains the changes.
 
     Args:
         files: the changed files, by their path below `root`: a text, or the target of a link.
+        removed: files to remove.
         root: folder of nginx's configuration.
 
     Raises:
@@ -44,7 +47,7 @@ def check(files: Mapping[str, str | Path], root: Path = ROOT) -> None:
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / "nginx"
         shutil.copytree(root, candidate, symlinks=True)
-        replace(candidate, files)
+        replace(candidate, files, removed)
         done = subprocess.run([NGINX, "-t", "-c", str(candidate / "nginx.conf")], capture_output=True, text=True)
     is_conflict = "conflicting server name" in done.stderr
     if done.returncode or is_conflict:

@@ -56,7 +56,9 @@ class Releases:
     Args:
         name: name of the app.
         root: its folder; `releases/ID` are the releases, `live` is a link to the live one.
-        sites: the folder of nginx's sites; NAME.conf in it is a link to the `site.conf` of the live release.
+        sites: the folder of nginx's sites; NAME.conf in it is a link to the `site.conf` of the live release. For an app
+            that shares a domain, NAME.conf in the folder `paths` beside it is a link to the folder `paths` of the live
+            release, with a file for the server block of that domain.
     """
 
     def __init__(self, name: str, root: str | Path, sites: Path = SITES) -> None:
@@ -64,6 +66,7 @@ class Releases:
         self.root = Path(root)
         self.folder = self.root / "releases"
         self.site = sites / f"{name}.conf"
+        self.paths = sites.parent / "paths" / f"{name}.conf"
         self._history = self.root / "history.jsonl"
 
     def path(self, release: str) -> Path:
@@ -91,16 +94,28 @@ class Releases:
         link = self.root / "live"
         return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
+    def has_paths(self, release: str) -> bool:
+        """Whether a release shares the domain of another app."""
+        return (self.path(release or "none") / "paths").is_dir()
+
     @property
     def has_site(self) -> bool:
-        """Whether nginx's site is a link to that of the live release."""
-        return self.site.is_symlink() and os.readlink(self.site) == str(self.root / "live/site.conf")
+        """Whether nginx's site, and its paths if it has any, are links to those of the live release."""
+        targets = {self.site: "live/site.conf"} | ({self.paths: "live/paths"} if self.has_paths(self.live) else {})
+        are_links = all(
+            link.is_symlink() and os.readlink(link) == str(self.root / target) for link, target in targets.items()
+        )
+        return are_links and (self.paths in targets or not self.paths.is_symlink())
+
+    def site_files(self, release: str) -> dict[str, str]:
+        """The files of nginx's configuration in a release, by their names."""
+        folder = self.path(release or "none")
+        found = [folder / "site.conf", *folder.glob("paths/*.conf")]
+        return {str(path.relative_to(folder)): path.read_text() for path in found if path.exists()}
 
     def site_differs(self, release: str) -> bool:
         """Whether nginx must reload for a release: its site differs from that of the live release."""
-        sites = [self.path(r) / "site.conf" for r in (self.live or "none", release)]
-        texts = [site.read_text() if site.exists() else "" for site in sites]
-        return texts[0] != texts[1] or not self.has_site
+        return self.site_files(self.live) != self.site_files(release) or not self.has_site
 
     def make_live(self, release: str) -> None:
         """Point `live` at a release, and `before` at the previous one, where nginx retries requests that failed."""
@@ -109,10 +124,16 @@ class Releases:
         replace_link(self.root / "live", f"releases/{release}")
         self.site.parent.mkdir(exist_ok=True)
         replace_link(self.site, self.root / "live/site.conf")
+        if self.has_paths(release):
+            self.paths.parent.mkdir(exist_ok=True)
+            replace_link(self.paths, self.root / "live/paths")
+        else:
+            self.paths.unlink(missing_ok=True)
 
     def clear_live(self) -> None:
         """Remove the links to the live release, after the first release of an app has failed."""
         self.site.unlink(missing_ok=True)
+        self.paths.unlink(missing_ok=True)
         (self.root / "live").unlink(missing_ok=True)
 
     # --- the account ------------------------------------------------------------------------------------------------

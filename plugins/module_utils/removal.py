@@ -47,8 +47,8 @@ class Removal:
     @property
     def runs(self) -> bool:
         """Whether a unit or nginx's site of the app is left."""
-        site, live = self.store.site, self.store.root / "live"
-        return bool(installed_units(self.store.name)) or site.is_symlink() or live.is_symlink()
+        links = (self.store.site, self.store.paths, self.store.root / "live")
+        return bool(installed_units(self.store.name)) or any(link.is_symlink() for link in links)
 
     def stop(self, by: str) -> None:
         """Remove the site from nginx, then the units. Releases and data stay.
@@ -64,9 +64,10 @@ class Removal:
         # First: from here on, an interrupted run is not undone, and no run starts the app again.
         if store.folder.is_dir() and not store.stopped and store.stack:
             store.record("stop", store.live or store.stack[-1], "ok", by=by)
-        if store.site.is_symlink():
+        if any(link.is_symlink() for link in (store.site, store.paths)):
             nginx.reload_pending().touch()
-            store.site.unlink()
+            store.site.unlink(missing_ok=True)
+            store.paths.unlink(missing_ok=True)
         if Path(nginx.NGINX).exists() and nginx.reload_pending().exists():
             nginx.reload()
         for release, units in installed_units(store.name).items():

@@ -76,7 +76,7 @@ def main() -> None:
         module.exit_json(**result)
     try:
         if changed:
-            nginx.check(changed, root)
+            nginx.check(changed, root=root)
         if not module.check_mode:
             if changed:
                 pending.touch()

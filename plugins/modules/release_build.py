@@ -70,11 +70,29 @@ options:
     default: {}
   static:
     description: >-
-      Files that nginx serves itself: those in the folder C(path) of the source, below the path C(url) of the site. They
-      are copied to C(public), with a compressed version where that is smaller. None when C(url) is empty or the folder
-      does not exist.
-    type: dict
-    default: {}
+      Folders of files that nginx serves itself, each with the C(url) of its files, and the C(path) of a folder in the
+      source, or C(package:PACKAGE/FOLDER) for a folder of an installed package. They are copied to C(public), with a
+      compressed version of each file where that is smaller. A folder of the source that does not exist is skipped.
+    type: list
+    elements: dict
+    default: []
+  prefix:
+    description: Path that the URLs of O(static) are below, without a slash at the end.
+    type: str
+    default: ""
+  data_folders:
+    description: >-
+      Folders in C(ROOT/data) that nginx may read. They are created for the app. The permission is an access control
+      list, which files and folders that the app creates in them inherit.
+    type: list
+    elements: str
+    default: []
+  basic_auth:
+    description: >-
+      Hashes of passwords by user, for the file C(htpasswd), which only root and nginx can read. A dictionary, which the
+      action part of this module passes on as one JSON text.
+    type: str
+    default: ""
   shared_paths:
     description: >-
       Paths in the source, or in the venv if they begin with C(venv/), that are replaced with links to the same paths in
@@ -139,16 +157,15 @@ archive_needed:
 """
 
 import grp
-import gzip
 import json
 import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.data_folders import let_read
 from ansible_collections.blueoctopus.site.plugins.module_utils.dependencies import (
     DependencyError,
     digest,
@@ -168,8 +185,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_build imp
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, venv_matches
 from ansible_collections.blueoctopus.site.plugins.module_utils.shared_paths import in_venv, set_aside, share
-
-COMPRESSED = {".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".wasm", ".webmanifest", ".xml"}
+from ansible_collections.blueoctopus.site.plugins.module_utils.static_files import publish_packages, publish_source
 
 
 def are_same(about: dict[str, Any], lock: str, shared_paths: list[str]) -> bool:
@@ -222,33 +238,6 @@ def resolve(environment: dict[str, Any], source: Path) -> dict[str, Any]:
     }
 
 
-def publish(building: Path, static: dict[str, str]) -> None:
-    """Copy the static files into the structure of their URLs, readable only by root and nginx."""
-    public, source = building / "public", building / "source" / (static.get("path") or "static")
-    public.mkdir()
-    if static.get("url") and source.is_dir():
-        target = public / static["url"].strip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target, dirs_exist_ok=True)
-        for path in [p for p in target.rglob("*") if p.is_file() and p.suffix in COMPRESSED]:
-            compress(path)
-    os.chown(public, 0, grp.getgrnam("www-data").gr_gid)
-    public.chmod(0o750)
-
-
-def compress(path: Path) -> None:
-    """Add compressed versions of a file if they are smaller and the app does not contain them."""
-    content = path.read_bytes()
-    packers: dict[str, Callable[[], bytes]] = {".gz": lambda: gzip.compress(content, mtime=0)}
-    if shutil.which("brotli"):
-        packers[".br"] = lambda: subprocess.run(["brotli", "--stdout", path], capture_output=True, check=True).stdout
-    for suffix, pack in packers.items():
-        compressed = path.with_name(path.name + suffix)
-        if not compressed.exists() and len(packed := pack()) < len(content):
-            compressed.write_bytes(packed)
-            shutil.copystat(path, compressed)
-
-
 def build(store: Releases, params: dict[str, Any]) -> None:
     """Build the release in a temporary folder and rename that when it is complete."""
     python = find_python(params["python"])
@@ -260,13 +249,13 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         # The archive is safe to unpack: release_source has created it.
         unpack: list[str | Path] = ["tar", "--extract", "--gzip", "--no-same-owner", "--file", params["archive"]]
         subprocess.run([*unpack, "--directory", building / "source"], check=True, capture_output=True, text=True)
-        # Before any code of the app has run, so that root copies only files from the archive.
         venv_paths = in_venv(params["shared_paths"])
         shared = set_aside(building, [path for path in params["shared_paths"] if path not in venv_paths])
-        publish(building, params["static"])
+        publish_source(building, params["static"], params["prefix"])
         build_secrets = json.loads(params["build_secrets"] or "{}")
         uv_build = Build(params["name"], building, final, python, params["uv"], build_secrets)
         lock = install(uv_build, store.path(store.live or "none"), params)
+        publish_packages(building, params["static"], params["prefix"])
         compile_source(building, final, params["name"], python)
         shared += set_aside(building, venv_paths)
         share(building, final, params["name"], store.root / "data", shared)
@@ -276,6 +265,10 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         secrets = json.loads(params["secrets"] or "{}")
         environment = resolve(params["environment"], final / "source")
         write(building / "environment", environment_file(environment | secrets), 0o600)
+        if passwords := json.loads(params["basic_auth"] or "{}"):
+            lines = [f"{user}:{hashed}\n" for user, hashed in sorted(passwords.items())]
+            write(building / "htpasswd", "".join(lines), 0o640)
+            os.chown(building / "htpasswd", 0, grp.getgrnam("www-data").gr_gid)
         for name, content in params["files"].items():
             write(building / name, content, 0o644)
         write(building / "manifest", params["source"]["manifest"], 0o600)
@@ -292,6 +285,13 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         building.rename(final)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def let_nginx_read(store: Releases, folders: list[str]) -> None:
+    """Let nginx read some folders of the app's data."""
+    owner = pwd.getpwnam(store.name)
+    for folder in folders:
+        let_read(store.root / "data", folder, (owner.pw_uid, owner.pw_gid), pwd.getpwnam("www-data").pw_uid)
 
 
 def differences(store: Releases, params: dict[str, Any]) -> list[dict[str, str]]:
@@ -316,8 +316,11 @@ def main() -> None:
         groups={"type": "list", "elements": "str", "default": []},
         build_secrets={"type": "str", "default": "", "no_log": True},
         reuse={"type": "bool", "default": True},
-        static={"type": "dict", "default": {}},
         shared_paths={"type": "list", "elements": "str", "default": []},
+        static={"type": "list", "elements": "dict", "default": []},
+        prefix={"type": "str", "default": ""},
+        data_folders={"type": "list", "elements": "str", "default": []},
+        basic_auth={"type": "str", "default": "", "no_log": True},
         socket={"type": "path", "required": True},
         python={"type": "str", "default": "/usr/bin/python3"},
         uv={"type": "path", "default": "/usr/local/lib/uv/bin/uv"},
@@ -329,6 +332,9 @@ def main() -> None:
     exists = store.path(params["release"]).is_dir()
     result: dict[str, Any] = {"changed": not exists, "release": params["release"], "archive_needed": not exists}
     if exists:
+        if not module.check_mode:
+            with work(module):
+                let_nginx_read(store, params["data_folders"])  # the folders may have been restored from a backup
         module.exit_json(**result)
     result["diff"] = differences(store, params)
     if module.check_mode or not params["archive"]:
@@ -337,6 +343,7 @@ def main() -> None:
         try:
             store.prepare()
             store.sweep()
+            let_nginx_read(store, params["data_folders"])
             build(store, params)
         except (BuildError, DependencyError, OSError, subprocess.CalledProcessError) as error:
             reason = f"{error} {getattr(error, 'stderr', None) or ''}".strip()

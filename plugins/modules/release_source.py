@@ -64,6 +64,13 @@ options:
     type: dict
     default: {}
   static:
+    description: >-
+      See M(blueoctopus.site.release_build). A folder that the source does not contain is an error, except for the
+      folder C(static) at C(/static/).
+    type: list
+    elements: dict
+    default: []
+  basic_auth:
     description: See M(blueoctopus.site.release_build).
     type: dict
     default: {}

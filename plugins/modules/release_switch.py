@@ -8,8 +8,9 @@ module: release_switch
 short_description: Make a release live
 description:
   - Points C(ROOT/live) at a release that M(blueoctopus.site.release_start) has started. nginx finds the app's socket
-    and the site's configuration through that link. First the whole configuration is validated; then nginx reloads, if
-    the site differs.
+    and the site's configuration through that link. For an app that shares a domain, the folder C(paths) of the release
+    has its locations in the server block of that domain.
+  - First the whole configuration is validated; then nginx reloads, if the site differs.
   - Then stops the background processes and timers of the previous release, and starts those of this one.
   - The web service of the previous release keeps running, so that M(blueoctopus.site.release_undo) can return to it at
     once.
@@ -80,7 +81,11 @@ def main() -> None:
         new = Instance(store, release)
         # A reload drops no request, but may close idle connections of clients. So nginx reloads only when necessary.
         if differs := store.site_differs(release) or not nginx.is_running():
-            nginx.check({f"sites/{store.name}.conf": store.path(release) / "site.conf"})
+            links = {f"sites/{store.name}.conf": store.path(release) / "site.conf"}
+            if store.has_paths(release):
+                links[f"paths/{store.name}.conf"] = store.path(release) / "paths"
+            removed = [] if store.has_paths(release) or not store.paths.is_symlink() else [f"paths/{store.name}.conf"]
+            nginx.check(links, removed)
         store.record(params["action"], release, "begun", by=params["by"])
         # Before the switch, so that after a reboot from here on the live release starts.
         new.enable(*new.web)

@@ -20,6 +20,10 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     plain,
     with_defaults,
 )
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.site_paths import (
+    find_path_conflicts,
+    find_shared_domain_conflicts,
+)
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, find_problem
 
 if TYPE_CHECKING:
@@ -32,6 +36,8 @@ APPS_EXAMPLE = "apps: [{name: blueoctopus, domains: [example.org], source: app, 
 
 # Explains why a variable can't be evaluated, from the host, the name of the variable and the error.
 Explain = Callable[[str, str, AnsibleError], Iterable[Problem]]
+# The keys that decide whether apps can share a domain.
+SHARED_KEYS = ("name", "domains", "path", "tls", "static", "media", "private_files")
 
 
 # --- apps -----------------------------------------------------------------------------------------------------------
@@ -84,16 +90,35 @@ def check_apps(apps: Any) -> Iterator[Problem]:
         yield from check_source(app, where)
         yield from check_tls(app, where)
         yield from check_shared_paths(app, where)
+        yield from check_paths(app, where)
         if isinstance(name, str) and name in names:
             example_name = example_of("name", app_keys()["name"])
             yield Problem(where, "two apps with this name", "a different name for each app", example_name)
         if isinstance(name, str):
             names.add(name)
-        for domain in app["domains"] if isinstance(app.get("domains"), list) else []:
+        own_domains = app["domains"] if isinstance(app.get("domains"), list) and app.get("path", "/") == "/" else []
+        for domain in own_domains:
             owner = owners.setdefault(str(domain), where)
             if owner != where:
                 expected = f"each domain in one app only; {owner} already has it"
                 yield key_problem(where, "domains", repr(str(domain)), expected)
+    yield from check_shared_domains(apps)
+
+
+def check_shared_domains(apps: list[Any]) -> Iterator[Problem]:
+    """Check the apps that have a path of another app's domain."""
+    valid = [app for app in apps if isinstance(app, dict) and not any(check_app_keys(app, SHARED_KEYS, ""))]
+    complete = [with_defaults(plain(app)) for app in valid if app.get("name") and app.get("domains")]
+    for app, key, found, expected in find_shared_domain_conflicts(complete):
+        yield key_problem(f"app {app}", key, found, expected)
+
+
+def check_paths(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Check that no two keys of an app use the same URL path."""
+    keys = ("static", "media", "private_files", "redirects", "robots", "health_path")
+    if not any(check_app_keys(app, keys, where)):
+        for key, found, expected in find_path_conflicts(with_defaults(plain(app))):
+            yield key_problem(where, key, found, expected)
 
 
 def check_source(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
@@ -125,9 +150,11 @@ def check_shared_paths(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Check that the requested kind of certificate is possible for an app's domains."""
-    if any(check_app_keys(app, ("tls", "tls_challenge", "domains"), where)) or not app.get("domains"):
+    if any(check_app_keys(app, ("tls", "tls_challenge", "domains", "path"), where)) or not app.get("domains"):
         return
     complete = with_defaults(plain(app))
+    if complete["path"] != "/":  # another app has the certificate
+        return
     tls, domains = complete["tls"], complete["domains"]
     for domain in domains if tls != "none" else []:
         if domain.replace(".", "").isdigit():

@@ -22,6 +22,12 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
 )
 
 GIT_URL = re.compile(r"((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)[^\s'\"]+")
+# White space, a comment, a quoted text, the end of a directive or block, a word.
+NGINX_TOKEN = re.compile(
+    r"""\s+ | \#[^\n]* | "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | [;{}] |
+    (?:\\.|\$\{|[^\s;{\\"'\0]) (?:\\.|\$\{|[^\s;{\\\0])*""",
+    re.DOTALL | re.VERBOSE,
+)
 
 
 def is_domain(value: str) -> bool:
@@ -54,6 +60,34 @@ def is_shared_path(value: str) -> bool:
         and not {"", "."}.intersection(parts)
         and (not in_venv or parts[1:2] == ["var"] != parts[1:])
     )
+
+
+def is_static_path(value: str) -> bool:
+    """Whether a text is a folder of the source, or `package:` and a folder of a Python package."""
+    package = value.removeprefix("package:")
+    return is_relative_path(package) and (package == value or bool(re.match(r"[A-Za-z_]\w*/", package, re.ASCII)))
+
+
+def is_nginx_block(value: str) -> bool:
+    """Whether a text consists of whole directives of nginx: it can't end the block that contains it."""
+    depth = words = at = 0
+    while at < len(value):
+        found = NGINX_TOKEN.match(value, at)
+        if not found:
+            return False
+        part, at = found[0], found.end()
+        if part == "}":
+            if words or not depth:
+                return False
+            depth -= 1
+        elif part in (";", "{"):
+            if not words:
+                return False
+            depth += part == "{"
+            words = 0
+        elif not (part.isspace() or part.startswith("#")):
+            words += 1
+    return depth == words == 0
 
 
 def is_command(value: str) -> bool:
@@ -99,17 +133,30 @@ def are_shared_paths(value: list[Any]) -> bool:
     return len(set(paths)) == len(paths) and not any(path in other.parents for path in paths for other in paths)
 
 
+def are_unique_redirects(value: list[Any]) -> bool:
+    """Whether no two redirects of a list begin at the same path."""
+    paths = [str(entry.get("from")) for entry in value if isinstance(entry, dict)]
+    return len(set(paths)) == len(paths)
+
+
 # JSON Schema's keyword format: for texts, and for lists as a whole.
 TEXT_FORMATS = {
     "address": is_address,
     "command": is_command,
     "domain": is_domain,
     "network": is_network,
+    "nginx-block": is_nginx_block,
     "relative-path": is_relative_path,
     "shared-path": is_shared_path,
     "source": is_source,
+    "static-path": is_static_path,
 }
-LIST_FORMATS = {"domains": are_domains, "shared-paths": are_shared_paths, "unique-names": are_unique_names}
+LIST_FORMATS = {
+    "domains": are_domains,
+    "shared-paths": are_shared_paths,
+    "unique-names": are_unique_names,
+    "unique-redirects": are_unique_redirects,
+}
 
 
 @functools.cache

@@ -122,6 +122,99 @@ def test_refused_nginx_configuration_is_reported_with_the_message_of_nginx_and_c
     assert play("deploy", "-e", "app=echo").code == 0
 
 
+def test_nginx_serves_files_of_packages_and_of_the_data(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
+) -> None:
+    static = [{"url": "/static/", "path": "static"}, {"url": "/flask/", "path": "package:flask/json"}]
+    keys = {"static": static, "media": {"url": "/media/"}, "private_files": {"url": "/private/"}}
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", **keys))
+    assert run.code == 0, run.output
+    assert "def " in echo.ask("/flask/tag.py").text
+    for path in ("media/a.html", "private/b.txt"):
+        written = echo.ask(f"/write?path=/srv/echo/data/{path}", "POST")
+        assert written.status == 200, written.text
+    uploaded = echo.ask("/media/a.html")
+    assert (uploaded.status, uploaded.text) == (200, "written by the app\n")
+    assert uploaded.headers["Content-Disposition"] == "attachment"
+    assert uploaded.headers["X-Content-Type-Options"] == "nosniff"
+    assert echo.ask("/private/b.txt").status == 404
+    assert echo.ask("/download").text == "written by the app\n"
+    with machine.host.sudo():
+        data = machine.host.file("/srv/echo/data")
+        assert (data.mode, data.user, data.group) == (0o750, "echo", "echo")
+        assert machine.host.run("runuser -u www-data -- ls /srv/echo/data").rc != 0
+    assert play("deploy", "-e", "app=echo", *changed_app("echo", **keys)).recap(machine.name)["changed"] == 0
+    missing = [{"url": "/x/", "path": "package:flask/nothing"}]
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", static=missing))
+    assert run.code != 0
+    assert "static: there is no folder package:flask/nothing" in run.output
+    assert play("deploy", "-e", "app=echo").code == 0
+
+
+# Of the word "password".
+HASH = "$6$salt$IxDD3jeSOb5eB1CX5LBsqZFVkJdido3OUILO5Ifz5iwMuTS4XMS130MTSuDDl3aCI6WouIL9AjRbLCelDCy.g."
+
+
+def test_a_password_closes_a_site_and_its_hash_is_not_shown(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
+) -> None:
+    run = play("deploy", "--diff", "-vv", "-e", "app=echo", *changed_app("echo", basic_auth={"staging": HASH}))
+    assert run.code == 0, run.output
+    assert HASH[10:40] not in run.output
+    assert echo.ask("/").status == 401
+    login = base64.b64encode(b"staging:password").decode()
+    assert echo.ask("/", headers={"Authorization": f"Basic {login}"}).status == 200
+    with machine.host.sudo():
+        file = machine.host.file(f"/srv/echo/releases/{machine.live('echo')}/htpasswd")
+        assert (file.mode, file.user, file.group) == (0o640, "root", "www-data")
+    other = changed_app("echo", basic_auth={"other": HASH})
+    assert play("deploy", "-e", "app=echo", *other).code == 0
+    assert echo.ask("/", headers={"Authorization": f"Basic {login}"}).status == 401
+    assert play("deploy", "-e", "app=echo").code == 0
+    assert echo.ask("/").status == 200
+
+
+def test_redirects_robots_and_own_directives_of_an_app(play: Play, changed_app: ChangedApp, echo: Web) -> None:
+    keys = {
+        "redirects": [{"from": "/old", "to": "/new"}],
+        "robots": False,
+        "nginx_extra": "location = /ping { return 200 pong; }",
+    }
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", **keys))
+    assert run.code == 0, run.output
+    answer = echo.ask("/old?a=b")
+    assert (answer.status, answer.headers["Location"]) == (301, f"https://{echo.domain}/new?a=b")
+    assert echo.ask("/").headers["X-Robots-Tag"] == "noindex"
+    assert "Disallow: /" in echo.ask("/robots.txt").text
+    assert echo.ask("/ping").text == "pong"
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", nginx_extra="no_such_directive on;"))
+    assert run.code != 0
+    assert 'unknown directive "no_such_directive"' in run.output, run.output
+    assert echo.ask("/ping").text == "pong"
+    assert play("deploy", "-e", "app=echo").code == 0
+
+
+def test_two_apps_share_a_domain(play: Play, changed_app: ChangedApp, site: Web, echo: Web) -> None:
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", domains=[site.domain], path="/echo/"))
+    assert run.code == 0, run.output
+    seen = site.ask("/echo/").json
+    assert seen["url"] == f"https://{site.domain}/echo/"
+    assert site.ask("/echo/static/app.1a2b3c4d.css").status == 200
+    assert "Hello from Flask server" in site.ask("/").text
+    with pytest.raises(ssl.SSLError):
+        echo.ask("/")
+    # The app that has the domain is deployed and rolled back on its own.
+    assert play("deploy", "-e", "app=blueoctopus", *changed_app("blueoctopus", robots=False)).code == 0
+    assert site.ask("/echo/").status == 200
+    assert play("rollback", "-e", "app=blueoctopus").code == 0
+    assert site.ask("/echo/").status == 200
+    # Back to a domain of its own.
+    assert play("rollback", "-e", "app=echo").code == 0
+    assert echo.ask("/").status == 200
+    assert site.ask("/echo/").status == 404
+    assert play("deploy").code == 0
+
+
 def test_check_mode_reports_a_new_site_and_creates_none(
     machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, tmp_path: Path
 ) -> None:

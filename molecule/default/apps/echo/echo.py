@@ -65,6 +65,10 @@ def create_app() -> Flask:
     def own_headers() -> ResponseReturnValue:
         return "own\n", {"Content-Security-Policy": "default-src 'none'", "X-Request-Id": "forged"}
 
+    @app.get("/download")
+    def download() -> ResponseReturnValue:
+        return "", {"X-Accel-Redirect": "/private/b.txt", "Content-Type": "text/plain"}
+
     @app.post("/write")
     def write() -> ResponseReturnValue:
         try:
