@@ -47,6 +47,7 @@ def test_every_key_of_the_example_inventory_is_valid() -> None:
     shown["apps"][0] |= {"tls_certificate": "-----BEGIN CERTIFICATE-----", "tls_key": "-----BEGIN PRIVATE KEY-----"}
     shown["apps"][0]["basic_auth"] = {"staging": "$6$salt$hash"}  # instead of a variable
     shown["apps"][0]["path"] = "/"  # the example needs another app
+    shown["apps"][0]["subfolder"] = "templates"  # the app has no folder backend
     assert set(shown["apps"][0]) == set(app_keys())
     assert problems(*shown["apps"]) == []
 
