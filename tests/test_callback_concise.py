@@ -175,6 +175,7 @@ def test_the_same_error_of_several_hosts_stands_once(play: Play) -> None:
           ansible.builtin.fail:
             msg: "{{ 'another' if inventory_hostname == 'web3' else 'the reason' }}"
         """,
+        *("--forks", "1"),
         hosts="web1 web2 web3 web4",
     )
     first, second, third, fourth = (line for line in lines(output) if line.startswith("  "))
@@ -342,6 +343,7 @@ def test_a_message_is_shown_as_text(play: Play) -> None:
             var: groups
           run_once: true
         """,
+        *("--forks", "1"),
         hosts="web1 web2",
     )
     assert lines(output)[:10] == [

@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import threading
-from collections.abc import Mapping
-from typing import Any
-
-from ansible import constants as C
-from ansible.executor import task_result
-from ansible.playbook.task_include import TaskInclude
-from ansible.plugins.callback.default import CallbackModule as DefaultCallback
-from ansible.utils.color import stringc
-from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import clean
-
 DOCUMENTATION = """
 name: concise
 type: stdout
@@ -31,6 +18,19 @@ extends_documentation_fragment:
 requirements:
   - Set as C(stdout_callback) in C(ansible.cfg).
 """
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from ansible import constants as C
+from ansible.executor import task_result
+from ansible.playbook.task_include import TaskInclude
+from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+from ansible.utils.color import stringc
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import clean
 
 ANNOUNCE_AFTER = 3.0  # seconds
 ANNOUNCE_AGAIN = 60.0  # seconds
