@@ -168,8 +168,14 @@ def deploy(log: Path, tmp_path: Path) -> Deploy:
         try:
             shutil.copytree(source, building / "source")
             build = Build("shop", building, final, PYTHON, UV, secrets or {})
-            params = {"requirements": requirements, "extras": [], "groups": [], "reuse": True} | options
-            about = {"dependencies": release_build.install(build, live, params)}
+            params = {
+                "requirements": requirements,
+                "extras": [],
+                "groups": [],
+                "reuse": True,
+                "shared_paths": [],
+            } | options
+            about = {"dependencies": release_build.install(build, live, params), "shared_paths": []}
             (building / "release.json").write_text(json.dumps(about))
             building.rename(final)
         finally:

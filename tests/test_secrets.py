@@ -217,7 +217,7 @@ def test_several_undefined_variables_are_in_one_error(run: Run, project: Path) -
         "app blueoctopus, key secrets.TWO": "vault_two",
         "key certificate_dns_credentials": "vault_dns_token",
     }.items():
-        assert f"host web1, {place}\n  found:    '{variable}' is undefined\n" in done.stdout
+        assert f"host web1, {place}\n    found:    '{variable}' is undefined\n" in done.stdout
 
 
 @pytest.mark.parametrize("playbook", ["site", "status"])

@@ -227,8 +227,10 @@ def build(store: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buil
         "python": "",
         "uv": "",
         "build_secrets": "",
+        "prefix": "",
+        "basic_auth": "",
         "about": {},
-        "static": {},
+        "static": [],
         "socket": "/run/%i.sock",
         "environment": {},
         "shared_paths": [],
@@ -257,7 +259,7 @@ def test_nginx_does_not_serve_the_initial_content_of_a_shared_path(build: Any, b
     (building / "source/static/style.css").write_text("a")
     (building / "source/static/uploads/first.txt").write_text("a")
     subprocess.run(["tar", "-czf", tmp_path / "source.tar.gz", "-C", building / "source", "."], check=True)
-    release = build(static={"url": "/static/", "path": "static"}, shared_paths=["static/uploads"])
+    release = build(static=[{"url": "/static/", "path": "static"}], shared_paths=["static/uploads"])
     assert (release / "public/static/style.css").exists()
     assert not (release / "public/static/uploads").exists()
     assert (release / "source/static/uploads/first.txt").exists()
