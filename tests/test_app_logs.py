@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.apps import hosts_with_app, log_lines
-from ansible_collections.blueoctopus.site.plugins.modules.app_logs import (
+from ansible_collections.blueoctopus.site.plugins.module_utils.logs import (
     BLOCK,
     Entry,
     entry,

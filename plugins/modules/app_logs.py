@@ -69,158 +69,20 @@ complete:
   type: bool
 """
 
-import datetime
-import gzip
-import heapq
-import json
-import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
-BLOCK = 1 << 16  # bytes
-MOST_LINES = 2_000_000  # lines of a source that are read; a search in a huge log ends there
-# A control character could change the terminal on which the log is shown.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-ERROR_LINE = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) \[(\w+)\] [\d#]+: (.*)")
-
-Entry = dict[str, Any]
-
-
-def parse_since(text: str) -> float:
-    """A time as systemd writes it, such as `1 hour ago`, `today` or `2026-01-02 03:04`, in seconds since 1970.
-
-    Raises:
-        ValueError: when systemd does not understand it.
-    """
-    command = ["systemd-analyze", "timestamp", "--", text]
-    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"}).stdout
-    found = re.search(r"UNIX seconds: @([\d.]+)", shown)
-    if not found:
-        raise ValueError(text)
-    return float(found[1])
-
-
-def entry(time: float, source: str, text: str) -> Entry:
-    """One entry, without characters that control a terminal."""
-    return {"time": time, "source": source, "text": CONTROL.sub(lambda c: f"\\x{ord(c[0]):02x}", text.rstrip())}
-
-
-# --- the journal --------------------------------------------------------------------------------------------------
-
-
-def unit_source(name: str, unit: str) -> str:
-    """The source of an entry from the name of its unit: `web`, or the name of a process, a timer or another command."""
-    if unit.startswith("release-build-"):
-        return "build"
-    middle = unit.removeprefix(name).partition("@")[0].strip(".")
-    return re.sub(r"\.\d+$", "", middle).partition(".service")[0] or "web"
-
-
-def journal_entries(name: str, since: float) -> Iterator[Entry]:
-    """The entries of the app's units in the journal, the newest first."""
-    patterns = [f"{name}@*", f"{name}.*", f"release-build-{name}.*"]
-    command = ["journalctl", "--reverse", "--output=json", "--quiet", f"--since=@{since:.0f}"]
-    with subprocess.Popen([*command, *(f"--unit={p}" for p in patterns)], stdout=subprocess.PIPE) as reader:
-        try:
-            for line in reader.stdout or ():
-                fields = json.loads(line)
-                message = fields.get("MESSAGE") or ""
-                if isinstance(message, list):  # bytes that are no text
-                    message = bytes(message).decode(errors="replace")
-                unit = fields.get("_SYSTEMD_UNIT", "")
-                source = "systemd" if "UNIT" in fields and unit == "init.scope" else unit_source(name, unit)
-                yield entry(int(fields["__REALTIME_TIMESTAMP"]) / 1e6, source, message)
-        finally:
-            reader.terminate()
-
-
-# --- nginx --------------------------------------------------------------------------------------------------------
-
-
-def reversed_lines(path: Path) -> Iterator[str]:
-    """The lines of a file, the last first; of a compressed one, too."""
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", errors="replace") as compressed:
-            yield from reversed(compressed.readlines())
-        return
-    with path.open("rb") as file:
-        position, rest = file.seek(0, os.SEEK_END), b""
-        while position:
-            size = min(BLOCK, position)
-            position -= size
-            file.seek(position)
-            first, *lines = (file.read(size) + rest).split(b"\n")
-            yield from (line.decode(errors="replace") for line in reversed(lines) if line)
-            rest = first
-        if rest:
-            yield rest.decode(errors="replace")
-
-
-def rotated(folder: Path, name: str) -> list[Path]:
-    """A log file and its rotated predecessors, the newest first."""
-    numbers = {path: re.fullmatch(rf"{re.escape(name)}(?:\.(\d+)(?:\.gz)?)?", path.name) for path in folder.glob("*")}
-    return [path for path, found in sorted(((p, int(f[1] or 0)) for p, f in numbers.items() if f), key=lambda x: x[1])]
-
-
-def read_back(folder: Path, name: str, since: float, parse: Callable[[str], Entry | None]) -> Iterator[Entry]:
-    """The entries of a log file and its predecessors since a time, the newest first."""
-    for path in rotated(folder, name):
-        if path.stat().st_mtime < since:
-            return
-        for line in islice(reversed_lines(path), MOST_LINES):
-            if not (found := parse(line)):
-                continue
-            if found["time"] < since:
-                return
-            yield found
-
-
-def parse_request(site: str, line: str) -> Entry | None:
-    """An entry from a line of nginx's JSON log; None when it belongs to another site."""
-    if f'"site":"{site}"' not in line:
-        return None
-    try:
-        seen = json.loads(line)
-        time = datetime.datetime.fromisoformat(seen["time"]).timestamp()
-        text = f"{seen['status']} {seen['method']} {seen['uri']} {seen['seconds']:.3f} s {seen['client']}"
-    except (ValueError, KeyError, TypeError):
-        return None
-    return entry(time, "nginx", text)
-
-
-def parse_error(names: set[str], line: str) -> Entry | None:
-    """An entry from a line of nginx's error log; None when it belongs to another site."""
-    found = ERROR_LINE.match(line)
-    server = re.search(r", server: ([^,]+)", line)
-    if not found or not server or server[1] not in names:
-        return None
-    time = datetime.datetime.strptime(found[1], "%Y/%m/%d %H:%M:%S").astimezone().timestamp()
-    return entry(time, "nginx", f"{found[2]}: {found[3]}")
-
-
-def server_names(site: Path) -> set[str]:
-    """The first name of each server of an app's site, which nginx writes to its error log."""
-    text = site.read_text() if site.exists() else ""
-    return {names.split()[0] for names in re.findall(r"^\s*server_name ([^;]+);", text, re.MULTILINE)}
-
-
-# --- all sources --------------------------------------------------------------------------------------------------
-
-
-def newest(sources: Iterable[Iterator[Entry]], pattern: re.Pattern[str], lines: int) -> tuple[list[Entry], bool]:
-    """The newest entries of all sources that match, the oldest first, and whether there are no more."""
-    merged = heapq.merge(*sources, key=lambda found: -found["time"])
-    matching = (found for found in merged if pattern.search(found["text"]))
-    found = list(islice(matching, lines + 1))
-    for source in sources:
-        source.close()  # type: ignore[attr-defined]
-    return found[:lines][::-1], len(found) <= lines
+from ansible_collections.blueoctopus.site.plugins.module_utils.logs import (
+    journal_entries,
+    newest,
+    parse_error,
+    parse_request,
+    parse_since,
+    read_back,
+    server_names,
+)
 
 
 def main() -> None:

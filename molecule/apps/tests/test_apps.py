@@ -8,12 +8,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import yaml
 from apps.visits import FILES, PAGES, STEPS
-from testing import Machine, Web
+from testing import Machine, Run, Web
 from visiting import browse
 
 testinfra_hosts = ["ansible://webservers"]
 SiteOf = Callable[[str], Web]
+Play = Callable[..., Run]
 
 
 @pytest.fixture
@@ -50,3 +52,25 @@ def test_a_browser_shows_a_page_and_reports_no_violation(
     page = browse(site(name), path, tmp_path)
     assert text in page.text
     assert page.violations == []
+
+
+def test_what_users_leave_survives_a_deploy_and_a_rollback(
+    machine: Machine, site: SiteOf, play: Play, inventory: Path, tmp_path: Path
+) -> None:
+    variables = yaml.safe_load((inventory / "group_vars/webservers.yml").read_text())
+    for app in variables["apps"]:
+        app["environment"] = app.get("environment", {}) | {"CHANGED": "yes"}
+    (tmp_path / "changed.yml").write_text(yaml.safe_dump({"apps": variables["apps"]}))
+    before, mark = {name: machine.live(name) for name in STEPS}, f"m{uuid4().hex[:8]}"
+    for name, (write, _) in STEPS.items():
+        write(site(name), mark)
+    run = play("deploy", "-e", f"@{tmp_path / 'changed.yml'}")
+    assert run.code == 0, run.output
+    for name, (_, read) in STEPS.items():
+        assert machine.live(name) != before[name]
+        read(site(name), mark)
+    for name in ("money", "wiki"):
+        run = play("rollback", "-e", f"app={name}")
+        assert run.code == 0, run.output
+        assert machine.live(name) == before[name]
+        STEPS[name][1](site(name), mark)
