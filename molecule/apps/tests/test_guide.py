@@ -30,7 +30,7 @@ class Reader:
             text=True,
         )
         for name in filter(None, files.stdout.split("\0")):
-            if os.path.lexists(PROJECT / name):
+            if os.path.lexists(PROJECT / name) and name != ".venv":
                 (self.project / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(PROJECT / name, self.project / name, follow_symlinks=False)
         (self.project / ".venv").symlink_to(PROJECT / ".venv")
