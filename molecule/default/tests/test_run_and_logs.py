@@ -13,7 +13,7 @@ testinfra_hosts = ["ansible://webservers"]
 def test_a_command_runs_like_the_web_service_and_its_secrets_are_hidden(
     play: Callable[..., Run], machine: Machine
 ) -> None:
-    done = play("run", "-e", "app=echo", "-e", "command=\"sh -c 'id -un; env; pwd; echo 50% %i; touch x'\"")
+    done = play("run", "-e", "app=echo", "-e", "command=sh -c 'id -un; env; pwd; echo 50% %i; touch x'")
     release = machine.live("echo")
     assert done.code == 2, done.output
     for expected in (
@@ -46,7 +46,7 @@ def test_the_command_app_is_for_root_and_names_the_apps(door: Door) -> None:
 
 def test_the_log_has_lines_of_the_app_and_of_nginx_in_order_of_time(play: Callable[..., Run], echo: Web) -> None:
     echo.ask("/only-in-the-log-of-echo")
-    done = play("logs", "-e", "app=echo", "-e", "since='1 day ago'", "-e", "lines=100000")
+    done = play("logs", "-e", "app=echo", "-e", "since=1 day ago", "-e", "lines=100000")
     assert done.code == 0, done.output
     assert re.search(r"nginx +\d+ GET /only-in-the-log-of-echo", done.output), done.output
     assert "Booting worker" in " ".join(done.output.split())
