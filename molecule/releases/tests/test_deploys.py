@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from testing import Machine, Run, commit_all, git, wait_for
 
 testinfra_hosts = ["ansible://debian13"]
@@ -18,6 +19,7 @@ Play = Callable[..., Run]
 DEPLOYS = int(os.environ.get("DEPLOYS", "8"))  # in a row, and a quarter as many rollbacks
 
 
+@pytest.mark.alone
 def test_deploys_and_rollbacks_in_a_row_drop_no_request(
     machine: Machine, deploy: Deploy, play: Play, load: Load
 ) -> None:
@@ -176,6 +178,7 @@ def test_running_job_of_a_timer_finishes_after_a_deploy(machine: Machine, deploy
         wait_for(lambda: machine.host.file("/srv/shop/data/finished").exists, 10, "the job has finished")
 
 
+@pytest.mark.alone
 def test_killed_worker_fails_only_its_own_requests(machine: Machine, load: Load) -> None:
     with load(connections=64) as seen:  # more than all threads, so that some requests always wait
         time.sleep(1)
@@ -188,6 +191,7 @@ def test_killed_worker_fails_only_its_own_requests(machine: Machine, load: Load)
     assert seen.connect == 0, seen
 
 
+@pytest.mark.alone
 def test_killed_master_is_restarted_and_no_connection_is_refused(machine: Machine, load: Load) -> None:
     with load(connections=16) as seen:
         time.sleep(1)
