@@ -168,13 +168,17 @@ def test_processes_and_timers_change_with_the_release(machine: Machine, deploy: 
 
 
 def test_running_job_of_a_timer_finishes_after_a_deploy(machine: Machine, deploy: Deploy, shop: Path) -> None:
-    (shop / "clean.py").write_text("import os, time; time.sleep(12); open(os.path.expanduser('~/finished'), 'w')\n")
+    (shop / "clean.py").write_text(
+        "import os, time\nwhile not os.path.exists(os.path.expanduser('~/end')): time.sleep(0.1)\n"
+        "open(os.path.expanduser('~/finished'), 'w')\n"
+    )
     beside = {"timers": [{"name": "clean", "command": "python clean.py", "on_calendar": "daily"}]}
     assert deploy("job", **beside).code == 0
     with machine.host.sudo():
         machine.host.run_expect([0], f"systemctl start --no-block shop.clean@{machine.live('shop')}.service")
         assert deploy("job, next", **beside).code == 0
         assert not machine.host.file("/srv/shop/data/finished").exists
+        machine.host.check_output("touch /srv/shop/data/end")
         wait_for(lambda: machine.host.file("/srv/shop/data/finished").exists, 10, "the job has finished")
 
 
