@@ -102,7 +102,7 @@ def test_example_plays_have_a_valid_syntax(playbook: Play) -> None:
 def test_example_plays_pass_the_argument_specs_of_their_roles(playbook: Play, tmp_path: Path) -> None:
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh/id_ed25519.pub").write_text("ssh-ed25519 AAAA somebody\n")
-    # The hosts do not exist. Ansible validates the arguments in a task with the tag `always`; no other one has this tag.
+    # The hosts do not exist. Ansible validates the arguments in a task with the tag `always`; no other one has it.
     plays = {role: [play | {"gather_facts": False} for play in examples(role)] for role in roles()}
     done = playbook(plays, "--check", "--tags", "validation-only")
     assert done.returncode == 0, done.stdout
