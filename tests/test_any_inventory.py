@@ -32,6 +32,7 @@ FORMATS = {
     "domain": st.from_regex(r"[a-z][a-z0-9]{0,20}(\.[a-z]{2,10}){1,3}", fullmatch=True),
     "network": st.ip_addresses().map(str),
     "nginx-block": st.sampled_from(["", "# }", "location = /ping { return 204; }", 'set $own "${host}} ; {";']),
+    "data-folder": st.from_regex(re.compile(r"[\w-]{1,10}(/[\w-]{1,10}){0,2}", re.ASCII), fullmatch=True),
     "relative-path": st.from_regex(re.compile(r"[\w-]{1,10}(/[\w-]{1,10}){0,2}", re.ASCII), fullmatch=True),
     # Longer names than those of "relative-path", as the two must differ.
     "shared-path": st.from_regex(re.compile(r"shared-data[\w-]{0,10}(/[\w-]{1,10}){0,2}", re.ASCII), fullmatch=True),
@@ -96,7 +97,9 @@ def has_own_paths(app: dict[str, Any]) -> bool:
     redirects = [(entry["from"], entry["to"]) for entry in complete["redirects"]]
     overlaps = any(a.startswith(b) for at, a in enumerate(urls) for b in urls[:at] + urls[at + 1 :])
     health_path = complete["health_path"].split("?")[0]
-    return not overlaps and all(path not in (target, health_path, "/robots.txt") for path, target in redirects)
+    open_directives = complete["path"] != "/" and complete["basic_auth"] and complete["nginx_extra"]
+    has_conflict = overlaps or open_directives
+    return not has_conflict and all(path not in (target, health_path, "/robots.txt") for path, target in redirects)
 
 
 APPS = st.fixed_dictionaries(REQUIRED, optional={name: valid(name) for name in KEYS if name not in REQUIRED}).filter(

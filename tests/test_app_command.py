@@ -50,6 +50,7 @@ def release(tmp_path: Path) -> Path:
     (folder / "units").mkdir(parents=True)
     (folder / "units/shop@.service").write_text(UNIT)
     secrets = {"KEY": 'a "quoted" $value\\', "PEM": "-----BEGIN\nsecond line\n-----END", "PIN": "12"}
+    secrets["DATABASE_URL"] = "postgresql://shop:p%40ss@db/shop"
     (folder / "environment").write_text(environment_file({"GREETING": "hello world"} | secrets))
     (folder / "release.json").write_text(json.dumps({"secrets": sorted(secrets)}))
     return folder
@@ -70,9 +71,9 @@ def test_secrets_are_hidden_also_line_by_line_and_other_settings_are_not(
     app: ModuleType, release: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hidden = app.secret_values(release)
-    text = 'a "quoted" $value\\ and second line and hello world and 12'
+    text = 'a "quoted" $value\\ and second line and hello world and 12 and p@ss'
     assert app.run(["sh", "-c", f"printf %s {shlex.quote(text)}; exit 3"], hidden) == 3
-    assert capfd.readouterr().out == "******** and ******** and hello world and 12"
+    assert capfd.readouterr().out == "******** and ******** and hello world and 12 and ********"
 
 
 @pytest.mark.parametrize("name", ["../etc", "shop/..", "", "Shop", "none"])

@@ -15,6 +15,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.apps import hosts_with_
 from ansible_collections.blueoctopus.site.plugins.module_utils.logs import (
     BLOCK,
     Entry,
+    decode,
     entry,
     newest,
     parse_error,
@@ -115,6 +116,13 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 )
 def test_the_source_is_the_process_of_the_app(unit: str, source: str) -> None:
     assert unit_source("shop", unit) == source
+
+
+@pytest.mark.parametrize(
+    ("message", "text"), [("a", "a"), ([104, 105], "hi"), (["a", [104, 105], None], "a\nhi\nNone"), ([255], "\ufffd")]
+)
+def test_a_message_of_any_kind_is_shown(message: object, text: str) -> None:
+    assert decode(message) == text
 
 
 @pytest.mark.parametrize("text", ["1 hour ago", "-10min", "today", "2026-01-02 03:04"])

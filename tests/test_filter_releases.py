@@ -254,3 +254,18 @@ def test_the_mark_of_uncommitted_changes_stays() -> None:
 def test_hosts_without_a_registered_result_are_the_lost_ones() -> None:
     hostvars: dict[str, dict[str, object]] = {"web1": {"done": {}}, "web2": {}}
     assert FilterModule().filters()["hosts_without"](hostvars, "done", ["web1", "web2"]) == ["web2"]
+
+
+# --- apps that were stopped on a host -------------------------------------------------------------------------------
+
+
+def test_a_stopped_app_on_one_host_does_not_take_back_the_others() -> None:
+    live = {"live": V2, "stack": [V1, V2], "rolled_back": []}
+    stopped = {"live": "", "stack": [V1, V2], "rolled_back": []}
+    assert former_release([live, stopped], V2) == V2
+    assert former_release([stopped, stopped], V2) == ""
+
+
+def test_a_rollback_of_a_stopped_app_goes_to_its_last_good_release() -> None:
+    stopped = {"live": "", "stack": [V1, V2], "rolled_back": []}
+    assert rollback_target({"web1": stopped})["release"] == V2

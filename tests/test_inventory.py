@@ -308,3 +308,46 @@ def test_an_app_that_is_to_be_removed_need_not_be_in_the_inventory() -> None:
     assert problems_of("gone", app_known=True) != {}
     assert problems_of("../etc", app_known=False) != {}
     assert problems_of(None, app_known=False) != {}
+
+
+# --- paths of several keys and apps ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"media": {"url": "/m/", "path": "."}}, "media"),
+        ({"media": {"url": "/m/", "path": "./private"}}, "media"),
+        ({"media": {"url": "/m/", "path": "files"}, "shared_paths": ["files/app.db"]}, "media"),
+    ],
+)
+def test_nginx_serves_no_other_data_of_an_app(keys: dict[str, Any], key: str) -> None:
+    assert [problem.where for problem in problems(GOOD | keys)] == [f"app shop, key {key}"]
+
+
+def test_a_shared_folder_can_be_served() -> None:
+    assert problems(GOOD | {"media": {"url": "/m/", "path": "uploads"}, "shared_paths": ["uploads/"]}) == []
+
+
+BELOW: dict[str, Any] = GOOD | {"name": "below", "domains": ["shop.example"], "path": "/shop/"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "below", "key"),
+    [
+        ({"redirects": [{"from": "/shop/", "to": "/other"}]}, {}, "path"),
+        ({"redirects": [{"from": "/shop/old", "to": "/new"}]}, {}, "path"),
+        ({"health_path": "/shop/health"}, {}, "path"),
+        ({"static": [{"url": "/shop/", "path": "static"}]}, {}, "path"),
+        ({}, {"basic_auth": {"me": "$6$a$b"}, "nginx_extra": "location /shop/x/ { return 204; }"}, "nginx_extra"),
+    ],
+)
+def test_apps_of_one_domain_do_not_take_each_others_requests(
+    owner: dict[str, Any], below: dict[str, Any], key: str
+) -> None:
+    assert [problem.where for problem in problems(GOOD | owner, BELOW | below)] == [f"app below, key {key}"]
+
+
+def test_an_app_below_another_one_with_a_path_does_not_take_its_files() -> None:
+    deeper = BELOW | {"name": "deeper", "path": "/shop/static/"}
+    assert [problem.where for problem in problems(GOOD, BELOW, deeper)] == ["app deeper, key path"]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible.errors import AnsibleError
 from ansible_collections.blueoctopus.site.plugins.lookup.option import typed
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -32,10 +33,17 @@ def test_the_value_of_an_option_keeps_its_spaces(option: str, value: str | None)
 
 @pytest.mark.parametrize(
     "command",
-    ["flask db current", "env A=1 flask run --port=80", "sh -c 'a; b'", "python -c \"print('x')\"", "'a' 'b'"],
+    ["flask db current", "flask run --port=80", "sh -c 'A=1 b'", "python -c \"print('x')\"", "'a' 'b'"],
 )
 def test_a_command_is_everything_after_its_name(command: str) -> None:
     assert typed("command", [f"command={command}"], alone=True) == command
+
+
+@pytest.mark.parametrize("command", ["env A=1 flask routes", "flask import app=blog everywhere=true"])
+def test_a_command_that_would_set_variables_is_refused(command: str) -> None:
+    with pytest.raises(AnsibleError, match="in the option -e command as an option of its own"):
+        typed("command", [f"command={command}"], alone=True)
+    assert typed("command", [f"command='{command}'"], alone=True) == command
 
 
 def test_the_last_option_counts() -> None:

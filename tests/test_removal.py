@@ -32,6 +32,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Releases:
     (made.root / "data/orders.db").write_text("orders")
     monkeypatch.setattr(removal, "installed_units", lambda _: {})
     monkeypatch.setattr(removal, "stop_builds", lambda _: None)
+    monkeypatch.setattr(removal, "systemctl", lambda *_: "")
     monkeypatch.setattr(nginx, "NGINX", str(tmp_path / "no-nginx"))
     monkeypatch.setattr(nginx, "ROOT", tmp_path)
     monkeypatch.setattr(nginx, "reload_pending", lambda: tmp_path / ".reload-pending")
@@ -72,6 +73,21 @@ def test_a_failed_deploy_of_a_stopped_app_leaves_it_stopped_with_its_good_releas
     store.remove(failed)
     assert store.confirmed == ""
     assert store.good() == [FIRST, SECOND]
+
+
+def test_a_stopped_app_stays_stopped_when_the_release_of_its_last_event_is_gone(store: Releases) -> None:
+    Removal(store).stop("me")
+    store.remove(SECOND)
+    assert store.stopped
+    assert store.confirmed == ""
+    assert store.good() == [FIRST]
+
+
+def test_data_behind_a_link_is_not_deleted(store: Releases, tmp_path: Path) -> None:
+    (store.root / "data").rename(tmp_path / "volume")
+    (store.root / "data").symlink_to(tmp_path / "volume")
+    with pytest.raises(OSError, match="is a link or a mount point"):
+        Removal(store).check_data()
 
 
 def test_a_removed_app_keeps_only_its_data_and_its_history(store: Releases) -> None:

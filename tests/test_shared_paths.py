@@ -207,6 +207,18 @@ def test_a_path_that_cannot_be_shared_is_refused(building: Path, path: str, erro
         check(source, path)
 
 
+def test_a_link_that_a_package_has_left_in_the_venv_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim/shop-instance"
+    victim.mkdir(parents=True)
+    (victim / "file").touch()
+    unfinished = tmp_path / "unfinished"
+    (unfinished / "venv").mkdir(parents=True)
+    (unfinished / "venv/var").symlink_to(victim.parent)
+    with pytest.raises(BuildError, match="is behind a link"):
+        set_aside(unfinished, ["venv/var/shop-instance"])
+    assert (victim / "file").exists()
+
+
 # --- the whole build ------------------------------------------------------------------------------------------------
 
 

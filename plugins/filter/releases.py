@@ -34,10 +34,11 @@ def release_id(states: Iterable[State], packages: Iterable[Mapping[str, Any]], r
 def former_release(states: Iterable[State], target: str) -> str:
     """The previous release, which all hosts return to when the target fails: the last one that is good on all of them.
 
-    Hosts without a good release do not count. Empty when there is no such release.
+    Hosts without a good release, or with an app that was stopped, do not count. Empty when there is no such release.
     """
-    stacks = [[release for release in state["stack"] if release != target] for state in states if state["stack"]]
-    lives = {state["live"] for state in states if state["stack"]}
+    serving = [state for state in states if state["stack"] and state["live"]]
+    stacks = [[release for release in state["stack"] if release != target] for state in serving]
+    lives = {state["live"] for state in serving}
     if len(lives) == 1:  # this may be the target itself, when only a new host lacks it
         return str(lives.pop())
     return common(stacks)
@@ -67,7 +68,7 @@ def rollback_target(states: Mapping[str, State], release: str = "") -> dict[str,
         problem = f"Release {release} was never live on {hosts}, or was removed there." if lacking else ""
     else:
         differ = len({state["live"] for state in states.values()}) > 1
-        wanted = {common(stacks)} if differ else {(["", *stack])[-2] if stack else "" for stack in stacks}
+        wanted = {common(stacks)} if differ else {before_live(state) for state in states.values()}
         release = wanted.pop() if len(wanted) == 1 else ""
         problem = ""
         if not release and len(stacks) == 1:
@@ -82,6 +83,12 @@ def rollback_target(states: Mapping[str, State], release: str = "") -> dict[str,
         "problem": f"{problem} Nothing was changed. Good releases that are kept:\n{table}\n"
         "To roll back to one of them: -e release=ID",
     }
+
+
+def before_live(state: State) -> str:
+    """The good release before the live one; of a stopped app, its last good release. Empty when there is none."""
+    stack = ["", *state["stack"]]
+    return str(stack[-2] if state["live"] and len(stack) > 1 else stack[-1])
 
 
 def release_rows(state: State) -> list[str]:

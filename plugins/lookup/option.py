@@ -18,8 +18,8 @@ options:
     default: ""
   alone:
     description: >-
-      Whether all text after the name belongs to the value, even if it contains C(WORD=). Otherwise, such a text is a
-      list of several options, as Ansible reads it.
+      Whether a text with a further C(WORD=) is an error. Otherwise, it is a list of several options, as Ansible reads
+      it.
     type: bool
     default: false
 """
@@ -42,6 +42,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible import context
+from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
 
@@ -51,7 +52,10 @@ def typed(name: str, options: Iterable[str], alone: bool) -> str | None:
     Args:
         name: name of the option.
         options: the texts after each -e.
-        alone: whether all text after the name belongs to the value.
+        alone: whether a text that Ansible reads as several options is an error.
+
+    Raises:
+        AnsibleError: for such a text.
     """
     for option in reversed([str(option).strip() for option in options]):
         if not option.startswith(f"{name}="):
@@ -60,9 +64,13 @@ def typed(name: str, options: Iterable[str], alone: bool) -> str | None:
         quote = value[:1]
         if quote in ("'", '"') and len(value) > 1 and value.find(quote, 1) == len(value) - 1:
             return value[1:-1]
-        if not alone and re.search(r"\s[A-Za-z_]\w*=", value):
-            return None
-        return value
+        others = re.findall(r"\s([A-Za-z_]\w*)=", re.sub(r"'[^']*'|\"[^\"]*\"", "''", value))
+        if others and alone:
+            raise AnsibleError(
+                f"Ansible would read {others[0]}= in the option -e {name} as an option of its own. Nothing was "
+                f"changed. Add quotes within the quotes: -e \"{name}='…'\""
+            )
+        return None if others else value
     return None
 
 

@@ -9,13 +9,14 @@ import json
 import os
 import re
 import subprocess
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 BLOCK = 1 << 16  # bytes
-MOST_LINES = 2_000_000  # lines of a source that are read; a search in a huge log ends there
+MOST_LINES = 500_000  # lines of a source that are read; a search in a huge log ends there
 # A control character could change the terminal on which the log is shown.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 ERROR_LINE = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) \[(\w+)\] [\d#]+: (.*)")
@@ -53,17 +54,23 @@ def unit_source(name: str, unit: str) -> str:
     return re.sub(r"\.\d+$", "", middle).partition(".service")[0] or "web"
 
 
+def decode(message: Any) -> str:
+    """The text of a message: journalctl lists bytes that are no text, and the messages of an entry with several."""
+    if isinstance(message, list) and all(isinstance(part, int) for part in message):
+        return bytes(message).decode(errors="replace")
+    return "\n".join(map(decode, message)) if isinstance(message, list) else str(message)
+
+
 def journal_entries(name: str, since: float) -> Iterator[Entry]:
     """The entries of the app's units in the journal, the newest first."""
     patterns = [f"{name}@*", f"{name}.*", f"release-build-{name}.*"]
-    command = ["journalctl", "--reverse", "--output=json", "--quiet", f"--since=@{since:.0f}"]
+    command = ["journalctl", "--reverse", "--output=json", "--all", "--quiet", f"--since=@{since:.0f}"]
     with subprocess.Popen([*command, *(f"--unit={p}" for p in patterns)], stdout=subprocess.PIPE) as reader:
         try:
             for line in reader.stdout or ():
                 fields = json.loads(line)
                 message = fields.get("MESSAGE") or ""
-                if isinstance(message, list):  # bytes that are no text
-                    message = bytes(message).decode(errors="replace")
+                message = decode(message)
                 unit = fields.get("_SYSTEMD_UNIT", "")
                 source = "systemd" if "UNIT" in fields and unit == "init.scope" else unit_source(name, unit)
                 yield entry(int(fields["__REALTIME_TIMESTAMP"]) / 1e6, source, message)
@@ -78,7 +85,7 @@ def reversed_lines(path: Path) -> Iterator[str]:
     """The lines of a file, the last first; of a compressed one, too."""
     if path.suffix == ".gz":
         with gzip.open(path, "rt", errors="replace") as compressed:
-            yield from reversed(compressed.readlines())
+            yield from reversed(deque(compressed, maxlen=MOST_LINES))
         return
     with path.open("rb") as file:
         position, rest = file.seek(0, os.SEEK_END), b""

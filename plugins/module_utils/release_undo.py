@@ -52,7 +52,8 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
     commit = store.about(failed["release"]).get("commit", "") if failed else ""
     differs = False
     if not to:
-        differs = store.site.is_symlink()
+        if differs := store.site.is_symlink() or store.paths.is_symlink():
+            nginx.reload_pending().touch()
         store.clear_live()
     elif to != store.live or not is_settled(store):
         instance = Instance(store, to)
@@ -71,7 +72,7 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
     if Path(nginx.NGINX).exists() and (differs or nginx.reload_pending().exists()):
         nginx.reload()
     stop_other_releases(store, to)
-    if not to and failed:  # this host may have confirmed it already; it would count as good
+    if not to and not store.stopped and failed:  # this host may have confirmed it already; it would count as good
         store.remove(failed["release"])
     store.sweep()
     # Last: on a full disk, the removals have freed space.

@@ -227,11 +227,11 @@ class Releases:
         past: list[tuple[list[str], list[str]]] = []
         for event in self.history():
             release = event["release"]
-            if event["result"] != "ok" or release not in present:
+            if event["result"] == "ok" and event["action"] == "stop":
+                stopped = True
+            if event["result"] != "ok" or event["action"] == "stop" or release not in present:
                 continue
-            stopped = event["action"] == "stop"
-            if stopped:
-                continue
+            stopped = False
             states = [*past, (stack, left)]  # the current one, if the undone release was removed
             before = next((s for s in reversed(states) if s[0][-1:] == [release]), None)
             past.append((stack, left))

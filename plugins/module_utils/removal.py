@@ -16,6 +16,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
     installed_units,
     remove_units,
     stop_builds,
+    systemctl,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import SITES, Releases
 
@@ -48,7 +49,14 @@ class Removal:
     def runs(self) -> bool:
         """Whether a unit or nginx's site of the app is left."""
         links = (self.store.site, self.store.paths, self.store.root / "live")
-        return bool(installed_units(self.store.name)) or any(link.is_symlink() for link in links)
+        running = systemctl("list-units", "--plain", "--no-legend", "--state=active,activating", *self.services)
+        return bool(installed_units(self.store.name) or running) or any(link.is_symlink() for link in links)
+
+    @property
+    def services(self) -> list[str]:
+        """Patterns of all its services: web, processes, jobs of timers, and commands of the program app."""
+        name = self.store.name
+        return [f"{name}@*.service", f"{name}.*@*.service", f"{name}.run-*.service"]
 
     def stop(self, by: str) -> None:
         """Remove the site from nginx, then the units. Releases and data stay.
@@ -64,15 +72,17 @@ class Removal:
         # First: from here on, an interrupted run is not undone, and no run starts the app again.
         if store.folder.is_dir() and not store.stopped and store.stack:
             store.record("stop", store.live or store.stack[-1], "ok", by=by)
-        if any(link.is_symlink() for link in (store.site, store.paths)):
+        if had_site := any(link.is_symlink() for link in (store.site, store.paths)):
             nginx.reload_pending().touch()
             store.site.unlink(missing_ok=True)
             store.paths.unlink(missing_ok=True)
-        if Path(nginx.NGINX).exists() and nginx.reload_pending().exists():
+        # Not only the pending file: the run of another app may have removed it.
+        if Path(nginx.NGINX).exists() and (had_site or nginx.reload_pending().exists()):
             nginx.reload()
         for release, units in installed_units(store.name).items():
             Instance(store, release).wait_until_drained()
             remove_units(units)
+        systemctl("stop", *self.services)  # jobs and commands that still run
         for link in ("live", "before"):
             (store.root / link).unlink(missing_ok=True)
 
@@ -93,6 +103,16 @@ class Removal:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(self.store.name).pw_dir == f"{self.store.root}/data"
         return False
+
+    def check_data(self) -> None:
+        """Check that the data is an ordinary folder, which can be deleted as a whole.
+
+        Raises:
+            OSError: when it is on another file system or a link.
+        """
+        for folder in (self.store.root, self.store.root / "data"):
+            if folder.is_symlink() or os.path.ismount(folder):
+                raise OSError(f"{folder} is a link or a mount point. Delete its content and unmount or remove it first")
 
     def remove(self, data: bool) -> None:
         """Remove the releases of a stopped app; on request also its data, its history and its user."""

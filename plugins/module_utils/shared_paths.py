@@ -61,6 +61,16 @@ def place(building: Path, path: str) -> Path:
     return building / path if path.startswith("venv/") else building / "source" / path
 
 
+def check_parents(building: Path, where: Path) -> None:
+    """Check that no parent of a path is a link: a package may have created one in the venv. Root must not follow it.
+
+    Raises:
+        BuildError: when one is.
+    """
+    if where.parent.resolve() != building.resolve() / where.parent.relative_to(building):
+        raise BuildError(f"shared_paths: {where.relative_to(building)} is behind a link, which a package has created.")
+
+
 def set_aside(building: Path, paths: list[str]) -> list[SharedPath]:
     """Move what an unfinished release contains at shared paths to the folder ASIDE, and return the paths.
 
@@ -72,6 +82,7 @@ def set_aside(building: Path, paths: list[str]) -> list[SharedPath]:
     for given in paths:
         path = given.rstrip("/")
         where, aside = place(building, path), building / ASIDE / path
+        check_parents(building, where)
         if where.is_symlink():  # of the live release, whose venv is reused
             where.unlink()
         has_content = where.exists()
@@ -115,6 +126,7 @@ def share(building: Path, final: Path, app: str, data: Path, paths: list[SharedP
             raise BuildError(f"The shared_paths could not be created in {data}:\n{shorten(output)}")
     for shared in paths:
         where = place(building, shared.path)
+        check_parents(building, where)
         where.parent.mkdir(parents=True, exist_ok=True)
         where.symlink_to(data / shared.path)
     shutil.rmtree(building / ASIDE, ignore_errors=True)

@@ -32,7 +32,7 @@ def publish_source(building: Path, static: Folders, prefix: str = "") -> None:
         if not folder["path"].startswith(PACKAGE) and source.is_dir():
             target = public / f"{prefix}{folder['url']}".strip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, target)
+            shutil.copytree(source, target, ignore_dangling_symlinks=True)
             add_compressed(target)
     os.chown(public, 0, grp.getgrnam("www-data").gr_gid)
     public.chmod(0o750)

@@ -116,7 +116,7 @@ def main() -> None:
         read_back(logs, "access.log", since, lambda line: parse_request(name, line)),
         read_back(logs, "error.log", since, lambda line: parse_error(names, line)),
     ]
-    entries, complete = newest(sources, pattern, params["lines"])
+    entries, complete = newest(sources, pattern, max(params["lines"], 1))
     module.exit_json(changed=False, entries=entries, complete=complete)
 
 

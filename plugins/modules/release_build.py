@@ -196,7 +196,11 @@ def are_same(about: dict[str, Any], lock: str, shared_paths: list[str]) -> bool:
         lock: the digest of the locked dependencies; empty when they are not locked.
         shared_paths: the parameter of the module.
     """
-    return bool(lock) and about.get("dependencies") == lock and in_venv(about["shared_paths"]) == in_venv(shared_paths)
+    return (
+        bool(lock)
+        and about.get("dependencies") == lock
+        and in_venv(about.get("shared_paths", [])) == in_venv(shared_paths)
+    )
 
 
 def install(build: Build, live: Path, params: dict[str, Any]) -> str:
@@ -343,8 +347,8 @@ def main() -> None:
         try:
             store.prepare()
             store.sweep()
-            let_nginx_read(store, params["data_folders"])
             build(store, params)
+            let_nginx_read(store, params["data_folders"])  # last: shared_paths may have replaced a folder
         except (BuildError, DependencyError, OSError, subprocess.CalledProcessError) as error:
             reason = f"{error} {getattr(error, 'stderr', None) or ''}".strip()
             module.fail_json(msg=f"{params['name']}: release {params['release']} could not be built. {reason}")

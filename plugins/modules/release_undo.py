@@ -73,7 +73,10 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, live=store.live)
     with work(module):
-        former = next((r for r in (params["former"], params["own"]) if r in store.good()), "")
+        own = params["own"]
+        # An app that was stopped on this host stays stopped.
+        choices = [] if store.stopped and not own else [params["former"], own]
+        former = next((release for release in choices if release in store.good()), "")
         changed = not is_settled(store) or former != store.live
         failed = {key: params[key] for key in ("action", "release", "by")} if params["release"] else None
         restore(store, former, params["reason"], failed)

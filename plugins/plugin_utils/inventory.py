@@ -37,7 +37,7 @@ APPS_EXAMPLE = "apps: [{name: blueoctopus, domains: [example.org], source: app, 
 # Explains why a variable can't be evaluated, from the host, the name of the variable and the error.
 Explain = Callable[[str, str, AnsibleError], Iterable[Problem]]
 # The keys that decide whether apps can share a domain.
-SHARED_KEYS = ("name", "domains", "path", "tls", "static", "media", "private_files")
+SHARED_KEYS = ["name", "domains", "path", "tls", "static", "media", "private_files", "redirects", "health_path"]
 
 
 # --- apps -----------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def check_shared_domains(apps: list[Any]) -> Iterator[Problem]:
 
 def check_paths(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Check that no two keys of an app use the same URL path."""
-    keys = ("static", "media", "private_files", "redirects", "robots", "health_path")
+    keys = [*SHARED_KEYS, "robots", "basic_auth", "nginx_extra", "shared_paths"]
     if not any(check_app_keys(app, keys, where)):
         for key, found, expected in find_path_conflicts(with_defaults(plain(app))):
             yield key_problem(where, key, found, expected)

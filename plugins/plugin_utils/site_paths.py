@@ -16,6 +16,12 @@ def urls_of(app: Mapping[str, Any]) -> list[tuple[str, str]]:
     return urls + [(key, app[key]["url"]) for key in ("media", "private_files") if app[key]["url"]]
 
 
+def requests_of(app: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The keys of an app that have the path of one request, each with the path."""
+    health = [("health_path", app["health_path"].partition("?")[0])] if app["health_path"] != "/" else []
+    return health + [("redirects", redirect["from"]) for redirect in app["redirects"]]
+
+
 def find_shared_domain_conflicts(apps: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
     """Find apps that can't share the domain of another app.
 
@@ -41,9 +47,13 @@ def find_shared_domain_conflicts(apps: list[dict[str, Any]]) -> Iterator[tuple[s
             yield name, "tls", found, "none for both apps, or for neither"
         if (other := taken.setdefault((domain, path), name)) != name:
             yield name, "path", repr(path), f"a path that no other app of {domain} has; {other} has it"
-        for key, url in urls_of(owner):
-            if url.startswith(path) or path.startswith(url):
-                yield name, "path", repr(path), f"a path that does not overlap with {url} of {key} of {owner['name']}"
+        others = [app for app in apps if app["domains"][0] == domain and app["name"] != name]
+        for other_app in (app for app in others if path.startswith(app["path"]) and path != app["path"]):
+            for key, url in [*urls_of(other_app), *requests_of(other_app)]:
+                whole = other_app["path"].rstrip("/") + url
+                if whole.startswith(path) or (path.startswith(whole) and whole.endswith("/")):
+                    expected = f"a path that does not overlap with {whole} of {key} of {other_app['name']}"
+                    yield name, "path", repr(path), expected
 
 
 def find_path_conflicts(app: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -63,6 +73,13 @@ def find_path_conflicts(app: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
     for (key, path), (other_key, other) in combinations(folders, 2):
         if path.startswith(other) or other.startswith(path):
             yield other_key, repr(other), f"a path that does not overlap with {path} of {key}, which everybody can read"
+    for shared in app["shared_paths"]:
+        for key, folder in folders:
+            if f"{shared}/".startswith(folder) and f"{shared.rstrip('/')}/" != folder:
+                yield key, repr(folder), f"a folder without {shared} of shared_paths, which nginx would serve"
+    if app["path"] != "/" and app["basic_auth"] and app["nginx_extra"]:
+        expected = "none: with a path and basic_auth, its locations would need no password"
+        yield "nginx_extra", "directives", expected
     for key, url in urls:
         if url.startswith(ERRORS):
             yield key, repr(url), f"another url than {ERRORS}, where nginx has its error pages"

@@ -90,6 +90,11 @@ def is_nginx_block(value: str) -> bool:
     return depth == words == 0
 
 
+def is_data_folder(value: str) -> bool:
+    """Whether a text is the path of one folder, written in one way only."""
+    return is_relative_path(value) and not {"", "."}.intersection(value.split("/"))
+
+
 def is_command(value: str) -> bool:
     """Whether a text is empty, or one line that splits into words."""
     try:
@@ -143,6 +148,7 @@ def are_unique_redirects(value: list[Any]) -> bool:
 TEXT_FORMATS = {
     "address": is_address,
     "command": is_command,
+    "data-folder": is_data_folder,
     "domain": is_domain,
     "network": is_network,
     "nginx-block": is_nginx_block,
