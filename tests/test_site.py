@@ -256,6 +256,11 @@ def test_nginx_names_a_wrong_directive_of_the_user(site: Site) -> None:
     assert 'unknown directive "no_such"' in site.check({"nginx_extra": "no_such thing;"})
 
 
+@pytest.mark.parametrize("limits", [{"burst": 0}, {"requests": 100000, "burst": 100000, "connections": 65535}])
+def test_nginx_accepts_the_limits_of_limits(site: Site, limits: dict[str, int]) -> None:
+    assert site.check({"limits": limits}) == ""
+
+
 # --- apps that share a domain -----------------------------------------------------------------------------------------
 
 BLOG = {"name": "my-blog", "path": "/blog/"}

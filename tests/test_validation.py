@@ -148,7 +148,9 @@ def problems(*apps: Any) -> list[Problem]:
         ("nginx_extra", "# } \n}"),
         ("limits", {"request": 5}),
         ("limits", {"requests": 5, "burst": -1, "connections": 5}),
+        ("limits", {"connections": 65536}),  # nginx refuses more than 65535
         ("upload_limit", "10 MB"),
+        ("upload_limit", "99999999999g"),  # too large a number for nginx
         ("timeout", 0),
         ("websockets", "yes"),
         ("streaming", 1),
