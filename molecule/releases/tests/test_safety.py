@@ -229,7 +229,8 @@ def test_live_release_is_restarted_without_a_limit(
         )
         assert machine.host.run(f"systemctl is-failed {unit}").stdout.strip() != "failed"
         assert play("status", "-e", f"status_file={tmp_path / 'status.json'}").code == 0
-        (app,) = json.loads((tmp_path / "status.json").read_text())[machine.name]
+        apps = json.loads((tmp_path / "status.json").read_text())[machine.name]
+        (app,) = [app for app in apps if app["name"] == "shop"]
         assert "FileNotFoundError" in app["trouble"], app
         machine.host.run_expect([0], f"touch {needed} && chown shop {needed}")
     wait_for(lambda: machine.web.ask().status == 200, 60, "the site responds again with its database")

@@ -84,7 +84,7 @@ def test_an_app_that_cannot_write_is_told_where_it_can(deploy: Deploy, shop: Pat
         code.write("\nPath('written').write_text(VERSION)\n")
     run = deploy("that writes into its source")
     assert run.code != 0
-    assert "/srv/shop/data, which is DATA_DIR in its environment" in run.output, run.output
+    assert "the folder in the environment variable DATA_DIR, /srv/shop/data" in run.output, run.output
     assert "shared_paths" in run.output
 
 
