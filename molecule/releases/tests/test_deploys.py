@@ -92,7 +92,8 @@ def test_status_shows_the_state_of_the_app(machine: Machine, deploy: Deploy, pla
     live = machine.live("shop")
     for words in (f"{machine.name} / shop", f"live       {live}", "active, ", " workers, ", "deploy ok by "):
         assert words in run.output, words
-    (app,) = json.loads((tmp_path / "status.json").read_text())[machine.name]
+    apps = json.loads((tmp_path / "status.json").read_text())[machine.name]
+    (app,) = [app for app in apps if app["name"] == "shop"]
     assert app["live"] == live == app["kept"][-1]
     assert app["trouble"] == ""
     assert app["workers"] == 2 * int(machine.host.check_output("nproc")) + 1
