@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import re
 import shutil
 import socket
@@ -179,7 +180,7 @@ class Site:
     def start(self, *apps: dict[str, Any]) -> None:
         assert self.check(*apps) == ""
         self.running = subprocess.Popen(self.command("-g", "daemon off;"))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with socket.socket() as connection:
                 if connection.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -226,9 +227,12 @@ class Site:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port, below those that the kernel gives to outgoing connections: one of them could take it meanwhile."""
+    while True:
+        port = random.randint(20_000, 32_000)
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("", port))
+            return port
 
 
 def own_address() -> str:
