@@ -83,7 +83,7 @@ def test_a_rebuild_is_a_new_release_and_the_next_deploy_changes_nothing(machine:
 
 def test_no_other_user_can_see_a_build_secret(machine: Machine, deploy: Deploy, project: Path) -> None:
     (project / "setup.py").write_text(
-        "import os, time, setuptools\nassert os.environ['BUILD_TOKEN'] == 's3' + 'cret'\n"
+        "import os, time, setuptools\nassert os.environ['BUILD_TOKEN'] == ''.join(['s3', 'cret'])\n"
         "time.sleep(5)\nsetuptools.setup()\n"
     )
     seen: list[str] = []
