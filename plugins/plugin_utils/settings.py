@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.module_utils.common.yaml import yaml_load
 
 PROJECT = Path(__file__).resolve().parents[2]
 # Keywords in settings.yml that do not belong to JSON Schema.
@@ -29,7 +30,7 @@ Entry = Mapping[str, Any]  # the description of a key or an argument in settings
 @functools.cache
 def role_settings(role: str) -> dict[str, Any]:
     """A role's settings.yml: `entry_points`, `arguments` and, for the role app, the `keys` of an entry in `apps`."""
-    return dict(yaml.safe_load((PROJECT / "roles" / role / "meta/settings.yml").read_text()))
+    return dict(yaml_load((PROJECT / "roles" / role / "meta/settings.yml").read_text()))  # with libyaml, 10 times faster
 
 
 def roles() -> list[str]:
