@@ -179,6 +179,17 @@ def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
     raise AssertionError(f"Not true within {seconds} s: {why}")
 
 
+def after_the_switch(action: str) -> str:
+    """Code for the start of an app: the statement `action` runs one second after the switch to its release."""
+    return (
+        "import os, threading, time\n\n\ndef act():\n"
+        "    release = os.environ['RELEASE_DIR']\n"
+        "    while os.path.realpath(os.path.join(release, '../../live')) != release:\n"
+        f"        time.sleep(0.05)\n    time.sleep(1)\n    {action}\n\n\n"
+        "threading.Thread(target=act, daemon=True).start()\n"
+    )
+
+
 def git(folder: Path, *argv: str) -> str:
     """Run git in a folder and return its output."""
     own = ["-c", "user.name=tester", "-c", "user.email=tester@example.org", "-c", "init.defaultBranch=main"]

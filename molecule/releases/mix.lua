@@ -1,5 +1,12 @@
--- Send GET and POST alternately. Print one line of JSON at the end: responses, errors, the slowest response in seconds.
+-- Send GET and POST alternately, with a pause before each request of a connection: PAUSE, in milliseconds. Print one line of JSON at the end: responses, errors, the slowest response in seconds.
 local post = false
+local pause = tonumber(os.getenv("PAUSE"))
+
+if pause > 0 then
+   function delay()
+      return pause
+   end
+end
 
 function request()
    post = not post

@@ -99,6 +99,7 @@ def test_deploy_makes_new_code_live_and_drops_no_request(
                 answered.append(answer.status) if answer.status == 201 else failures.append(answer)
             except Exception as error:
                 failures.append(repr(error))
+            time.sleep(0.02)
 
     visitors = [threading.Thread(target=visit) for _ in range(4)]
     for visitor in visitors:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testing import Machine, Run, commit_all
+from testing import Machine, Run, after_the_switch, commit_all
 
 testinfra_hosts = ["ansible://debian13"]
 SCENARIO = Path(__file__).resolve().parent.parent
@@ -27,12 +27,8 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def exit_after_the_switch(shop: Path) -> None:
-    edit(
-        shop / "shop.py",
-        "app = Flask",
-        "import threading\n\n\ndef exit_later() -> None:\n    time.sleep(3)\n    print('killing the master')\n"
-        "    os.kill(os.getppid(), 9)\n\n\nthreading.Thread(target=exit_later, daemon=True).start()\napp = Flask",
-    )
+    kill = "print('killing the master'); os.kill(os.getppid(), 9)"
+    edit(shop / "shop.py", "app = Flask", after_the_switch(kill) + "app = Flask")
 
 
 # For each fault: a change of the source, keys of the app, and a part of the error that the run must report.
@@ -81,7 +77,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {},
         "The health check GET /healthz through nginx failed: the last response had status 500",
     ),
-    "exit after the switch": (exit_after_the_switch, {}, "killing the master"),
+    "exit after the switch": (exit_after_the_switch, {"watch_time": 5}, "killing the master"),
     "a failing release command": (
         lambda _shop: None,
         {"release_command": "python -c 'print(\"no such table\"); raise SystemExit(3)'"},

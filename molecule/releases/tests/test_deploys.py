@@ -24,7 +24,7 @@ def test_deploys_and_rollbacks_in_a_row_drop_no_request(
     machine: Machine, deploy: Deploy, play: Play, load: Load
 ) -> None:
     assert deploy("before the load").code == 0
-    with load(connections=16) as seen:
+    with load(connections=16, pause=0) as seen:
         for number in range(DEPLOYS):
             run = deploy(f"load-{number}")
             assert run.code == 0, run.output
@@ -185,7 +185,7 @@ def test_running_job_of_a_timer_finishes_after_a_deploy(machine: Machine, deploy
 
 @pytest.mark.alone
 def test_killed_worker_fails_only_its_own_requests(machine: Machine, load: Load) -> None:
-    with load(connections=64) as seen:  # more than all threads, so that some requests always wait
+    with load(connections=64, pause=0) as seen:  # more than all threads, so that some requests always wait
         time.sleep(1)
         pid = machine.web.ask().json["pid"]
         with machine.host.sudo():
@@ -198,7 +198,7 @@ def test_killed_worker_fails_only_its_own_requests(machine: Machine, load: Load)
 
 @pytest.mark.alone
 def test_killed_master_is_restarted_and_no_connection_is_refused(machine: Machine, load: Load) -> None:
-    with load(connections=16) as seen:
+    with load(connections=16, pause=0) as seen:
         time.sleep(1)
         unit = f"shop@{machine.live('shop')}.service"
         with machine.host.sudo():

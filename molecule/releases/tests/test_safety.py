@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testing import Machine, Run, wait_for
+from testing import Machine, Run, after_the_switch, wait_for
 
 testinfra_hosts = ["ansible://debian13"]
 Deploy = Callable[..., Run]
@@ -106,7 +106,7 @@ def test_dying_workers_fail_the_deploy_although_nginx_retries_requests(
     assert deploy("before the deaths of workers").code == 0
     edit(shop / "shop.py", "    time.sleep(0.02)\n", "    os._exit(1)\n")
     with load() as seen:
-        run = deploy("whose workers die")
+        run = deploy("whose workers die", watch_time=5)
     assert run.code != 0
     assert "worker" in run.output, run.output
     assert " died." in run.output, run.output
@@ -144,9 +144,9 @@ def test_no_release_is_live_after_a_failed_first_release(
     edit(
         shop / "shop.py",
         "app = Flask",
-        "import threading\nthreading.Timer(2, lambda: os._exit(1)).start()\napp = Flask",
+        after_the_switch("os._exit(1)") + "app = Flask",
     )
-    options = changed_app("shop", source=str(shop), domains=["novel.example"])
+    options = changed_app("shop", source=str(shop), domains=["novel.example"], watch_time=5)
     edit(Path(options[1].removeprefix("@")), "name: shop", "name: novel")
     run = play("deploy", *options, "-e", "app=novel")
     assert run.code != 0

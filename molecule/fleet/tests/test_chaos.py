@@ -181,7 +181,6 @@ class Chaos:
                 assert history[i + 1]["result"] != "begun", history[i : i + 2]
 
 
-@pytest.mark.alone
 @pytest.mark.skipif(not ROUNDS, reason="only script/chaos and script/test --load run it")
 def test_random_faults(fleet: Fleet, inventory: Path, shop: Path, changed_app: Callable[..., list[str]]) -> None:
     text = (shop / "shop.py").read_text()

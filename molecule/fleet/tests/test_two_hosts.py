@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testing import Fleet, Machine, Run, wait_for
+from testing import PROJECT, Fleet, Machine, Run, after_the_switch, wait_for
 
 testinfra_hosts = ["ansible://debian13"]
-SCENARIO = Path(__file__).resolve().parent.parent
+CALLBACKS = str(PROJECT / "molecule/releases/callbacks")
 BOTH = "webservers"
 Deploy = Callable[..., Run]
 Play = Callable[..., Run]
@@ -26,12 +26,12 @@ SWITCH, WATCH = "Switch nginx to the release", "Watch the release"
 ON_ONE_HOST = {
     "an import error": ("raise RuntimeError('only here')", "did not become ready", "RuntimeError: only here"),
     "a master that dies after the switch": (
-        "import threading; threading.Timer(3, lambda: os.kill(os.getppid(), 9)).start()",
+        after_the_switch("os.kill(os.getppid(), 9)"),
         "in the seconds after the switch",
         "",
     ),
     "a worker that exits after the switch": (
-        "import threading; threading.Timer(3.5, lambda: os._exit(1)).start()",
+        after_the_switch("os._exit(1)"),
         "in the seconds after the switch",
         "",
     ),
@@ -42,7 +42,8 @@ def break_on(host: str, shop: Path, statement: str) -> None:
     """Make the app fail on one host only."""
     text = (shop / "shop.py").read_text()
     assert "app = Flask" in text
-    broken = f"import socket\nif {host!r} in socket.gethostname():\n    {statement}\napp = Flask"
+    indented = statement.replace("\n", "\n    ")
+    broken = f"import socket\nif {host!r} in socket.gethostname():\n    {indented}\napp = Flask"
     (shop / "shop.py").write_text(text.replace("app = Flask", broken))
 
 
@@ -129,7 +130,7 @@ def test_second_run_succeeds_after_the_control_node_died_after_any_task(
     fleet: Fleet, deploy: Deploy, load: Callable[..., Any]
 ) -> None:
     assert deploy("before the deaths", limit=BOTH).code == 0
-    killer = {"ANSIBLE_CALLBACK_PLUGINS": str(SCENARIO / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": "die_after"}
+    killer = {"ANSIBLE_CALLBACK_PLUGINS": CALLBACKS, "ANSIBLE_CALLBACKS_ENABLED": "die_after"}
     with load() as seen:
         # Odd numbers: after the first of the two hosts has run a task, when the hosts differ most.
         for results in itertools.count(1, 2):

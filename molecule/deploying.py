@@ -1,0 +1,113 @@
+"""Fixtures for deploys under load, on one or two machines: for the scenarios releases and fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+from testing import PROJECT, Fleet, Machine, Run, Web
+
+RELEASES = PROJECT / "molecule/releases"
+LONGEST = 900  # seconds after which a load generator stops by itself
+
+
+@dataclass
+class Load:
+    """The results of a load generator: numbers of responses and of errors."""
+
+    answered: int = 0
+    connect: int = 0
+    read: int = 0
+    write: int = 0
+    status: int = 0
+    timeout: int = 0
+    slowest: float = 0  # seconds
+
+    @property
+    def failed(self) -> int:
+        return self.connect + self.read + self.write + self.status + self.timeout
+
+
+@pytest.fixture
+def load(machine: Machine) -> Callable[..., AbstractContextManager[Load]]:
+    """Send GET and POST requests alternately to the site, as long as the context lasts.
+
+    Each connection pauses for some milliseconds before each request, so that the load takes no time from other tests.
+    """
+
+    @contextlib.contextmanager
+    def loaded(connections: int = 4, pause: int = 20) -> Iterator[Load]:
+        seen = Load()
+        command = ["wrk", "--threads=2", f"--connections={connections}", f"--duration={LONGEST}s", "--timeout=5s"]
+        command += [f"--script={RELEASES / 'mix.lua'}", "--header=Host: site.example", f"http://{machine.web.address}/"]
+        generator = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PAUSE": str(pause)})
+        try:
+            yield seen
+        finally:
+            generator.send_signal(signal.SIGINT)
+            out, _ = generator.communicate(timeout=30)
+        vars(seen).update(json.loads(out.strip().splitlines()[-1]))
+
+    return loaded
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A copy of the app's source, which a test can change."""
+    return Path(shutil.copytree(RELEASES / "app", tmp_path / "shop", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+@pytest.fixture
+def deploy(
+    machine: Machine, play: Callable[..., Run], changed_app: Callable[..., list[str]], shop: Path
+) -> Callable[..., Run]:
+    """Deploy the source as a new version, with changed keys, to this machine or to the hosts of `limit`."""
+
+    def run(
+        content: str,
+        *options: str,
+        environment: dict[str, str] | None = None,
+        app_environment: dict[str, str] | None = None,
+        limit: str = machine.name,
+        **keys: Any,
+    ) -> Run:
+        if app_environment is not None:
+            keys["environment"] = app_environment
+        (shop / "version.txt").write_text(f"{content}\n")
+        inventory = changed_app("shop", **{"source": str(shop)} | keys)
+        return play("deploy", *inventory, *options, environment=environment, limit=limit)
+
+    return run
+
+
+@pytest.fixture
+def fleet(inventory: Path) -> Fleet:
+    """Both machines of the scenario."""
+    machines = []
+    for name in ("debian13", "debian12"):
+        host = testinfra.get_host(f"ansible://{name}", ansible_inventory=str(inventory))
+        variables = host.ansible.get_variables()
+        machines.append(Machine(name, host, variables, Web(variables["ansible_host"], 80)))
+    return Fleet(machines)
+
+
+@pytest.fixture
+def at_task() -> Callable[[str, str], dict[str, str]]:
+    """Run a command on the control node when a task begins; returns the environment for the run."""
+
+    def environment(task: str, command: str) -> dict[str, str]:
+        callbacks = {"ANSIBLE_CALLBACK_PLUGINS": str(RELEASES / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": "at_task"}
+        return callbacks | {"AT_TASK": task, "AT_TASK_RUN": command}
+
+    return environment
