@@ -183,8 +183,8 @@ def after_the_switch(action: str) -> str:
     """Code for the start of an app: the statement `action` runs one second after the switch to its release."""
     return (
         "import os, threading, time\n\n\ndef act():\n"
-        "    release = os.environ['RELEASE_DIR']\n"
-        "    while os.path.realpath(os.path.join(release, '../../live')) != release:\n"
+        "    live = os.path.join(os.environ['RELEASE_DIR'], '../../../live')\n"
+        "    while os.path.basename(os.path.realpath(live)) != os.environ['RELEASE']:\n"
         f"        time.sleep(0.05)\n    time.sleep(1)\n    {action}\n\n\n"
         "threading.Thread(target=act, daemon=True).start()\n"
     )
