@@ -1,4 +1,4 @@
-"""Random faults at random moments of deploys and rollbacks, on two hosts under load.
+"""Random faults at random moments of deploys, rollbacks and removals, on two hosts under load.
 
     script/chaos [SEED] [ROUNDS]
 
@@ -148,10 +148,10 @@ class Chaos:
         version, bad = f"round-{number}", self.chance.random() < 0.3
         (self.shop / "version.txt").write_text(f"bad-{version}\n" if bad else f"{version}\n")
         (self.shop / "healthy.txt").write_text("no" if bad else "yes")
-        action = self.chance.choice(["deploy", "deploy", "deploy", "rollback"])
+        action = self.chance.choice(["deploy", "deploy", "deploy", "deploy", "rollback", "remove"])
         fault = self.chance.choice(self.FAULTS)
         moment = self.chance.uniform(0, LONGEST)
-        running = self.start(action, *(["-e", "app=shop"] if action == "rollback" else []))
+        running = self.start(action, *([] if action == "deploy" else ["-e", "app=shop"]))
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(moment)
         with fault(self, running):
