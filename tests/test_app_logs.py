@@ -15,6 +15,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.apps import hosts_with_
 from ansible_collections.blueoctopus.site.plugins.module_utils.logs import (
     BLOCK,
     Entry,
+    count_outcomes,
     decode,
     entry,
     newest,
@@ -61,6 +62,29 @@ def test_requests_are_read_until_the_start_of_the_log_also_from_a_compressed_fil
     since = 1767323700.0  # 2026-01-02 03:15
     found = read_back(tmp_path, "access.log", since, lambda line: parse_request("shop", line))
     assert [e["time"] for e in found] == [1767324600.0, 1767324000.0]
+
+
+def outcome_line(second: int, status: int, release: str = "new", agent: str = "browser") -> str:
+    seen = {"time": f"2026-01-02T03:00:{second:02}+00:00", "site": "shop", "status": status, "user_agent": agent}
+    return json.dumps(seen | {"release": release}, separators=(",", ":")) + "\n"
+
+
+def test_requests_are_counted_before_the_switch_and_for_the_new_release(tmp_path: Path) -> None:
+    lines = [
+        outcome_line(1, 500, "old"),  # too early
+        outcome_line(12, 200, "old"),
+        outcome_line(13, 502, ""),
+        outcome_line(21, 200, "old"),  # began before the switch
+        outcome_line(21, 500),
+        outcome_line(22, 200),
+        outcome_line(22, 504, ""),
+        outcome_line(23, 500, agent="probe"),
+        outcome_line(23, 200).replace("shop", "blog"),
+        "garbage\n",
+    ]
+    (tmp_path / "access.log").write_text("".join(lines))
+    switched = 1767322820.0  # 2026-01-02 03:00:20
+    assert count_outcomes(tmp_path, "shop", "new", switched, 15) == [(3, 1), (3, 2)]
 
 
 def test_a_file_that_ended_before_the_start_is_not_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 BLOCK = 1 << 16  # bytes
 MOST_LINES = 500_000  # lines of a source that are read; a search in a huge log ends there
+MOST_OUTCOMES = 20_000  # requests that are counted; the newest
 # A control character could change the terminal on which the log is shown.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 ERROR_LINE = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) \[(\w+)\] [\d#]+: (.*)")
@@ -130,6 +131,40 @@ def parse_request(site: str, line: str) -> Entry | None:
     except (ValueError, KeyError, TypeError):
         return None
     return entry(time, "nginx", text)
+
+
+def parse_outcome(site: str, line: str) -> Entry | None:
+    """Release and status of a client's request, from a line of nginx's JSON log; None for a health check of the host."""
+    if f'"site":"{site}"' not in line or '"user_agent":"probe"' in line:
+        return None
+    try:
+        seen = json.loads(line)
+        time = datetime.datetime.fromisoformat(seen["time"]).timestamp()
+        return {"time": time, "release": seen["release"], "status": int(seen["status"])}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def count_outcomes(folder: Path, site: str, release: str, switched: float, before: float) -> list[tuple[int, int]]:
+    """Compare a new release with what was there before: requests of clients, and how many got a status of 500 or more.
+
+    Args:
+        folder: nginx's logs.
+        site: the app.
+        release: the new release. A response of nginx itself after the switch counts for it.
+        switched: time of the switch, in seconds since 1970.
+        before: seconds before the switch that are counted, too.
+
+    Returns:
+        the counts before, and those of the new release.
+    """
+    counts = [[0, 0], [0, 0]]
+    entries = read_back(folder, "access.log", switched - before, lambda line: parse_outcome(site, line))
+    for found in islice(entries, MOST_OUTCOMES):
+        is_new = found["release"] == release or (not found["release"] and found["time"] >= switched)
+        counts[is_new][0] += 1
+        counts[is_new][1] += found["status"] >= 500
+    return [(requests, failed) for requests, failed in counts]
 
 
 def parse_error(names: set[str], line: str) -> Entry | None:

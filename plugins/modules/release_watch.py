@@ -11,6 +11,8 @@ description:
   - A response counts only when it comes from this release. nginx sends the release's id only to the host itself.
   - Fails when a health check fails, or when a worker, the web service or a background process has died since the start,
     by an exit, a signal or lack of memory. The error contains the end of the app's own log.
+  - Fails when most requests of clients since the switch, and at least ten, got a status of 500 or more, unless that was
+    so before the switch, too. Warns when some did.
 options:
   seconds:
     description: Number of seconds to watch, from O(since) on.
@@ -48,8 +50,10 @@ release:
 """
 
 import time
+from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.logs import count_outcomes
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
     ID,
     fail_with_log,
@@ -58,6 +62,26 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_module im
 )
 
 PAUSE = 0.5  # seconds between two probes
+NGINX_LOGS = Path("/var/log/nginx")
+BEFORE = 60  # seconds before the switch, for the comparison with the previous release
+FEWEST = 10  # requests of clients, below which their failures do not fail the watch
+
+
+def judge(before: tuple[int, int], after: tuple[int, int]) -> tuple[bool, str]:
+    """Whether a release fails most requests, and the previous one did not; and a message, empty if no request failed.
+
+    Args:
+        before: requests of clients before the switch, and how many of them failed.
+        after: the same for the new release.
+    """
+    requests, failed = after
+    was_broken = before[1] * 2 > before[0]
+    is_broken = requests >= FEWEST and failed * 2 > requests and not was_broken
+    words = (
+        f"{failed} of {requests} requests of clients got a status of 500 or more, although the health check succeeds. "
+        "If the app answers health_path before it can serve, let that page use what the app needs."
+    )
+    return is_broken, words if failed else ""
 
 
 def main() -> None:
@@ -84,6 +108,12 @@ def main() -> None:
                 if is_last:
                     break
                 time.sleep(PAUSE)
+            switched = time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since)
+            is_broken, words = judge(*count_outcomes(NGINX_LOGS, store.name, release, switched, BEFORE))
+            if is_broken:
+                raise NotReady(words)
+            if words:
+                module.warn(f"{store.name}: {words}")
         except NotReady as error:
             fail_with_log(module, new, f"failed in the seconds after the switch. {error}", started)
     module.exit_json(changed=False, release=release)

@@ -237,6 +237,37 @@ def test_live_release_is_restarted_without_a_limit(
     assert deploy("that needs none").code == 0
 
 
+def test_app_that_logs_without_end_is_limited_and_the_log_says_so(
+    machine: Machine, deploy: Deploy, play: Play, shop: Path
+) -> None:
+    flood = (
+        "import threading\n\n\ndef flood():\n    while True:\n        for _ in range(20000):\n            print('x' * 100)\n"
+        "        time.sleep(31)\n\n\nthreading.Thread(target=flood, daemon=True).start()\napp = Flask"
+    )
+    (shop / "shop.py").write_text((shop / "shop.py").read_text().replace("app = Flask", flood, 1))
+    assert deploy("that logs without end").code == 0
+
+    def is_limited() -> bool:
+        run = play("logs", "-e", "app=shop", "-e", "since='2 minutes ago'", "-e", "grep='^Suppressed [0-9]+ messages'")
+        return f"messages from shop@{machine.live('shop')}.service" in run.output
+
+    wait_for(is_limited, 90, "the journal has dropped messages")
+    assert machine.web.ask().status == 200
+    assert deploy("that logs little").code == 0
+
+
+def test_port_that_an_app_opens_is_closed_by_the_firewall(machine: Machine, deploy: Deploy, shop: Path) -> None:
+    listen = (
+        "import contextlib, socket\n\nwith contextlib.suppress(OSError):  # one worker gets the port\n"
+        "    door = socket.create_server(('0.0.0.0', 5050))\napp = Flask"
+    )
+    (shop / "shop.py").write_text((shop / "shop.py").read_text().replace("app = Flask", listen, 1))
+    assert deploy("with a port").code == 0
+    assert machine.host.socket("tcp://5050").is_listening
+    assert not machine.accepts(5050)
+    assert deploy("without a port").code == 0
+
+
 def test_app_starts_after_databases_on_the_same_host(machine: Machine) -> None:
     after = machine.host.check_output(f"systemctl show --property=After --value shop@{machine.live('shop')}.service")
     assert {"postgresql.service", "mariadb.service", "redis-server.service"} <= set(after.split())
