@@ -241,7 +241,8 @@ def test_app_that_logs_without_end_is_limited_and_the_log_says_so(
     machine: Machine, deploy: Deploy, play: Play, shop: Path
 ) -> None:
     flood = (
-        "import threading\n\n\ndef flood():\n    while True:\n        for _ in range(20000):\n            print('x' * 100)\n"
+        "import threading\n\n\ndef flood():\n    while True:\n"
+        "        for _ in range(20000):\n            print('x' * 100)\n"
         "        time.sleep(31)\n\n\nthreading.Thread(target=flood, daemon=True).start()\napp = Flask"
     )
     (shop / "shop.py").write_text((shop / "shop.py").read_text().replace("app = Flask", flood, 1))
