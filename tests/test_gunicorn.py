@@ -46,6 +46,16 @@ def meet(number):
         time.sleep(0.05)
     return "alone", 500
 
+@app.get("/slow")
+def slow():
+    pathlib.Path("begun").touch()
+    time.sleep(1)
+    return "slow"
+
+@app.get("/multithread")
+def multithread():
+    return str(request.environ["wsgi.multithread"])
+
 @app.get("/die")
 def die():
     os._exit(9)
@@ -217,3 +227,36 @@ def test_a_worker_that_max_requests_replaces_does_not_count_as_dead(serve: Serve
     service.get("/page")  # the next worker runs, so the messages have been sent
     deaths = [message for message in service.messages() if "died" in message]
     assert deaths == ["STATUS=1 worker died since the start"]
+
+
+def test_a_stopping_worker_finishes_its_requests(serve: Serve) -> None:
+    service = serve(threads=2, drain_timeout=10)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(service.get, "/slow")
+        deadline = time.monotonic() + TIME_LIMIT
+        while not (service.folder / "begun").exists():
+            assert time.monotonic() < deadline, service.log.read_text()
+            time.sleep(0.01)
+        service.process.terminate()
+        assert answer.result()[::2] == (200, "slow")
+    began = time.monotonic()
+    assert service.process.wait(TIME_LIMIT) == 0
+    assert time.monotonic() - began < 1  # a worker that is idle stops at once
+
+
+def test_an_app_knows_that_it_runs_in_threads(serve: Serve) -> None:
+    assert serve().get("/multithread")[2] == "True"
+
+
+def test_a_request_that_a_dying_worker_has_not_accepted_is_answered_by_another(serve: Serve) -> None:
+    service = serve(workers=2, threads=1)
+    service.wait_for_imports(2)
+    with ThreadPoolExecutor(6) as pool:
+        slow = [pool.submit(service.get, "/slow") for _ in range(6)]
+        deadline = time.monotonic() + TIME_LIMIT
+        while not (service.folder / "begun").exists():
+            assert time.monotonic() < deadline, service.log.read_text()
+            time.sleep(0.01)
+        os.kill(service.imports()[0], 9)
+        lost = [answer for answer in slow if answer.exception() is not None]
+    assert len(lost) <= 1
