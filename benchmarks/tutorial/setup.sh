@@ -40,4 +40,4 @@ http {
 NGINX
 systemctl daemon-reload
 systemctl start tutorial
-nginx -c /srv/tutorial/nginx.conf
+nginx -c /srv/tutorial/nginx.conf </dev/null >/dev/null 2>&1 # else ssh would wait for its output

