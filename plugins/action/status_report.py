@@ -11,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.color import stringc
 from ansible.utils.display import Display
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.report import page
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import plain
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.status import document
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.status_table import (
@@ -43,7 +44,9 @@ class ActionModule(ActionBase):
         status = document(arguments["results"], arguments.get("logins") or {}, app)
         try:
             if path := arguments.get("json"):
-                Path(path).write_text(json.dumps(status, indent=2, ensure_ascii=False) + "\n")
+                Path(path).write_text(json.dumps(status, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            if path := arguments.get("report"):
+                Path(path).write_text(page(status), encoding="utf-8")
         except OSError as error:
             raise AnsibleActionFail(f"The file {error.filename} cannot be written: {error.strerror}.") from error
         lines = table(status, paint) + notes(status)

@@ -8,7 +8,8 @@ module: host_status
 short_description: Report the state of a host and its apps
 description:
   - Measures in one call what the status shows - each app with its live release, processes, memory, requests,
-    certificate and history, and the host with its disks, updates, failed units and last backup - and lists the problems.
+    certificate and history, and the host with its disks, updates, failed units and last backup.
+  - Lists the problems.
   - Reads nginx's log backwards, for a limited time. Changes nothing.
 options:
   apps:
