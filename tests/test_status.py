@@ -156,6 +156,8 @@ def test_problems_of_an_app(app: dict[str, Any], expected: str | None) -> None:
         ({"updates": None}, None),
         ({"alerts": {"delivery": {"failing_since": "2026-01-02T03:00:00Z", "error": "refused"}}}, "delivery"),
         ({"alerts": {"delivery": {"failing_since": "2026-01-02T03:08:00Z", "error": "refused"}}}, None),
+        ({"alerts": {"checked": "2026-01-02T03:09:00Z", "delivery": {}}}, None),
+        ({"alerts": {"checked": "2026-01-02T02:00:00Z", "delivery": {}}}, "delivery"),
     ],
 )
 def test_problems_of_a_host(changes: dict[str, Any], expected: str | None) -> None:

@@ -14,6 +14,7 @@ DAY = 86400  # seconds
 BACKUP_AGE = 26 * 3600  # seconds: one a day, and two hours to make it
 ERRORS_SHARE = 0.05
 ERRORS_LEAST = 5  # in the window: one failed request of two is no outage
+CHECK_AGE = 600  # seconds between two checks of the alerts
 DELIVERY_AGE = 300  # seconds in which alerts may be sent again
 TREND_LEAST = 3 * 3600  # seconds of samples that a trend needs
 Problem = dict[str, str]
@@ -129,6 +130,9 @@ def check_backup(backup: Mapping[str, Any] | None, now: float) -> Iterator[Probl
 
 def check_alerts(alerts: Mapping[str, Any] | None, now: float) -> Iterator[Problem]:
     """Check that alerts can be sent."""
+    checked = parse_time((alerts or {}).get("checked") or "")
+    if checked is not None and now - checked > CHECK_AGE:
+        yield problem("delivery", f"alerts: the last check is {(now - checked) / 60:.0f} min old")
     delivery = (alerts or {}).get("delivery") or {}
     since = parse_time(delivery.get("failing_since") or "")
     if since is not None and now - since > DELIVERY_AGE:

@@ -13,7 +13,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
 
 MOUNTS = ("/", "/var", "/var/log", "/var/lib", "/srv", "/tmp")  # noqa: S108
 BACKUP = Path("/var/lib/backup/status.json")
-ALERTS = Path("/var/lib/alert/state.json")
+# The second one survives a reboot; the first one, in memory, a full disk.
+ALERTS = (Path("/run/alert/state.json"), Path("/var/lib/alert/state.json"))
 REBOOT = (Path("/run/reboot-required"), Path("/var/run/reboot-required"))
 APT_TIMEOUT = 5  # seconds
 
@@ -90,16 +91,30 @@ def describe_backup(path: Path = BACKUP) -> dict[str, Any] | None:
     return {key: found.get(key) for key in ("last_backup", "size_bytes", "last_check", "last_drill", "problem")}
 
 
-def describe_alerts(path: Path = ALERTS) -> dict[str, Any] | None:
-    """Whether alerts can be sent; None on a host without them."""
-    found = read_json(path)
+def read_alerts(paths: tuple[Path, ...] = ALERTS) -> dict[str, Any] | None:
+    """What the alerts have stored at their last check; None when there was none."""
+    found = [state for path in paths if (state := read_json(path))]
+    return max(found, key=lambda state: str(state.get("checked", "")), default=None)
+
+
+def is_sample(found: Any) -> bool:
+    """Whether an entry has the form of a sample: a time, and numbers by the names of apps and of disks."""
+    if not isinstance(found, dict) or not isinstance(found.get("time"), int):
+        return False
+    parts = [found.get(part) for part in ("memory", "disks")]
+    return all(isinstance(part, dict) and all(isinstance(v, int) for v in part.values()) for part in parts)
+
+
+def describe_alerts(paths: tuple[Path, ...] = ALERTS) -> dict[str, Any] | None:
+    """Whether alerts can be sent; None on a host without them. A user without rights has written these files."""
+    found = read_alerts(paths)
     if found is None:
         return None
-    delivery = found.get("delivery")
+    delivery, samples = found.get("delivery"), found.get("samples")
     return {
-        "checked": found.get("checked", ""),
-        "delivery": delivery if isinstance(delivery, dict) else {},
-        "samples": found.get("samples", []),
+        "checked": str(found.get("checked", "")),
+        "delivery": {key: str(value) for key, value in delivery.items()} if isinstance(delivery, dict) else {},
+        "samples": [sample for sample in samples if is_sample(sample)] if isinstance(samples, list) else [],
     }
 
 

@@ -43,7 +43,7 @@ def ceiling(values: Iterable[float]) -> float:
 
 
 def line(points: Sequence[tuple[float, float | None]], top: float, start: float, length: float = DAY) -> str:
-    """The path of a line through points of time and value, with gaps where there is no value; a single one is a dash."""
+    """The path of a line through points of time and value, with gaps where there is no value."""
     parts: list[str] = []
     pen_is_down = False
     for moment, value in points:
