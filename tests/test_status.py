@@ -250,7 +250,7 @@ def test_control_characters_of_a_log_reach_no_terminal() -> None:
 def test_a_row_for_each_host_and_app_is_aligned() -> None:
     status = document({"web1": result({}, {"name": "newsletter"}), "web2": result()}, now=NOW)
     lines = table(status)
-    headings = "HOST APP STATE RELEASE COMMIT AGE WORKERS MEM REQ/MIN ERR/MIN P95 CERT BACKUP UPDATES DISK"
+    headings = "HOST APP STATE RELEASE COMMIT AGE WRK MEM REQ/M ERR/M P95 CERT BACKUP UPD DISK"
     assert " ".join(lines[0].split()) == headings
     assert " ".join(lines[1].split()) == "web1 shop active 000000 0123456 3h 5 182M 20 0 210ms 61d 14h 3 41%"
     assert len(lines) == 4

@@ -12,7 +12,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.checks import CER
 
 BAD, NOTABLE, FAINT = "bad", "notable", "faint"
 Paint = Callable[[str, str], str]
-# The heading of each column; numbers are aligned to the right.
+# The heading of each column, short enough for 120 characters; numbers are aligned to the right.
 COLUMNS = {
     "": "<",
     "HOST": "<",
@@ -21,14 +21,14 @@ COLUMNS = {
     "RELEASE": "<",
     "COMMIT": "<",
     "AGE": ">",
-    "WORKERS": ">",
+    "WRK": ">",
     "MEM": ">",
-    "REQ/MIN": ">",
-    "ERR/MIN": ">",
+    "REQ/M": ">",
+    "ERR/M": ">",
     "P95": ">",
     "CERT": ">",
     "BACKUP": ">",
-    "UPDATES": ">",
+    "UPD": ">",
     "REBOOT": "<",
     "DISK": ">",
 }
@@ -110,9 +110,9 @@ def host_cells(host: Mapping[str, Any], now: float) -> dict[str, Cell]:
         cells["BACKUP"] = Cell("none" if last is None else short_age(max(0, now - last)), BAD * ("backup" in kinds))
     updates = host["updates"]
     if updates is not None:
-        cells["UPDATES"] = Cell(str(updates["pending"]), NOTABLE if updates["security"] else "")
+        cells["UPD"] = Cell(str(updates["pending"]), NOTABLE if updates["security"] else "")
     if host["reboot_needed"]:
-        cells["REBOOT"] = Cell("needed", NOTABLE)
+        cells["REBOOT"] = Cell("yes", NOTABLE)
     return cells
 
 
@@ -131,14 +131,14 @@ def app_cells(app: Mapping[str, Any], problems: Iterable[Mapping[str, str]], now
         "STATE": Cell(state, BAD if kinds & {"down", "absent", "dying", "process"} else NOTABLE * (state != "active")),
         "RELEASE": Cell(short_release(app["live"]) + star, differs),
         "AGE": Cell(short_age(None if deployed is None else max(0, now - deployed))),
-        "WORKERS": Cell(str(app["workers"]), BAD * ("dying" in kinds)),
+        "WRK": Cell(str(app["workers"]), BAD * ("dying" in kinds)),
         "MEM": Cell(f"{app['memory_mib']}M"),
-        "REQ/MIN": Cell(number(seen["per_minute"])),
-        "ERR/MIN": Cell(number(seen["errors_per_minute"]), BAD if "errors" in kinds else ""),
+        "REQ/M": Cell(number(seen["per_minute"])),
+        "ERR/M": Cell(number(seen["errors_per_minute"]), BAD if "errors" in kinds else ""),
         "P95": Cell(duration(seen["p95_seconds"])),
     }
     if app["commit"]:
-        cells["COMMIT"] = Cell(short_commit(app["commit"]) + star, differs)
+        cells["COMMIT"] = Cell(short_commit(app["commit"]), differs)
     if certificate:
         is_bad = not certificate["is_there"] or certificate["days_left"] < CERTIFICATE_DAYS
         days = f"{certificate['days_left']}d" if certificate["is_there"] else "none"
