@@ -12,7 +12,6 @@ from ansible_collections.blueoctopus.site.plugins.filter.releases import (
     former_release,
     release_id,
     rollback_target,
-    short_commit,
 )
 
 TIME = "20260107T000000Z"
@@ -34,7 +33,7 @@ EMPTY = state()
 
 
 def test_all_filters_are_registered() -> None:
-    names = {"release_id", "former_release", "rollback_target", "release_failures", "short_commit", "hosts_without"}
+    names = {"release_id", "former_release", "rollback_target", "release_failures", "hosts_without"}
     names |= {"failed_hosts", "hosts_of"}
     assert set(FilterModule().filters()) == names
 
@@ -236,19 +235,7 @@ def test_without_a_failed_task_a_host_is_unreachable() -> None:
     assert "can no longer be reached" in failures({"web1": {}}, ["web1"], "shop")
 
 
-# --- short_commit ---------------------------------------------------------------------------------------------------
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def test_a_commit_is_shortened() -> None:
-    assert short_commit(COMMIT) == "0123456789"
-    assert short_commit("") == ""
-
-
-def test_the_mark_of_uncommitted_changes_stays() -> None:
-    assert short_commit(f"{COMMIT}+changes") == "0123456789+changes"
-    assert short_commit(f"{COMMIT}+changes") != short_commit(COMMIT)
+# --- hosts_without --------------------------------------------------------------------------------------------------
 
 
 def test_hosts_without_a_registered_result_are_the_lost_ones() -> None:

@@ -19,11 +19,12 @@ NO_CONNECTION = ("refused", "timed out", "No route", "unreachable")
 # During a first boot, sshd may start before cloud-init installs the keys. After that, a denial is final.
 KEYS_TIMEOUT = 60  # seconds
 FIRST_BOOT_TIMEOUT = 900  # seconds that a first boot may take
-# Prints os-release, and whether the host has Python and a program that sets the clock.
+# Prints os-release, and whether the host has Python, a program that sets the clock, and alerts.
 SYSTEM_INFO = """cat /etc/os-release
 command -v python3 >/dev/null && echo PYTHON=yes
 PATH=$PATH:/usr/sbin
-command -v chronyd ntpd >/dev/null && echo CLOCK=yes"""
+command -v chronyd ntpd >/dev/null && echo CLOCK=yes
+[ -e /etc/systemd/system/alert.timer ] && echo ALERTS=yes"""
 # Prints the unfinished jobs of a first boot. The holder of a lock is found by the inode of the lock file.
 FIRST_BOOT_JOBS = r"""
 if command -v cloud-init >/dev/null && cloud-init status 2>/dev/null | grep -q 'status: running'; then
@@ -92,7 +93,7 @@ class ActionModule(ActionBase):
         system = parse(output)
         # The name that a gathered fact has.
         facts = {"distribution_major_version": system.get("VERSION_ID", "").split(".")[0]}
-        present = {name.lower(): system.pop(name, "") == "yes" for name in ("PYTHON", "CLOCK")}
+        present = {name.lower(): system.pop(name, "") == "yes" for name in ("PYTHON", "CLOCK", "ALERTS")}
         current, final = {"user": user, "port": port}, {"administrator": logins.administrator, "sshd_port": logins.port}
         given = {"sudo_password_given": self.has_sudo_password(variables)}
         return result | {"system": system, **present, **current, **final, **given, "ansible_facts": facts}

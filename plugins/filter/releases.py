@@ -130,12 +130,6 @@ def hosts_without(hostvars: Mapping[str, Mapping[str, Any]], name: str, hosts: I
     return [host for host in hosts if name not in hostvars[host]]
 
 
-def short_commit(commit: str) -> str:
-    """The first ten digits of a commit, with the mark of uncommitted changes."""
-    name, plus, changes = commit.partition("+")
-    return f"{name[:10]}{plus}{changes}"
-
-
 class FilterModule:
     """The filters of this file."""
 
@@ -148,5 +142,4 @@ class FilterModule:
             "failed_hosts": failed_hosts,
             "hosts_of": hosts_of,
             "hosts_without": hosts_without,
-            "short_commit": short_commit,
         }

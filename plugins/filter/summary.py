@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import log_command
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import with_defaults
 
 State = Mapping[str, Any]
@@ -113,4 +112,4 @@ class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
-        return {"release_result": release_result, "release_summary": release_summary, "log_command": log_command}
+        return {"release_result": release_result, "release_summary": release_summary}

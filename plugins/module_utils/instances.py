@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
@@ -101,6 +101,14 @@ def probe(connection: http.client.HTTPConnection, path: str, host: str, release:
 # --- units --------------------------------------------------------------------------------------------------------
 
 
+def death_of(shown: Mapping[str, str]) -> str:
+    """What has died of a service since its start, from its properties in systemd; empty when nothing has."""
+    if int(shown["NRestarts"] or 0) or shown["SubState"] in ("auto-restart", "auto-restart-queued", "failed"):
+        return shown["Id"]
+    workers = re.match(r"(\d+) workers? died", shown["StatusText"])
+    return f"{workers[1]} worker{'s' * (workers[1] != '1')} of {shown['Id']}" if workers else ""
+
+
 class Instance:
     """A running release: a web service on its socket, and background processes and timers.
 
@@ -172,11 +180,8 @@ class Instance:
         found = []
         properties = "--property=Id,ActiveState,SubState,NRestarts,StatusText"
         for block in systemctl("show", properties, self.service, *processes).split("\n\n"):
-            shown = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            if int(shown["NRestarts"] or 0) or shown["SubState"] in ("auto-restart", "auto-restart-queued", "failed"):
-                found.append(shown["Id"])
-            elif workers := re.match(r"(\d+) workers? died", shown["StatusText"]):
-                found.append(f"{workers[1]} worker{'s' * (workers[1] != '1')} of {shown['Id']}")
+            if death := death_of(dict(line.split("=", 1) for line in block.splitlines() if "=" in line)):
+                found.append(death)
         states = systemctl("is-active", *processes).split() if processes else []
         found += [unit for unit, state in zip(processes, states, strict=False) if state == "inactive"]
         return list(dict.fromkeys(found))

@@ -61,4 +61,8 @@ clock:
   description: Whether the host has a program that sets its clock.
   returned: success
   type: bool
+alerts:
+  description: Whether the host sends alerts.
+  returned: success
+  type: bool
 """

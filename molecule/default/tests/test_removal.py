@@ -40,7 +40,7 @@ def test_an_app_that_left_the_inventory_stops_and_a_deploy_brings_it_back(
         assert machine.host.file("/srv/echo/data/kept").exists
     with pytest.raises(OSError, match=r"."):
         echo.ask("/")
-    assert "does not have this app" in play("status", *without_echo).output
+    assert "not in the inventory; to remove it" in play("status", *without_echo).output
     assert play("provision", *without_echo).recap(machine.name)["changed"] == 0
 
     back = play("deploy", "-e", "app=echo")

@@ -228,10 +228,11 @@ def test_live_release_is_restarted_without_a_limit(
             "systemd has restarted it more than five times",
         )
         assert machine.host.run(f"systemctl is-failed {unit}").stdout.strip() != "failed"
-        assert play("status", "-e", f"status_file={tmp_path / 'status.json'}").code == 0
-        apps = json.loads((tmp_path / "status.json").read_text())[machine.name]
-        (app,) = [app for app in apps if app["name"] == "shop"]
-        assert "FileNotFoundError" in app["trouble"], app
+        run = play("status", "-e", f"json={tmp_path / 'status.json'}")
+        assert run.code == 2, run.output
+        assert "last error: FileNotFoundError" in run.output
+        problems = json.loads((tmp_path / "status.json").read_text())["problems"]
+        assert any(entry["app"] == "shop" and "FileNotFoundError" in entry["log"] for entry in problems), problems
         machine.host.run_expect([0], f"touch {needed} && chown shop {needed}")
     wait_for(lambda: machine.web.ask().status == 200, 60, "the site responds again with its database")
     assert deploy("that needs none").code == 0

@@ -1,0 +1,310 @@
+"""The program that a timer runs on a host: look for problems, and send each once, and once more when it is over.
+
+It runs as a user without rights. The role alert installs copies of this module and of those that it imports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import smtplib
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import clean
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import APPS, describe_service, parse_time
+from ansible_collections.blueoctopus.site.plugins.module_utils.checks import Problem, find_problems
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
+from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import (
+    ALERTS,
+    describe_backup,
+    disks,
+    failed_units,
+    read_alerts,
+)
+from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import WINDOW, read_traffic
+
+SETTINGS = Path("/etc/alert/settings.json")
+EVENTS = Path("/run/alert-events/history")  # which root writes before each check, if deploys are to be sent
+CONFIRMED = 2  # checks in a row that find a problem, or do not find it any more: a restart is no trouble
+TIMEOUT = 10  # seconds to send a message
+TIME_TO_SEND = 30.0  # seconds in one check
+MOST_WAITING = 100  # messages; then the oldest are dropped
+LONGEST_WAIT = 3 * 86400  # seconds; then a message is dropped
+FIRST_PAUSE, LONGEST_PAUSE = 60, 1800  # seconds between two attempts to send
+SAMPLE_EVERY = 300  # seconds
+SAMPLES_KEPT = 288  # a day
+State = dict[str, Any]
+
+
+def iso(moment: float) -> str:
+    """A time in ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
+# --- measure --------------------------------------------------------------------------------------------------------
+
+
+def measure(samples: list[dict[str, Any]], now: float) -> dict[str, Any]:
+    """The state of the host, as far as a user without rights can read it."""
+    names = sorted(path.parent.name for path in APPS.glob("*/live") if path.is_symlink())
+    traffic = read_traffic(names, now - WINDOW, now, WINDOW, seconds=5)
+    apps = [{**describe_service(name), "requests": traffic.summary(name)} for name in names]
+    return {
+        "apps": apps,
+        "disks": disks(),
+        "failed_units": failed_units(),
+        "backup": describe_backup(),
+        "alerts": {"samples": samples},
+    }
+
+
+def add_sample(samples: list[dict[str, Any]], host: Mapping[str, Any], now: float) -> list[dict[str, Any]]:
+    """The samples of the last day: used bytes of disks, for their trend, and memory of apps, for the report."""
+    samples = [sample for sample in samples if now - 86400 < sample["time"] <= now]
+    if samples and now - samples[-1]["time"] < SAMPLE_EVERY:
+        return samples
+    memory = {app["name"]: app["memory_mib"] << 20 for app in host["apps"] if app["live"]}
+    used = {disk["mount"]: disk["used_bytes"] for disk in host["disks"]}
+    return [*samples, {"time": int(now), "memory": memory, "disks": used}][-SAMPLES_KEPT:]
+
+
+# --- what is new ----------------------------------------------------------------------------------------------------
+
+
+def message(state: str, entry: Mapping[str, str], host: str, now: float, since: float) -> dict[str, Any]:
+    """A message about a problem. `text` is what chat programs show."""
+    words = {"problem": "", "over": "over: ", "event": ""}[state]
+    app = f" {entry['app']}" if entry["app"] else ""
+    fields = {key: entry[key] for key in ("app", "kind", "subject")}
+    text = f"{host}{app}: {words}{entry['text']}"
+    return {"text": text, "host": host, **fields, "state": state, "since": iso(since), "time": iso(now)}
+
+
+def news(known: dict[str, Any], problems: list[Problem], host: str, now: float, with_log: bool) -> list[dict[str, Any]]:
+    """The messages that are due, once for each problem and once for its end; remembers them in `known`.
+
+    Args:
+        known: the problems of earlier checks.
+        problems: those of this check.
+        host: name of the host.
+        now: seconds since 1970.
+        with_log: whether a message may contain what the app has logged.
+    """
+    found = {f"{entry['kind']} {entry['app']} {entry['subject']}": entry for entry in problems}
+    messages = []
+    for key, entry in found.items():
+        before = known.setdefault(key, {"since": now, "seen": 0, "is_told": False})
+        before |= {"seen": before["seen"] + 1, "missing": 0, "entry": {**entry, "log": ""}}
+        if not before["is_told"] and before["seen"] >= CONFIRMED:
+            before["is_told"] = True
+            log = {"log": entry["log"]} if with_log and entry["log"] else {}
+            messages.append({**message("problem", entry, host, now, before["since"]), **log})
+    for key in [key for key in known if key not in found]:
+        before = known[key]
+        before["missing"] = before.get("missing", 0) + 1
+        if not before["is_told"]:
+            del known[key]
+        elif before["missing"] >= CONFIRMED:
+            messages.append(message("over", before["entry"], host, now, before["since"]))
+            del known[key]
+    return messages
+
+
+def read_events(path: Path = EVENTS) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The last deploys and rollbacks of each app: its name, and an event of its history."""
+    with contextlib.suppress(OSError):
+        for line in path.read_text(errors="replace").splitlines():
+            app, _, event = line.partition(" ")
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found = json.loads(event)
+                if found["result"] != "begun" and parse_time(found["time"]) is not None:
+                    yield app, found
+
+
+def new_events(state: State, host: str, now: float, with_log: bool, path: Path = EVENTS) -> list[dict[str, Any]]:
+    """Messages about the deploys and rollbacks since the last check: what, who, how it ended."""
+    events = sorted(read_events(path), key=lambda found: found[1]["time"])
+    told = state.get("told_events")
+    state["told_events"] = max([told or "", *(event["time"] for _, event in events)])
+    messages = []
+    for app, event in events:
+        if told is None or event["time"] <= told:
+            continue
+        commit, by = (clean(str(event.get(key) or "")) for key in ("commit", "by"))
+        what = f"{event['action']} of {event['release']}{f' (commit {commit[:12]})' if commit else ''}"
+        entry = {"app": app, "kind": "deploy", "subject": str(event["release"])}
+        entry["text"] = f"{what}{f' by {by}' if by else ''}: {event['result']}"
+        log = {"log": clean(str(event["reason"]))} if with_log and event.get("reason") else {}
+        messages.append({**message("event", entry, host, now, parse_time(event["time"]) or now), **log})
+    return messages
+
+
+# --- send -----------------------------------------------------------------------------------------------------------
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects, which would change the method to GET or the address."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+
+
+def send_webhook(url: str, content: Mapping[str, Any]) -> None:
+    """Send a message as JSON.
+
+    Raises:
+        OSError: when the receiver cannot be reached, or does not accept it.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise OSError("the address is no URL of HTTP")
+    headers = {"Content-Type": "application/json", "User-Agent": "blueoctopus-alert"}
+    request = urllib.request.Request(url, json.dumps(content).encode(), headers, method="POST")
+    with urllib.request.build_opener(NoRedirect).open(request, timeout=TIMEOUT) as response:
+        response.read(1024)
+
+
+def send_mail(mail: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Send a message by mail.
+
+    Args:
+        mail: the settings: to, from, host, port, tls (starttls, tls or none), user, password.
+        content: the message.
+
+    Raises:
+        OSError: when the server cannot be reached, or does not accept it.
+    """
+    letter = EmailMessage()
+    letter["Subject"] = clean(content["text"]).replace("\n", " ")[:200]
+    letter["From"], letter["To"] = mail["from"], ", ".join(mail["to"])
+    lines = [content["text"], "", f"since {content['since']}, checked {content['time']}"]
+    lines += ["", content["log"]] if content.get("log") else []
+    letter.set_content("\n".join(lines))
+    context = ssl.create_default_context()
+    try:
+        if mail["tls"] == "tls":
+            server: smtplib.SMTP = smtplib.SMTP_SSL(mail["host"], mail["port"], timeout=TIMEOUT, context=context)
+        else:
+            server = smtplib.SMTP(mail["host"], mail["port"], timeout=TIMEOUT)
+        with server:
+            if mail["tls"] == "starttls":
+                server.starttls(context=context)
+            if mail["user"]:
+                server.login(mail["user"], mail["password"])
+            server.send_message(letter)
+    except smtplib.SMTPException as error:
+        raise OSError(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why a message could not be sent, in one line."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the receiver answered with status {error.code}"
+    if isinstance(error, urllib.error.URLError):
+        return clean(str(error.reason))
+    if isinstance(error, smtplib.SMTPResponseException):
+        text = error.smtp_error.decode(errors="replace") if isinstance(error.smtp_error, bytes) else error.smtp_error
+        return clean(f"the mail server answered {error.smtp_code} {text}").replace("\n", " ")[:200]
+    return clean(str(error) or type(error).__name__).replace("\n", " ")[:200]
+
+
+Send = Callable[[Mapping[str, Any]], None]
+
+
+def deliver(state: State, channels: Mapping[str, Send], now: float) -> None:
+    """Send the waiting messages, the oldest first. A channel that fails is tried again later, with growing pauses.
+
+    Args:
+        state: `waiting`, the messages, each with the `channels` that still have to get it, and `attempts` of channels.
+        channels: the function of each channel that sends a message.
+        now: seconds since 1970.
+    """
+    waiting, attempts = state.setdefault("waiting", []), state.setdefault("attempts", {})
+    deadline = time.monotonic() + TIME_TO_SEND
+    for channel, send in channels.items():
+        failed = attempts.get(channel, {})
+        if failed.get("next", 0) > now:
+            continue
+        for entry in waiting:
+            if channel not in entry["channels"] or time.monotonic() > deadline:
+                continue
+            try:
+                send(entry["message"])
+            except (OSError, ValueError) as error:  # urllib raises ValueError for a broken response
+                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failed.get("count", 0), 10))
+                began = failed.get("since") or iso(now)
+                attempts[channel] = {"since": began, "count": failed.get("count", 0) + 1, "next": now + pause}
+                attempts[channel]["error"] = reason_of(error)
+                break
+            entry["channels"].remove(channel)
+            attempts.pop(channel, None)
+            failed = {}
+    for gone in [name for name in attempts if name not in channels]:
+        del attempts[gone]
+    fresh = [
+        entry for entry in waiting if set(entry["channels"]) & set(channels) and now - entry["time"] < LONGEST_WAIT
+    ]
+    state["waiting"] = fresh[-MOST_WAITING:]
+    state["delivery"] = {}
+    if attempts:
+        name, failed = min(attempts.items(), key=lambda item: item[1]["since"])
+        error = f"{name}: {failed['error']}"
+        state["delivery"] = {"failing_since": failed["since"], "error": error, "waiting": len(state["waiting"])}
+
+
+# --- one check ------------------------------------------------------------------------------------------------------
+
+
+def channels_of(settings: Mapping[str, Any]) -> dict[str, Send]:
+    """The channels that are set."""
+    channels: dict[str, Send] = {}
+    if url := settings.get("webhook"):
+        channels["webhook"] = lambda content: send_webhook(str(url), content)
+    if (mail := settings.get("mail")) and mail.get("to"):
+        channels["mail"] = lambda content: send_mail(mail, content)
+    return channels
+
+
+def check(settings: Mapping[str, Any], state: State, host: Mapping[str, Any], now: float) -> None:
+    """Compare the state of the host with the last check, and send what is new. Changes `state`."""
+    name, with_log = str(settings["host"] or socket.gethostname()), bool(settings.get("log"))
+    channels = channels_of(settings)
+    messages = news(state.setdefault("problems", {}), find_problems(host, now), name, now, with_log)
+    if settings.get("deploys"):
+        messages += new_events(state, name, now, with_log)
+    waiting = state.setdefault("waiting", [])
+    waiting += [{"time": now, "channels": list(channels), "message": content} for content in messages]
+    deliver(state, channels, now)
+    state["samples"] = add_sample(state.get("samples", []), host, now)
+    state["checked"] = iso(now)
+
+
+def save(state: State, paths: tuple[Path, ...] = ALERTS) -> None:
+    """Store the state. On a full disk, the copy in memory is enough.
+
+    Raises:
+        OSError: when none can be written.
+    """
+    errors = []
+    for path in paths:
+        try:
+            write(path, json.dumps(state), 0o600)
+        except OSError as error:
+            errors.append(error)
+    if len(errors) == len(paths):
+        raise errors[0]
+
+
+def main() -> None:
+    settings, now = json.loads(SETTINGS.read_text()), time.time()
+    state = read_alerts() or {}
+    host = measure(state.get("samples", []), now)
+    check(settings, state, host, now)
+    save(state)

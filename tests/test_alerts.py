@@ -1,0 +1,401 @@
+"""Alerts: once per trouble and once when it is over, bounded when the receiver is down, nothing of the app's log."""
+
+from __future__ import annotations
+
+import copy
+import http.server
+import json
+import os
+import shutil
+import socketserver
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from email import message_from_bytes, policy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.blueoctopus.site.plugins.module_utils import alerts, host_state
+from ansible_collections.blueoctopus.site.plugins.module_utils.alerts import (
+    add_sample,
+    check,
+    deliver,
+    new_events,
+    save,
+    send_mail,
+    send_webhook,
+)
+from test_status import APP, NOW, host
+
+PROJECT = Path(__file__).resolve().parent.parent
+GOOD = host()
+DOWN = host({"state": "failed", "cause": "KeyError: 'squid-ink'"})
+
+
+class Receiver:
+    """A channel that keeps what it gets, or fails."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.fails = False
+
+    def __call__(self, content: Mapping[str, Any]) -> None:
+        if self.fails:
+            raise OSError("Connection refused")
+        self.got.append(dict(content))
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Receiver:
+    new = Receiver()
+    monkeypatch.setattr(alerts, "channels_of", lambda _: {"webhook": new})
+    return new
+
+
+Minutes = Callable[..., None]
+
+
+@pytest.fixture
+def minutes() -> Minutes:
+    """Run a check each minute, with the given states of the host."""
+    state: dict[str, Any] = {}
+    passed = [0]
+
+    def run(*hosts: dict[str, Any], **settings: Any) -> None:
+        for found in hosts:
+            check({"host": "web1", **settings}, state, copy.deepcopy(found), NOW + 60 * passed[0])
+            passed[0] += 1
+            state.update(json.loads(json.dumps(state)))  # as it is stored
+
+    run.state = state  # type: ignore[attr-defined]
+    return run
+
+
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+
+def test_a_problem_is_sent_once_and_its_end_once(receiver: Receiver, minutes: Minutes) -> None:
+    minutes(GOOD, *[DOWN] * 10, *[GOOD] * 10)
+    assert [entry["text"] for entry in receiver.got] == [
+        "web1 shop: down: the web service is failed",
+        "web1 shop: over: down: the web service is failed",
+    ]
+    first, last = receiver.got
+    assert (first["state"], first["kind"], first["app"], first["host"]) == ("problem", "down", "shop", "web1")
+    assert last["state"] == "over"
+    assert first["since"] == last["since"] == "2026-01-02T03:11:00Z"
+
+
+def test_what_only_one_check_finds_is_not_sent(receiver: Receiver, minutes: Minutes) -> None:
+    minutes(GOOD, DOWN, GOOD, DOWN, GOOD)
+    assert receiver.got == []
+
+
+def test_a_problem_that_one_check_does_not_find_is_not_over(receiver: Receiver, minutes: Minutes) -> None:
+    minutes(DOWN, DOWN, GOOD, DOWN, DOWN, GOOD, DOWN)
+    assert len(receiver.got) == 1
+
+
+def test_a_text_that_changes_is_the_same_problem(receiver: Receiver, minutes: Minutes) -> None:
+    old = [host(backup={"last_backup": f"2026-01-01T0{hour}:00:00Z"}) for hour in (1, 0)]
+    minutes(*old, *old)
+    assert len(receiver.got) == 1
+
+
+def test_several_problems_are_separate(receiver: Receiver, minutes: Minutes) -> None:
+    both = host({"state": "failed"}, failed_units=["logrotate.service", "apt-daily.service"])
+    minutes(both, both)
+    assert len(receiver.got) == 3
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_the_log_of_the_app_is_sent_only_if_that_is_set(receiver: Receiver, minutes: Minutes, allowed: bool) -> None:
+    minutes(DOWN, DOWN, log=allowed)
+    assert ("squid-ink" in json.dumps(receiver.got)) == allowed
+    assert "squid-ink" not in json.dumps(minutes.state["problems"])  # type: ignore[attr-defined]
+
+
+# --- a receiver that is down ------------------------------------------------------------------------------------------
+
+
+def test_a_message_waits_until_the_receiver_is_up_again(receiver: Receiver, minutes: Minutes) -> None:
+    receiver.fails = True
+    minutes(*[DOWN] * 5)
+    delivery = minutes.state["delivery"]  # type: ignore[attr-defined]
+    assert delivery == {"failing_since": "2026-01-02T03:11:00Z", "error": "webhook: Connection refused", "waiting": 1}
+    receiver.fails = False
+    minutes(*[DOWN] * 10)
+    assert len(receiver.got) == 1
+    assert minutes.state["delivery"] == {}  # type: ignore[attr-defined]
+
+
+def test_attempts_become_rarer(receiver: Receiver, minutes: Minutes, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[int] = []
+    receiver.fails = True
+    plain = Receiver.__call__
+
+    def counted(self: Receiver, content: Mapping[str, Any]) -> None:
+        attempts.append(1)
+        plain(self, content)
+
+    monkeypatch.setattr(Receiver, "__call__", counted)
+    minutes(*[DOWN] * 120)
+    assert 5 <= len(attempts) <= 10
+
+
+def test_messages_that_cannot_be_sent_are_bounded_in_number_and_age() -> None:
+    def refuse(_: Any) -> None:
+        raise OSError("no")
+
+    old = {"time": NOW - 4 * 86400, "channels": ["webhook"], "message": {"text": "old"}}
+    new = [{"time": NOW, "channels": ["webhook"], "message": {"text": str(n)}} for n in range(500)]
+    state: dict[str, Any] = {"waiting": [old, *new]}
+    deliver(state, {"webhook": refuse}, NOW)
+    assert len(state["waiting"]) == 100
+    assert state["waiting"][-1]["message"]["text"] == "499"
+
+
+def test_a_channel_that_fails_does_not_stop_the_other_and_gets_nothing_twice() -> None:
+    good, bad = Receiver(), Receiver()
+    bad.fails = True
+    message = {"time": NOW, "channels": ["webhook", "mail"], "message": {"text": "x"}}
+    state: dict[str, Any] = {"waiting": [message]}
+    for minute in range(3):
+        deliver(state, {"webhook": bad, "mail": good}, NOW + 600 * minute)
+    bad.fails = False
+    deliver(state, {"webhook": bad, "mail": good}, NOW + 7200)
+    assert len(good.got) == len(bad.got) == 1
+    assert state["waiting"] == []
+
+
+def test_a_message_for_a_channel_that_was_removed_is_dropped() -> None:
+    state: dict[str, Any] = {"waiting": [{"time": NOW, "channels": ["mail"], "message": {"text": "x"}}]}
+    deliver(state, {"webhook": Receiver()}, NOW)
+    assert state["waiting"] == []
+
+
+# --- the state --------------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_kept_for_a_day_each_five_minutes() -> None:
+    samples: list[dict[str, Any]] = []
+    for minute in range(3000):
+        samples = add_sample(samples, GOOD, NOW + 60 * minute)
+    assert 280 <= len(samples) <= 288
+    assert samples[-1]["memory"] == {"shop": 182 << 20}
+    assert samples[-1]["disks"] == {"/": 4 * 10**9}
+    assert all(host_state.is_sample(sample) for sample in samples)
+
+
+def test_the_state_is_kept_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, disk = tmp_path / "run/state.json", tmp_path / "lib/state.json"
+    save({"checked": "2026-01-02T03:00:00Z"}, (memory, disk))
+    plain = alerts.write
+
+    def full(path: Path, *rest: Any) -> None:
+        if path == disk:
+            raise OSError(28, "No space left on device")
+        plain(path, *rest)
+
+    monkeypatch.setattr(alerts, "write", full)
+    save({"checked": "2026-01-02T03:01:00Z"}, (memory, disk))
+    assert host_state.read_alerts((memory, disk)) == {"checked": "2026-01-02T03:01:00Z"}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "\x00", '{"samples": 7, "delivery": []}', '{"samples": [{"time": "x"}]}']
+)
+def test_a_damaged_state_is_no_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "state.json").write_text(content)
+    found = host_state.describe_alerts((tmp_path / "state.json", tmp_path / "absent"))
+    assert found is None or (found["samples"], found["delivery"]) == ([], {})
+
+
+# --- deploys ----------------------------------------------------------------------------------------------------------
+
+
+def event(time: str, result: str = "ok", **more: str) -> str:
+    found = {"time": time, "action": "deploy", "release": "r1", "commit": "0123456789abcdef", "result": result}
+    return f"shop {json.dumps({**found, 'by': 'somebody@laptop', 'reason': '', **more})}\n"
+
+
+def test_deploys_are_sent_once_with_who_and_how_they_ended(tmp_path: Path) -> None:
+    file, state = tmp_path / "history", {"checked": "x"}
+    file.write_text(event("2026-01-02T01:00:00Z"))
+    assert new_events(state, "web1", NOW, False, file) == []  # from before the first check
+    failed = event("2026-01-02T02:00:00Z", "failed", reason="KeyError: 'squid-ink'")
+    file.write_text(event("2026-01-02T01:00:00Z") + event("2026-01-02T01:59:00Z", "begun") + failed + "garbage\n")
+    (found,) = new_events(state, "web1", NOW, False, file)
+    assert found["text"] == "web1 shop: deploy of r1 (commit 0123456789ab) by somebody@laptop: failed"
+    assert "squid" not in json.dumps(found)
+    assert new_events(state, "web1", NOW, False, file) == []
+
+
+def test_without_deploys_there_are_no_events(tmp_path: Path) -> None:
+    assert new_events({}, "web1", NOW, False, tmp_path / "absent") == []
+
+
+# --- real receivers ---------------------------------------------------------------------------------------------------
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """Answers requests with the status in their path, and keeps them."""
+
+    got: list[tuple[str, str, bytes]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).got.append((self.path, self.headers["Content-Type"], body))
+        self.send_response(int(self.path.rpartition("/")[2]))
+        self.send_header("Location", "/elsewhere/200")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    Web.got = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_webhook_gets_json(web: str) -> None:
+    send_webhook(f"{web}/200", {"text": "é"})
+    ((path, kind, body),) = Web.got
+    assert (path, kind, json.loads(body)) == ("/200", "application/json", {"text": "é"})
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [("500", "the receiver answered with status 500"), ("302", "the receiver answered with status 302")],
+)
+def test_a_webhook_that_refuses_or_redirects_is_an_error(web: str, status: str, reason: str) -> None:
+    state: dict[str, Any] = {"waiting": [{"time": NOW, "channels": ["webhook"], "message": {"text": "x"}}]}
+    deliver(state, {"webhook": lambda content: send_webhook(f"{web}/{status}", content)}, NOW)
+    assert state["delivery"]["error"] == f"webhook: {reason}"
+    assert len(Web.got) == 1
+
+
+def test_the_address_of_a_webhook_is_not_in_the_error() -> None:
+    state: dict[str, Any] = {"waiting": [{"time": NOW, "channels": ["webhook"], "message": {"text": "x"}}]}
+    deliver(state, {"webhook": lambda content: send_webhook("http://127.0.0.1:9/squid-token", content)}, NOW)
+    assert state["delivery"]["error"].startswith("webhook: ")
+    assert "squid" not in json.dumps(state)
+
+
+class Smtp(socketserver.StreamRequestHandler):
+    """A mail server that accepts everything, except for one sender."""
+
+    got: list[bytes]
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 test\r\n")
+        while line := self.rfile.readline():
+            word = line.split()[0].upper()
+            if word == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                lines = []
+                while (part := self.rfile.readline()) != b".\r\n":
+                    lines.append(part)
+                type(self).got.append(b"".join(lines))
+            elif line.upper().startswith(b"MAIL FROM:<REFUSED"):
+                self.wfile.write(b"550 we do not know you\r\n")
+                continue
+            self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 ok\r\n")
+            if word == b"QUIT":
+                return
+
+
+@pytest.fixture
+def smtp() -> Iterator[dict[str, Any]]:
+    Smtp.got = []
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Smtp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        yield {"to": ["a@x.example", "b@x.example"], "from": "me@x.example", "host": "127.0.0.1", "port": port} | {
+            "tls": "none", "user": "", "password": ""
+        }  # fmt: skip
+        server.shutdown()
+
+
+def test_a_mail_has_the_problem_as_its_subject(smtp: dict[str, Any]) -> None:
+    text = "web1 shop: down: é\nBcc: somebody@else.example"
+    send_mail(smtp, {"text": text, "since": "s", "time": "t", "log": "KeyError"})
+    letter = message_from_bytes(Smtp.got[0], policy=policy.default)
+    assert letter["Subject"] == "web1 shop: down: é Bcc: somebody@else.example"
+    assert letter["Bcc"] is None
+    assert letter["To"] == "a@x.example, b@x.example"
+    assert "KeyError" in letter.get_content()  # type: ignore[attr-defined]
+
+
+def test_a_mail_that_the_server_refuses_is_an_error(smtp: dict[str, Any]) -> None:
+    with pytest.raises(OSError, match="550 we do not know you"):
+        send_mail(smtp | {"from": "refused@x.example"}, {"text": "x", "since": "s", "time": "t"})
+
+
+# --- the installed program --------------------------------------------------------------------------------------------
+
+
+def test_the_installed_copies_are_complete_and_run_without_ansible(tmp_path: Path) -> None:
+    variables = yaml.safe_load((PROJECT / "roles/alert/vars/main.yml").read_text())
+    package = tmp_path / "alert" / variables["__alert_package"]
+    package.mkdir(parents=True)
+    for module in variables["__alert_modules"]:
+        shutil.copy(PROJECT / f"plugins/module_utils/{module}.py", package)
+    main = (PROJECT / "roles/alert/templates/main.py.j2").read_text()
+    (tmp_path / "alert/__main__.py").write_text(main.replace("{{ ansible_managed }}", ""))
+    code = tmp_path / "alert" / variables["__alert_package"] / "alerts.py"
+    text = code.read_text().replace("/etc/alert/settings.json", str(tmp_path / "settings.json"))
+    code.write_text(text)
+    paths = package / "host_state.py"
+    paths.write_text(
+        paths.read_text().replace("/run/alert/", f"{tmp_path}/run/").replace("/var/lib/alert/", f"{tmp_path}/lib/")
+    )
+    (tmp_path / "settings.json").write_text(json.dumps({"host": "web1", "webhook": "", "mail": {}}))
+    command = ["/usr/bin/python3", "-I", "-X", f"pycache_prefix={tmp_path}/cache", str(tmp_path / "alert")]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "lib/state.json").read_text())["checked"]
+
+
+def test_the_settings_and_units_of_the_role_are_valid(render: Callable[..., str], tmp_path: Path) -> None:
+    shown = render("alert", "alert.service.j2", alert_groups=["certificates"], alert_deploys=True)
+    assert "SupplementaryGroups=adm systemd-journal certificates\n" in shown
+    (tmp_path / "alert.service").write_text(shown.replace("{{ __alert_program }}", "/usr/local/lib/alert"))
+    (tmp_path / "alert.timer").write_text(render("alert", "alert.timer.j2"))
+    if shutil.which("systemd-analyze"):
+        files = [str(tmp_path / "alert.service"), str(tmp_path / "alert.timer")]
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True)
+        own = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "alert." in line]
+        assert own == [], done.stderr
+    assert "ExecStartPre" not in render("alert", "alert.service.j2")
+
+
+def test_the_history_of_the_apps_is_copied_for_the_program(render: Callable[..., str], tmp_path: Path) -> None:
+    line = next(
+        text for text in render("alert", "alert.service.j2", alert_deploys=True).splitlines() if "ExecStartPre" in text
+    )
+    script = line.partition("sh -c '")[2].removesuffix("'").replace("$$", "$").replace("%%", "%")
+    script = script.replace("/run/alert-events", f"{tmp_path}/events").replace("/srv", f"{tmp_path}/srv")
+    script = script.replace("-g alert ", "").replace("chgrp alert", "ls")
+    for app in ("shop", "blog"):
+        (tmp_path / "srv" / app).mkdir(parents=True)
+        (tmp_path / "srv" / app / "history.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(9)))
+    subprocess.run(["/bin/sh", "-c", script], check=True, capture_output=True)
+    lines = (tmp_path / "events/history").read_text().splitlines()
+    assert len(lines) == 10
+    assert lines[0] == 'blog {"n": 4}'
+    assert lines[-1] == 'shop {"n": 8}'
+
+
+def test_the_example_app_has_every_key_that_the_program_uses() -> None:
+    assert {"live", "state", "workers", "processes", "died_recently", "cause", "certificate"} <= set(APP)
