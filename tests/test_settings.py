@@ -90,6 +90,7 @@ def test_every_key_of_an_app_is_used_and_every_used_key_exists() -> None:
         "certificate"
     }
     used |= set(re.findall(r"entry\.([a-z_]+)", (PROJECT / "playbooks/deploy.yml").read_text()))
+    used |= set(re.findall(r'app\["(postgresql)"\]', (PROJECT / "plugins/filter/databases.py").read_text()))
     assert used == set(app_keys())
 
 

@@ -30,7 +30,9 @@ Entry = Mapping[str, Any]  # the description of a key or an argument in settings
 @functools.cache
 def role_settings(role: str) -> dict[str, Any]:
     """A role's settings.yml: `entry_points`, `arguments` and, for the role app, the `keys` of an entry in `apps`."""
-    return dict(yaml_load((PROJECT / "roles" / role / "meta/settings.yml").read_text()))  # with libyaml, 10 times faster
+    return dict(
+        yaml_load((PROJECT / "roles" / role / "meta/settings.yml").read_text())
+    )  # with libyaml, 10 times faster
 
 
 def roles() -> list[str]:
@@ -62,6 +64,8 @@ def fill_defaults(value: Mapping[str, Any], properties: Mapping[str, Entry]) -> 
         if name not in value and "default" not in entry:
             continue
         found = value.get(name, entry.get("default"))
+        if found is True and "properties" in entry:  # all its settings have their defaults
+            found = {}
         result[name] = (
             fill_defaults(found, entry["properties"]) if "properties" in entry and isinstance(found, Mapping) else found
         )
