@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: postgresql_config
 short_description: Configure the PostgreSQL cluster of a host
 description:
-  - Writes configuration files of the cluster C(main) and reloads the server. Restarts it only if a setting requires that.
+  - Writes configuration files of the cluster C(main) and reloads the server. Restarts it only if a setting requires it.
   - When the server refuses the new configuration, restores the previous files and fails with the server's own message.
   - The cluster is the one on port 5432, whatever its major version is. This module never creates or upgrades one.
   - A change that an interrupted run has not applied is applied by the next run.
