@@ -16,6 +16,11 @@ options:
     description: Contents of files by their paths, relative to the folder of the cluster in C(/etc/postgresql).
     type: dict
     required: true
+  also_read:
+    description: Other files of the server, such as its certificate. It is reloaded when one of them has changed.
+    type: list
+    elements: path
+    default: []
   max_connections:
     description: Number of connections that the server accepts.
     type: int
@@ -74,7 +79,7 @@ MODE = 0o644  # root owns the files, and the server's user reads them
 # Rows of the files that the server could not apply. Settings that wait for a restart are no errors.
 INVALID = """
 SELECT format('%s, line %s: %s %s', sourcefile, sourceline, coalesce(name || ':', ''), error) FROM pg_file_settings
-WHERE error IS NOT NULL AND name IS DISTINCT FROM ALL (SELECT name FROM pg_settings WHERE pending_restart)
+WHERE error IS NOT NULL AND (name IS NULL OR name NOT IN (SELECT name FROM pg_settings WHERE pending_restart))
 UNION ALL SELECT format('pg_hba.conf, line %s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL;
 """
 
@@ -97,7 +102,7 @@ class Server:
 
     Args:
         version: major version of the cluster.
-        files: the configuration files that this module writes.
+        files: the files that it reads.
     """
 
     def __init__(self, version: str, files: list[Path]) -> None:
@@ -169,6 +174,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "files": {"type": "dict", "required": True},
+            "also_read": {"type": "list", "elements": "path", "default": []},
             "max_connections": {"type": "int", "default": 100},
             "dedicated": {"type": "bool", "default": False},
         },
@@ -186,7 +192,7 @@ def main() -> None:
     before = {path: read(path) for path in files}
     written = [path for path, content in files.items() if before[path] != content]
     diff = [difference(path, before[path], files[path]) for path in written]
-    server = Server(version, list(files))
+    server = Server(version, [*files, *map(Path, params["also_read"])])
     if module.check_mode:
         pending = not written and (not server.answers or server.must_reload or server.must_restart)
         module.exit_json(changed=bool(written) or pending, version=version, restarted=False, diff=diff)

@@ -42,6 +42,10 @@ options:
     description: File on the host with the passwords, as JSON. Only root can read it.
     type: path
     default: /etc/postgresql-passwords.json
+  connections:
+    description: Number of connections that the server must accept. The module fails if it accepts fewer.
+    type: int
+    default: 0
   server_extensions:
     description: Extensions to create in the database C(postgres), which administrators use.
     type: list
@@ -216,6 +220,18 @@ def read_state(module: AnsibleModule) -> dict[str, Any]:
     return dict(json.loads(psql(STATE)))
 
 
+def check_connections(module: AnsibleModule) -> None:
+    """Fail if the server accepts fewer connections than its clients may open."""
+    needed, accepted = module.params["connections"], int(psql("SHOW max_connections;"))
+    if needed > accepted:
+        module.fail_json(
+            msg=f"The apps may open {needed} connections to PostgreSQL, but it accepts {accepted}.\n"
+            "They need one for each thread of each worker and one for each process, on all hosts; the app that is deployed "
+            "needs them twice. Run playbooks/site.yml, which raises the number. If postgresql_max_connections is set, raise "
+            "it, or set fewer workers or threads for the apps."
+        )
+
+
 def main() -> None:
     database = {
         "name": {"type": "str", "required": True},
@@ -227,6 +243,7 @@ def main() -> None:
             "databases": {"type": "list", "elements": "dict", "required": True, "options": database},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "passwords": {"type": "path", "default": "/etc/postgresql-passwords.json", "no_log": False},
+            "connections": {"type": "int", "default": 0},
             "server_extensions": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -235,6 +252,8 @@ def main() -> None:
     passwords, done, names, current = Passwords(Path(params["passwords"])), [], [], "read the state of the server"
     try:
         state = read_state(module)
+        if state is not EMPTY:
+            check_connections(module)
         work = [("postgres", list(extension_steps("postgres", params["server_extensions"], state is not EMPTY)))]
         work += [(entry["name"], steps(module, state, entry, passwords)) for entry in params["databases"]]
         for name, left in work:
