@@ -31,12 +31,12 @@ class ActionModule(ActionBase):
         variables, args = task_vars or {}, self._task.args
         self.check_ansible()
         try:
-            from ansible_collections.blueoctopus.site.plugins.plugin_utils import evaluation, inventory
+            from ansible_collections.blueoctopus.site.plugins.plugin_utils import databases, evaluation, inventory
         except ImportError as error:
             raise AnsibleActionFail(
                 f"The Python package {error.name} is not installed on the control node. {SETUP}. No host was changed."
             ) from error
-        hostvars = variables["hostvars"]
+        hostvars, groups, hosts = variables["hostvars"], variables["groups"], variables["ansible_play_hosts_all"]
 
         def explain(host: str, name: str, error: AnsibleError) -> list[Problem]:
             unevaluated = hostvars.raw_get(host)
@@ -44,14 +44,18 @@ class ActionModule(ActionBase):
             return evaluation.explain(name, unevaluated[name], templar.template, error)
 
         problems = inventory.check_hosts(
-            {host: hostvars[host] for host in variables["ansible_play_hosts_all"]},
+            {host: hostvars[host] for host in hosts},
             explain,
             app=args.get("app"),
             app_required=args.get("app_required", False),
             app_known=args.get("app_known", True),
             keys=args.get("keys"),
             options=args.get("options") or {},
+            without_apps=set(hosts) - set(groups["webservers"]),
         )
+        if not problems and args.get("keys") is None:
+            for host, problem in databases.find_database_problems(hosts, hostvars, groups):
+                problems.setdefault(problem, []).append(host)
         if problems:
             raise AnsibleActionFail(inventory.report(problems))
         return result | {"changed": False}

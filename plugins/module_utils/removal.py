@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import Redis
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     Instance,
     installed_units,
@@ -44,13 +45,15 @@ class Removal:
 
     def __init__(self, store: Releases) -> None:
         self.store = store
+        self.redis = Redis(store.name)
 
     @property
     def runs(self) -> bool:
         """Whether a unit or nginx's site of the app is left."""
         links = (self.store.site, self.store.paths, self.store.root / "live")
         running = systemctl("list-units", "--plain", "--no-legend", "--state=active,activating", *self.services)
-        return bool(installed_units(self.store.name) or running) or any(link.is_symlink() for link in links)
+        units = installed_units(self.store.name) or self.redis.unit.exists()
+        return bool(units or running) or any(link.is_symlink() for link in links)
 
     @property
     def services(self) -> list[str]:
@@ -59,7 +62,7 @@ class Removal:
         return [f"{name}@*.service", f"{name}.*@*.service", f"{name}.run-*.service"]
 
     def stop(self, by: str) -> None:
-        """Remove the site from nginx, then the units. Releases and data stay.
+        """Remove the site from nginx, then the units, with that of its Redis. Releases and data stay.
 
         Args:
             by: user and control node of the run, for the history.
@@ -83,6 +86,7 @@ class Removal:
             Instance(store, release).wait_until_drained()
             remove_units(units)
         systemctl("stop", *self.services)  # jobs and commands that still run
+        self.redis.stop()
         for link in ("live", "before"):
             (store.root / link).unlink(missing_ok=True)
 
@@ -96,7 +100,7 @@ class Removal:
         if cache.is_dir():
             yield cache
         if data:
-            yield from (path for path in [store.root] if path.is_dir())
+            yield from (path for path in [self.redis.data, store.root] if path.is_dir())
 
     def has_account(self) -> bool:
         """Whether the app's user exists."""

@@ -21,6 +21,12 @@ options:
     description: All apps of the host except these. Exactly one of O(names) and O(others_than) is required.
     type: list
     elements: str
+  redis_for:
+    description: >-
+      Apps that have an instance of Redis. The instances of all other apps of the host are stopped; their data stays.
+      By default, those of the apps that stay are not changed.
+    type: list
+    elements: str
   state:
     description: Result of the module.
     type: str
@@ -75,6 +81,8 @@ installed:
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import Redis
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import installed as installed_redis
 from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
@@ -119,6 +127,7 @@ def main() -> None:
         argument_spec={
             "names": {"type": "list", "elements": "str"},
             "others_than": {"type": "list", "elements": "str"},
+            "redis_for": {"type": "list", "elements": "str"},
             "state": {"type": "str", "choices": ["stopped", "removed"], "default": "stopped"},
             "data": {"type": "bool", "default": False},
             "force": {"type": "bool", "default": False},
@@ -138,7 +147,12 @@ def main() -> None:
     for removal in due:
         if not module.check_mode:
             apply(module, removal)
-    module.exit_json(changed=bool(due), apps=[removal.store.name for removal in due], installed=installed)
+    kept = installed_redis() if params["redis_for"] is None else [*params["redis_for"], *chosen]
+    stopped = [name for name in installed_redis() if name not in kept]
+    for name in stopped:
+        if not module.check_mode:
+            Redis(name).stop()
+    module.exit_json(changed=bool(due or stopped), apps=[removal.store.name for removal in due], installed=installed)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,10 @@ python:
   description: Whether the host has Python.
   returned: success
   type: bool
+cores:
+  description: Number of processor cores of the host.
+  returned: success
+  type: int
 clock:
   description: Whether the host has a program that sets its clock.
   returned: success

@@ -276,6 +276,7 @@ def check_hosts(
     keys: list[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     app_known: bool = True,
+    without_apps: Iterable[str] = (),
 ) -> dict[Problem, list[str]]:
     """Check the inventory of all hosts, and the options of the playbook.
 
@@ -287,6 +288,7 @@ def check_hosts(
         keys: check only these keys of that app, or of all apps; check everything when None.
         options: further options -e of the playbook, by name: the `given` value and its description, as in settings.yml.
         app_known: whether that app must be in the inventory.
+        without_apps: hosts that run no apps, such as database hosts.
 
     Returns:
         Each problem, with its hosts.
@@ -294,7 +296,9 @@ def check_hosts(
     problems: dict[Problem, list[str]] = {}
     known: set[str] = set()
     for host, variables in hosts.items():
-        for problem in check_host(variables, functools.partial(explain, host), known, app, keys):
+        for problem in check_host(
+            variables, functools.partial(explain, host), known, app, keys, host not in without_apps
+        ):
             problems.setdefault(problem, []).append(host)
     if app is not None and not app_known:
         if wrong := find_problem("name", plain(app), app_keys()["name"], "option -e app"):
@@ -333,6 +337,7 @@ def check_host(
     known: set[str],
     chosen: str | None = None,
     keys: list[str] | None = None,
+    runs_apps: bool = True,
 ) -> Iterator[Problem]:
     """Check one host, or only some keys of the chosen app; add the names of its apps to `known`."""
     unreadable: dict[str, list[Problem]] = {}
@@ -345,10 +350,10 @@ def check_host(
             return None
 
     apps = get("apps") if "apps" in hostvars else []
-    if "apps" not in hostvars:
+    if "apps" not in hostvars and runs_apps:
         expected = "a list of apps, in group_vars/webservers/main.yml or host_vars/HOST.yml; [] for a host without apps"
         yield Problem("key apps", "nothing", expected, APPS_EXAMPLE)
-    elif not unreadable:
+    elif runs_apps and not unreadable:
         yield from check_apps(apps) if keys is None else check_selected_keys(apps, chosen, keys)
         known.update(str(app["name"]) for app in apps or [] if isinstance(app, dict) and "name" in app)
     yield from check_connection(get, hostvars)

@@ -64,6 +64,8 @@ def fill_defaults(value: Mapping[str, Any], properties: Mapping[str, Entry]) -> 
         if name not in value and "default" not in entry:
             continue
         found = value.get(name, entry.get("default"))
+        if found is True and "properties" in entry:  # all its settings have their defaults
+            found = {}
         result[name] = (
             fill_defaults(found, entry["properties"]) if "properties" in entry and isinstance(found, Mapping) else found
         )

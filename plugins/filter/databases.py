@@ -1,0 +1,121 @@
+"""Convert entries of `apps` for the databases beside the apps."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import (
+    Groups,
+    Hostvars,
+    client_addresses,
+    connections,
+    database_host,
+    max_connections,
+    uses,
+)
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import plain, with_defaults
+
+# The folder on webservers with the root certificates of database hosts.
+AUTHORITIES = "/etc/ssl/databases"
+
+
+def databases_of(host: str, hostvars: Hostvars, groups: Groups) -> list[dict[str, Any]]:
+    """The databases that a host has, for the role postgresql.
+
+    Args:
+        host: name of the host.
+        hostvars: the variables of all hosts.
+        groups: the groups of the inventory.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for web, app, server in uses(hostvars, groups, host):
+        if server == host:
+            database = found.setdefault(app["name"], {"name": app["name"], "extensions": [], "password": False})
+            new = [name for name in app["postgresql"]["extensions"] if name not in database["extensions"]]
+            database["extensions"] += new
+            database["password"] |= web != host
+    return [found[name] for name in sorted(found)]
+
+
+def database_clients(host: str, hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The addresses of the other hosts whose apps have a database on a host."""
+    webs = {web for web, _, server in uses(hostvars, groups, host) if server == host != web}
+    return sorted({address for web in webs for address in client_addresses(hostvars[web], web)})
+
+
+def database_servers(host: str, hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The other hosts that have databases of the apps of a host."""
+    own = [app for app in map(with_defaults, plain(hostvars[host]["apps"])) if app["postgresql"]]
+    return sorted({database_host(app, host, groups) for app in own} - {host})
+
+
+def database_authorities(host: str, hostvars: Hostvars, groups: Groups) -> dict[str, str]:
+    """The root certificates of the other hosts that have databases of the apps of a host, by their names.
+
+    Those hosts have run the role postgresql in this run: its result is the variable `postgresql_authority`.
+    """
+    servers = database_servers(host, hostvars, groups)
+    return {server: str(hostvars[server]["postgresql_authority"]["root"]) for server in servers}
+
+
+def server_address(variables: Mapping[str, Any], host: str) -> str:
+    """The address at which the webservers reach a database host."""
+    return str(variables.get("postgresql_address") or variables.get("ansible_host", host))
+
+
+def with_databases(app: Mapping[str, Any], host: str, hostvars: Hostvars, groups: Groups) -> dict[str, Any]:
+    """An entry of `apps` with the URLs of its databases in its environment.
+
+    Args:
+        app: an entry of `apps` with its defaults.
+        host: the webserver.
+        hostvars: the variables of all hosts. Those of a database host contain `postgresql_passwords`, the file with the
+            passwords, from the role postgresql.
+        groups: the groups of the inventory.
+
+    Raises:
+        AnsibleFilterError: when the database host was not part of this run.
+    """
+    name, environment, secrets = app["name"], dict(app["environment"]), dict(app["secrets"])
+    server = database_host(app, host, groups) if app["postgresql"] else ""
+    if server == host:
+        environment["DATABASE_URL"] = f"postgresql://{name}@/{name}?host=/run/postgresql"
+    elif server:
+        if "postgresql_passwords" not in hostvars[server]:
+            raise AnsibleFilterError(f"{name}: this run did not reach {server}, which has its database.")
+        address = server_address(hostvars[server], server)
+        at = f"[{address}]" if ":" in address else address
+        content = base64.b64decode(hostvars[server]["postgresql_passwords"].get("content", "")) or b"{}"
+        password = json.loads(content).get(name, "unknown")  # in check mode, before the first run
+        options = f"sslmode=verify-full&sslrootcert={AUTHORITIES}/{server}.pem"
+        secrets["DATABASE_URL"] = f"postgresql://{name}:{password}@{at}/{name}?{options}"
+    if app["redis"]:
+        environment["REDIS_URL"] = f"unix:///run/app-redis/{name}/redis.sock"
+    return {**app, "environment": environment, "secrets": secrets}
+
+
+def redis_of(apps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The instances that the apps of a host need, for the role redis."""
+    complete = map(with_defaults, apps)
+    return [{"name": app["name"], **app["redis"]} for app in complete if app["redis"]]
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "database_authorities": database_authorities,
+            "database_clients": database_clients,
+            "database_connections": connections,
+            "database_servers": database_servers,
+            "databases_of": databases_of,
+            "max_connections": max_connections,
+            "redis_of": redis_of,
+            "server_address": server_address,
+            "with_databases": with_databases,
+        }

@@ -1,0 +1,45 @@
+"""The instance of Redis or Valkey of an app: its files and its unit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import UNITS, systemctl
+
+CONFIG = Path("/etc/app-redis")
+DATA = Path("/var/lib/app-redis")
+PREFIX = "app-redis-"
+
+
+class Redis:
+    """The instance of an app.
+
+    Args:
+        name: name of the app.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.service = f"{PREFIX}{name}.service"
+        self.unit = UNITS / self.service
+        self.config = CONFIG / f"{name}.conf"
+        self.data = DATA / name
+
+    def stop(self) -> None:
+        """Stop the instance for good. Its data stays."""
+        if self.unit.exists():
+            systemctl("disable", "--now", "--quiet", self.service)
+            self.unit.unlink(missing_ok=True)
+            systemctl("daemon-reload")
+        self.config.unlink(missing_ok=True)
+
+    def delete_data(self) -> None:
+        """Delete the data of a stopped instance."""
+        if self.data.is_dir():
+            shutil.rmtree(self.data)
+
+
+def installed() -> list[str]:
+    """The apps that have an instance on this host."""
+    return sorted(path.stem.removeprefix(PREFIX) for path in UNITS.glob(f"{PREFIX}*.service"))

@@ -1,0 +1,202 @@
+#!/usr/bin/python
+"""Create a server certificate that a certificate authority of this host alone has signed."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: private_certificate
+short_description: Create a server certificate and the certificate authority that signs it
+description:
+  - Creates a certificate authority on the host, once, and with it a certificate for a server of the host. Clients that
+    have the root certificate of the authority can verify the server, and trust it for nothing else.
+  - Creates the server certificate anew when its names differ, or when it expires within a year. Clients need no change.
+  - The key of the authority can be read by root alone. No key leaves the host.
+options:
+  folder:
+    description: Folder of the files C(ca.key), C(ca.pem), C(server.key) and C(server.pem).
+    type: path
+    required: true
+  names:
+    description: Host names and IP addresses of the server.
+    type: list
+    elements: str
+    required: true
+  group:
+    description: Group that can read C(server.key).
+    type: str
+    required: true
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Create the certificate of PostgreSQL
+  blueoctopus.site.private_certificate:
+    folder: /etc/postgresql-tls
+    names: [192.0.2.7]
+    group: postgres
+"""
+
+RETURN = r"""
+root:
+  description: Root certificate of the authority, in PEM form; empty in check mode when there is none yet.
+  returned: success
+  type: str
+"""
+
+import ipaddress
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import read, write
+
+AUTHORITY_DAYS = 20 * 365
+SERVER_DAYS = 10 * 365
+RENEW_BEFORE = 365 * 86400  # seconds
+CONFIG = """[req]
+prompt = no
+distinguished_name = subject
+[subject]
+CN = {name}
+[authority]
+basicConstraints = critical, CA:TRUE, pathlen:0
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[server]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = {alternatives}
+"""
+NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
+
+
+class CertificateError(Exception):
+    """openssl failed."""
+
+
+def openssl(*argv: object) -> str:
+    """Call openssl and return its output.
+
+    Raises:
+        CertificateError: when it fails.
+    """
+    done = subprocess.run(["openssl", *map(str, argv)], capture_output=True, text=True)
+    if done.returncode:
+        raise CertificateError(done.stderr.strip() or f"openssl {argv[0]} failed")
+    return done.stdout
+
+
+def alternatives(names: list[str]) -> list[str]:
+    """Names and addresses as in a certificate: DNS:NAME or IP:ADDRESS."""
+    found = []
+    for name in names:
+        try:
+            found.append(f"IP:{ipaddress.ip_address(name)}")
+        except ValueError:
+            found.append(f"DNS:{name.lower()}")
+    return found
+
+
+class Certificates:
+    """The authority and the server certificate in a folder.
+
+    Args:
+        folder: where they are.
+        names: names and addresses of the server.
+    """
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder = folder
+        self.names = names
+        self.ca_key, self.ca = folder / "ca.key", folder / "ca.pem"
+        self.key, self.certificate = folder / "server.key", folder / "server.pem"
+
+    @property
+    def has_authority(self) -> bool:
+        return self.ca_key.exists() and self.ca.exists()
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the server certificate has the names, is from the authority, and does not expire soon."""
+        if not (self.has_authority and self.key.exists() and self.certificate.exists()):
+            return False
+        try:
+            shown = openssl("x509", "-noout", "-ext", "subjectAltName", "-in", self.certificate)
+            openssl("x509", "-noout", "-checkend", str(RENEW_BEFORE), "-in", self.certificate)
+            openssl("verify", "-CAfile", self.ca, self.certificate)
+            own = openssl("x509", "-noout", "-pubkey", "-in", self.certificate)
+            is_own = own == openssl("pkey", "-pubout", "-in", self.key)
+        except CertificateError:
+            return False
+        found = re.findall(r"(?:DNS|IP Address):([^,\s]+)", shown)
+        wanted = [entry.partition(":")[2] for entry in alternatives(self.names)]
+        return [normal(name) for name in found] == [normal(name) for name in wanted] and is_own
+
+    def create(self) -> None:
+        """Create what is missing. The files replace the former ones when all of them are complete."""
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            work = Path(name)
+            config = work / "config"
+            if not self.has_authority:
+                config.write_text(CONFIG.format(name="Database servers", alternatives="DNS:none"))
+                made = ["-keyout", work / "ca.key", "-out", work / "ca.pem"]
+                days = ["-days", str(AUTHORITY_DAYS)]
+                openssl("req", "-x509", *NEW_KEY, "-config", config, "-extensions", "authority", *days, *made)
+                write(self.ca_key, (work / "ca.key").read_text(), 0o600)
+                write(self.ca, (work / "ca.pem").read_text())
+            config.write_text(CONFIG.format(name=self.names[0], alternatives=",".join(alternatives(self.names))))
+            request = work / "request"
+            openssl("req", "-new", *NEW_KEY, "-config", config, "-keyout", work / "server.key", "-out", request)
+            signer = ["-CA", self.ca, "-CAkey", self.ca_key, "-CAserial", work / "serial", "-CAcreateserial"]
+            extensions = ["-extfile", config, "-extensions", "server", "-days", str(SERVER_DAYS)]
+            openssl("x509", "-req", "-in", request, *signer, *extensions, "-out", work / "server.pem")
+            write(self.key, (work / "server.key").read_text(), 0o600)
+            write(self.certificate, (work / "server.pem").read_text())
+
+
+def normal(name: str) -> str:
+    """A name, or an address in its shortest form; openssl prints an IPv6 address in another one."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "folder": {"type": "path", "required": True},
+            "names": {"type": "list", "elements": "str", "required": True},
+            "group": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    certificates = Certificates(Path(params["folder"]), params["names"])
+    changed = not certificates.is_valid
+    if changed and not module.check_mode:
+        try:
+            certificates.create()
+        except (CertificateError, OSError) as error:
+            module.fail_json(msg=f"The certificate can't be created: {error}")
+    if not module.check_mode:
+        shutil.chown(certificates.key, "root", params["group"])
+        certificates.key.chmod(0o640)
+    module.exit_json(changed=changed, root=read(certificates.ca))
+
+
+if __name__ == "__main__":
+    main()
