@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -257,9 +258,9 @@ def test_a_damaged_repository_is_found_by_the_check_and_the_drill(
             content = bytearray(pack.read_bytes())
             content[len(content) // 3] ^= 255
             pack.write_bytes(content)
+    restic = saver.engine(saver.settings.target())
     with pytest.raises(BackupError, match="is damaged"):
-        for _ in range(1):
-            saver.engine(saver.settings.target()).check("1/1")
+        restic.check("1/1")
     failures = Drill(make(), **folders).run([])
     assert failures
     assert "is damaged" in failures[0]
@@ -396,10 +397,8 @@ def test_the_drill_reports_a_damaged_database_and_a_command_that_fails(
     saver: Saver, make: Make, folders: dict[str, Path], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saver.run([])
-    assert (
-        "exit status 3: no octopus"
-        in Drill(make(drill_command="sh -c 'echo no octopus; exit 3'"), **folders).run([])[0]
-    )
+    chosen = make(drill_command="sh -c 'echo no octopus; exit 3'")
+    assert "exit status 3: no octopus" in Drill(chosen, **folders).run([])[0]
     monkeypatch.setattr(drill, "problems", lambda _: ["app.db: malformed"])
     assert "Damaged SQLite databases in the backup of shop: app.db" in Drill(make(), **folders).run([])[0]
 
@@ -468,12 +467,8 @@ def test_a_host_can_add_but_not_delete_where_the_forced_command_says_so(
     saver = Saver(chosen, cache=None, **folders)
     assert saver.run([]) == []
     assert saver.run(["shop"]) == []
-    (tmp_path / "blocked").write_text("")
     restic = saver.engine(chosen.target())
     first = restic.snapshots()[0].id
-    monkeypatch.setattr(engine, "MEANINGS", engine.MEANINGS)
-    import subprocess
-
     refused = subprocess.run(
         ["timeout", "5", *restic.argv("forget", first)], capture_output=True, text=True, env=restic.environment()
     )

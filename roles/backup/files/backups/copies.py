@@ -84,8 +84,8 @@ def copy(path: Path, to: Path, identity: tuple[int, int]) -> None:
             read(path, to, identity, immutable=False)
             return
         except sqlite3.OperationalError:
-            # SQLite needs an index for a write-ahead log, and this user can't create one here. Without a log, nobody has
-            # the database open, and the file alone is the database; with one, the copy gets its log.
+            # SQLite needs an index for a write-ahead log, and this user can't create one here. Without a log, nobody
+            # has the database open, and the file alone is the database; with one, the copy gets its log.
             before = path.stat()
             if quiet:
                 read(path, to, identity, immutable=True)

@@ -75,7 +75,7 @@ class Drill:
         engine = Restic(self.target, self.settings.host, self.config, self.state / "drill")
         run = runs.choose(runs.runs_of(engine.snapshots()), app.name, "", f"The target {self.target.name}")
         folder = self.state / "drill" / app.name
-        database = f"backups-drill.{app.name}" if app.database else ""
+        database = f"{app.name}.drill" if app.database else ""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
         try:
@@ -113,8 +113,8 @@ class Drill:
     def check_database(self, dump: Path, name: str) -> dict[str, Any]:
         """Load a dump into a scratch database, and count its tables and rows."""
         self.server.drop(name)
-        self.server.create(name, self.server.sql("SELECT current_user"))
-        self.server.load(dump, name, extensions=True)
+        self.server.create(name, self.server.sql("SELECT current_user"), like=name.removesuffix(".drill"))
+        self.server.load(dump, name)
         tables, rows = self.server.rows(name)
         if not rows:
             raise BackupError(f"The database in the backup has {tables} tables and no row.")

@@ -49,10 +49,10 @@ MEANINGS = [
     (
         r"ciphertext verification failed|invalid data returned|does not match|hash mismatch|repository contains errors"
         r"|pack .* (contains|damaged|not found|is not referenced)|blob .* (not found|invalid)|error loading|truncated"
-        r"|load\(<(data|index|snapshot)|unable to load|not found in (repository|index)|illegal file size|unexpected eof$",
+        r"|load\(<(data|index|snapshot)|unable to load|not found in (repository|index)|illegal file size",
         "The repository on {target} is damaged.",
-        "Do not prune it. Other targets are not affected. 'A damaged repository' in docs/backups.md shows how to restore "
-        "what is left, and how to start a new one.",
+        "Do not prune it. Other targets are not affected. docs/backups.md shows how to restore what is left, and how "
+        "to start a new one.",
     ),
     (
         r"permission denied \(publickey|host key verification failed|remote host identification has changed",
@@ -81,11 +81,8 @@ def failure(target: str, output: str) -> BackupError:
 
 def explain(target: str, output: str) -> str:
     """The meaning of an error of restic, what to do, and its own words."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not TRACE.search(line)]
-    said = "
-".join(dict.fromkeys(lines))
-        dict.fromkeys(line for line in own if not re.match(r"(\[\d|main\.|runtime\.|golang|github)", line))
-    )
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not TRACE.search(line.strip())]
+    said = "\n".join(dict.fromkeys(lines))
     for pattern, cause, advice in MEANINGS:
         if re.search(pattern, said, re.IGNORECASE):
             return f"{cause.format(target=target)}\n{advice}\nrestic: {said[-600:]}"
@@ -180,7 +177,7 @@ class Restic:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "RESTIC_PROGRESS_FPS": "0.01", **self.target.environment}
 
-    def call(self, *words: str, accept: Iterable[int] = (0,)) -> subprocess.CompletedProcess[str]:
+    def call(self, *words: str, accept: Iterable[int] = (0,), again: bool = True) -> subprocess.CompletedProcess[str]:
         """Run restic.
 
         Raises:
@@ -192,10 +189,9 @@ class Restic:
             )
         except FileNotFoundError:
             raise BackupError("restic is not installed on this host. Run playbooks/site.yml.") from None
-        if done.returncode not in accept and LOCKED.search(done.stderr) and words[0] != "unlock":
-            # restic itself does not look whether the owner of a lock still lives.
-            if self.call("unlock").stdout.strip().startswith("successfully"):
-                return self.call(*words, accept=accept)
+        if done.returncode not in accept and again and LOCKED.search(done.stderr):
+            self.call("unlock", again=False)  # removes the locks of processes that have died
+            return self.call(*words, accept=accept, again=False)
         if done.returncode not in accept:
             raise failure(self.target.name, f"{done.stderr}\n{done.stdout if words[0] == 'check' else ''}")
         return done

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -110,6 +112,15 @@ class Server:
         finally:
             self.sql('ALTER DATABASE :"old" ALLOW_CONNECTIONS true', old=old)
 
+    @contextlib.contextmanager
+    def member(self, role: str, user: str) -> Iterator[None]:
+        """Make a user a member of a role for a while."""
+        self.sql('GRANT :"role" TO :"user"', role=role, user=user)
+        try:
+            yield
+        finally:
+            self.sql('REVOKE :"role" FROM :"user"', role=role, user=user)
+
     def let_connect(self, name: str, role: str) -> None:
         """Let a role connect to a database, if both exist."""
         if self.sql("SELECT 1 FROM pg_roles WHERE rolname = :'role'", role=role):
@@ -124,18 +135,20 @@ class Server:
         counted = self.sql(" UNION ALL ".join(f"SELECT count(*) FROM {table}" for table in tables), name)  # noqa: S608
         return len(tables), sum(map(int, counted.splitlines()))
 
-    def load(self, dump: Path, name: str, extensions: bool) -> None:
-        """Restore a dump into an empty database, as the current user, who owns everything in it.
+    def load(self, dump: Path, name: str, owner: str = "") -> None:
+        """Restore a dump into an empty database.
 
         Args:
             dump: the dump.
             name: the database.
-            extensions: whether to create the extensions too; otherwise they exist already.
+            owner: role of which this user is a member; it owns everything. Extensions exist already. Without it, the
+                user owns everything, and creates the extensions too.
         """
         with dump.open("rb") as file:
             contents = self.run("pg_restore", "--list", file=file)
-        chosen = [line for line in contents.splitlines() if wanted(line, extensions)]
+        chosen = [line for line in contents.splitlines() if wanted(line, extensions=not owner)]
         options = ["--no-owner", "--no-privileges", "--exit-on-error", "--no-password", f"--dbname={name}"]
+        options += [f"--role={owner}"] if owner else []
         with tempfile.NamedTemporaryFile("w") as listed, dump.open("rb") as file:
             listed.write("\n".join(chosen) + "\n")
             listed.flush()

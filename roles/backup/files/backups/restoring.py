@@ -31,6 +31,7 @@ from backups.status import locked
 
 SUPERUSER = "postgres"
 READER = "backups"  # the user and the role that read all databases
+LOADER = "backups-restore"  # the user and the role that load dumps
 SPARE = 64 * 2**20  # bytes that have to stay free
 
 
@@ -70,13 +71,15 @@ class Restorer:
         settings: the apps and targets of this host.
         state: folder for the plans.
         config: folder with the keys.
-        server: the PostgreSQL cluster, as a user who may create databases.
+        server: the PostgreSQL cluster, as a superuser.
+        loader: the same, as a user without rights of its own.
     """
 
     settings: Settings
     state: Path = STATE
     config: Path = CONFIG
     server: Server = field(default_factory=lambda: Server(SUPERUSER))
+    loader: Server = field(default_factory=lambda: Server(LOADER))
 
     def plan_file(self, app: str) -> Path:
         return self.state / "restores" / f"{app}.json"
@@ -172,8 +175,8 @@ class Restorer:
             )
         if not replace and self.has_content(app):
             raise BackupError(
-                f"{app.name} has data on this host. Nothing was changed.\nTo put it aside and restore the backup in its "
-                f"place: -e yes=replace. To look at the backup first: -e as={app.name}-copy"
+                f"{app.name} has data on this host. Nothing was changed.\nTo put it aside and restore the backup in "
+                f"its place: -e yes=replace. To look at the backup first: -e as={app.name}-copy"
             )
 
     def has_content(self, app: App) -> bool:
@@ -192,7 +195,8 @@ class Restorer:
         free = shutil.disk_usage(folder).free
         if needed + SPARE > free:
             raise BackupError(
-                f"The restore needs {needed >> 20} MiB, but {folder.parent} has {free >> 20} MiB free. Nothing was changed."
+                f"The restore needs {needed >> 20} MiB, but {folder.parent} has {free >> 20} MiB free. "
+                "Nothing was changed."
             )
         engine.restore(run.files, folder)
         stage = Path(f"{folder}{self.state}/stage/{plan.app}")
@@ -218,7 +222,8 @@ class Restorer:
             self.store(plan)
 
     def load(self, plan: Plan, dump: Path, about: dict[str, Any]) -> None:
-        """Load a dump into a new database, as the app itself: what is in the dump never runs as a superuser."""
+        """Load a dump into a new database. What is in the dump never runs as a superuser: it runs as a role that is a
+        member of nothing but the app's own role."""
         here, there = self.server.major(), int(about["postgresql"])
         if there > here:
             raise BackupError(
@@ -228,11 +233,11 @@ class Restorer:
         if here > there:
             plan.facts["note"] = f"The backup is of PostgreSQL {there}; it is now in PostgreSQL {here}."
         name = plan.restored_database
-        ensure_account(plan.app)
         self.server.create(name, plan.app, like=plan.app)
         for extension in about["extensions"]:
             self.server.sql('CREATE EXTENSION IF NOT EXISTS :"extension"', name, extension=extension)
-        Server(plan.app).load(dump, name, extensions=False)
+        with self.server.member(plan.app, LOADER):
+            self.loader.load(dump, name, owner=plan.app)
         dump.unlink()
         self.server.sql("ANALYZE", name)
         self.server.let_connect(name, READER)
@@ -331,13 +336,6 @@ def account_of(name: str) -> pwd.struct_passwd | None:
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(name)
     return None
-
-
-def ensure_account(name: str) -> None:
-    """Create the user of an app on a host that has only its database: PostgreSQL knows the app's role by it."""
-    if account_of(name) is None:
-        options = ["--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
-        subprocess.run(["useradd", *options, name], check=True, capture_output=True)
 
 
 def systemctl(*argv: str) -> str:

@@ -1,7 +1,7 @@
 """Backups of an app: which snapshots belong together, which one belongs to a time, and which ones are kept.
 
-One backup of an app has up to two snapshots, which have the same tag `run:TIME`: first `kind:database`, then `kind:files`.
-A backup without `kind:files` was interrupted, and counts for nothing.
+One backup of an app has up to two snapshots with the same tag `run:TIME`: first `kind:database`, then `kind:files`. A
+backup without `kind:files` was interrupted, and counts for nothing.
 """
 
 from __future__ import annotations
