@@ -30,7 +30,9 @@ Entry = Mapping[str, Any]  # the description of a key or an argument in settings
 @functools.cache
 def role_settings(role: str) -> dict[str, Any]:
     """A role's settings.yml: `entry_points`, `arguments` and, for the role app, the `keys` of an entry in `apps`."""
-    return dict(yaml_load((PROJECT / "roles" / role / "meta/settings.yml").read_text()))  # with libyaml, 10 times faster
+    return dict(
+        yaml_load((PROJECT / "roles" / role / "meta/settings.yml").read_text())
+    )  # with libyaml, 10 times faster
 
 
 def roles() -> list[str]:

@@ -72,7 +72,8 @@ class Drill:
         Raises:
             BackupError: when the restore fails, or what was restored is not sound.
         """
-        engine = Restic(self.target, self.settings.host, self.config, self.state / "drill")
+        own = not self.target.repository.startswith("/")  # a folder of this host belongs to another user
+        engine = Restic(self.target, self.settings.host, self.config, self.state / "drill", lock=own)
         run = runs.choose(runs.runs_of(engine.snapshots()), app.name, "", f"The target {self.target.name}")
         folder = self.state / "drill" / app.name
         database = f"{app.name}.drill" if app.database else ""

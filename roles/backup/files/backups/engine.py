@@ -119,6 +119,7 @@ class Restic:
         state: folder for the keys of hosts that are not pinned.
         cache: folder for restic's cache; none without it.
         limit_upload: KiB per second; 0 for no limit.
+        lock: whether this user may write locks to the repository.
     """
 
     def __init__(
@@ -129,9 +130,10 @@ class Restic:
         state: Path = STATE,
         cache: Path | None = None,
         limit_upload: int = 0,
+        lock: bool = True,
     ) -> None:
         self.target, self.host, self.config, self.state = target, host, config, state
-        self.cache, self.limit_upload = cache, limit_upload
+        self.cache, self.limit_upload, self.lock = cache, limit_upload, lock
 
     def ssh_command(self) -> list[str]:
         """The command that logs in to the target."""
@@ -168,6 +170,8 @@ class Restic:
             yield from ("-o", f"sftp.command={shlex.join([*self.ssh_command(), '-s', 'sftp'])}")
         if self.limit_upload:
             yield from ("--limit-upload", str(self.limit_upload))
+        if not self.lock:
+            yield "--no-lock"
         yield from ("--cache-dir", str(self.cache)) if self.cache else ("--no-cache",)
 
     def argv(self, *words: str) -> list[str]:

@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     for name in ("run", "drill"):
         commands.add_parser(name).add_argument("app", help="name of an app, or all")
     for name in ("prune", "check"):
-        commands.add_parser(name).add_argument("target", nargs="?", default="")
+        one = commands.add_parser(name)
+        one.add_argument("target", nargs="?", default="")
+        one.add_argument("--config", default="", help=argparse.SUPPRESS)
     listed = commands.add_parser("list")
     listed.add_argument("app", nargs="?", default="")
     restore = commands.add_parser("restore")
@@ -102,11 +104,11 @@ def main(argv: list[str] | None = None) -> int:
 def call(given: argparse.Namespace, settings: Settings) -> int:
     """Run a command of the program, and return its exit status."""
     names = [given.app] if getattr(given, "app", "all") not in ("all", "") else []
-    restorer = Restorer(settings)
+    restorer, saver = Restorer(settings), Saver(settings)
     if getattr(given, "config", ""):
         folder = Path(given.config)
-        restorer = Restorer(replace(settings, targets=load(folder).targets), config=folder)
-    saver = Saver(settings)
+        settings = replace(settings, targets=load(folder).targets)
+        restorer, saver = Restorer(settings, config=folder), Saver(settings, config=folder)
     if given.command in ("run", "drill"):
         failures = (saver if given.command == "run" else Drill(settings)).run(names)
         print("\n\n".join(failures) or "Done.", file=sys.stderr if failures else sys.stdout)
@@ -120,7 +122,10 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         print(json.dumps([asdict(run) for run in shown]) if given.json else lines)
         return 0
     if given.command in ("prune", "check"):
-        for target in [settings.target(given.target)] if given.target else settings.targets:
+        targets = [settings.target(given.target)] if given.target else settings.targets
+        for target in targets:
+            if given.command == "prune" and target.append_only and not given.target:
+                continue
             done = saver.prune(target) if given.command == "prune" else saver.check(target)
             print(f"{target.name}: {'no damage was found' if done is None else f'{done} snapshots were deleted'}")
         return 0

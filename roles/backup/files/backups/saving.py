@@ -41,7 +41,7 @@ class Saver:
     settings: Settings
     state: Path = STATE
     config: Path = CONFIG
-    cache: Path | None = CACHE
+    cache: Path | None = CACHE if os.geteuid() else None  # root would leave files that the user of the unit can't read
 
     def engine(self, target: Target) -> Restic:
         limit = self.settings.limit_upload

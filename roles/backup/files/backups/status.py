@@ -61,6 +61,8 @@ def locked(path: Path, patience: float = PATIENCE) -> Iterator[None]:
     """
     deadline = time.monotonic() + patience
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o660)
+    with contextlib.suppress(PermissionError):  # of another user, who has done it
+        os.fchmod(descriptor, 0o660)  # whatever the umask was
     with os.fdopen(descriptor, "w") as held:
         while True:
             try:
