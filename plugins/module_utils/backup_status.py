@@ -10,6 +10,10 @@ from typing import Any
 
 STATUS = Path("/var/lib/backup/status.json")
 SETTINGS = Path("/etc/backup/settings.json")
+PROGRAM = "/usr/local/sbin/backup"
+NOT_INSTALLED = (
+    "This host makes no backups. Nothing was changed.\nSet backup_targets in the inventory, and run playbooks/site.yml."
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: backup_access
 short_description: Give hosts access to their repositories
 description:
-  - Writes the file C(authorized_keys) of the account that keeps backups. Each key can do one thing, which sshd enforces -
-    talk to rclone, which serves the repository of that host to restic. It can add and read, but not delete.
+  - Writes the file C(authorized_keys) of the account that keeps backups. sshd allows each key one thing only - to talk
+    to rclone, which serves the repository of that host to restic. It can add and read, but not delete.
   - Keys of hosts that are not named are kept.
 options:
   clients:

@@ -78,8 +78,8 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import NOT_INSTALLED, PROGRAM
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
-from ansible_collections.blueoctopus.site.plugins.modules.backup_run import NOT_INSTALLED, PROGRAM
 
 PLANS = "/var/lib/backup/restores"
 
@@ -121,8 +121,9 @@ def main() -> None:
         module.fail_json(msg=NOT_INSTALLED)
     if module.check_mode:
         module.exit_json(changed=True, plan={"app": params["name"], "backup": "", "facts": {}})
-    lock, token = Lock(params["name"]), f"restore-{stamp_of(params['name'])}"
-    if params["step"] == "undo" and token == "restore-":
+    lock, stamp = Lock(params["name"]), stamp_of(params["name"])
+    token = f"restore-{stamp}"
+    if params["step"] == "undo" and not stamp:
         module.exit_json(changed=False, plan={})
     if params["step"] in ("stop", "swap"):  # takes or renews it
         owner = {"by": params["by"], "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())}

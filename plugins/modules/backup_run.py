@@ -60,15 +60,15 @@ problems:
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import read_status, size
-
-PROGRAM = "/usr/local/sbin/backup"
-NOT_INSTALLED = (
-    "This host makes no backups. Nothing was changed.\nSet backup_targets in the inventory, and run playbooks/site.yml."
+from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import (
+    NOT_INSTALLED,
+    PROGRAM,
+    SETTINGS,
+    read_status,
+    size,
 )
 
 
@@ -113,7 +113,7 @@ def main() -> None:
     )
     params = module.params
     operation = params["operation"]
-    if not os.access(PROGRAM, os.X_OK) or not Path("/etc/backup/settings.json").exists():
+    if not os.access(PROGRAM, os.X_OK) or not SETTINGS.exists():
         if module.check_mode:
             module.exit_json(changed=True, lines=[], problems=[])
         module.fail_json(msg=NOT_INSTALLED, problems=[])

@@ -114,7 +114,7 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         print("\n\n".join(failures) or "Done.", file=sys.stderr if failures else sys.stdout)
         return 1 if failures else 0
     if given.command == "list":
-        found = restorer.list(given.target, given.host)
+        found = restorer.backups(given.target, given.host)
         if names and not any(run.app == given.app for run in found):
             choose(found, given.app, "", "The target")  # explains it
         shown = [run for run in found if not names or run.app == given.app]
@@ -126,8 +126,11 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         for target in targets:
             if given.command == "prune" and target.append_only and not given.target:
                 continue
-            done = saver.prune(target) if given.command == "prune" else saver.check(target)
-            print(f"{target.name}: {'no damage was found' if done is None else f'{done} snapshots were deleted'}")
+            if given.command == "prune":
+                print(f"{target.name}: {saver.prune(target)} snapshots were deleted")
+            else:
+                saver.check(target)
+                print(f"{target.name}: no damage was found")
         return 0
     if given.command == "restore":
         return restore(given, restorer)

@@ -105,7 +105,7 @@ class Restorer:
     def engine(self, target: str, host: str) -> Restic:
         return Restic(self.settings.target(target), host or self.settings.host, self.config, self.state)
 
-    def list(self, target: str = "", host: str = "") -> list[runs.Run]:
+    def backups(self, target: str = "", host: str = "") -> list[runs.Run]:
         """All backups of this host, or of another one in the same repository."""
         return runs.runs_of(self.engine(target, host).snapshots())
 
