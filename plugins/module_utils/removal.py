@@ -94,6 +94,8 @@ class Removal:
         """What is left on the host of a stopped app; its data only on request."""
         store = self.store
         kept = set() if data else {store.root / "data", store.root / "history.jsonl"}
+        if not data:  # what restores have put aside
+            kept |= set(store.root.glob("data.before-*"))
         if store.root.is_dir():
             yield from (path for path in sorted(store.root.iterdir()) if path not in kept)
         cache = BUILD_CACHES / f"release-build-{store.name}"

@@ -1,0 +1,144 @@
+#!/usr/bin/python
+"""Restore an app from a backup, in steps that several hosts take side by side."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_restore
+short_description: Restore an app from a backup
+description:
+  - V(prepare) restores files and database beside the live ones. V(stop) locks the app and stops its units. V(swap) puts
+    the former data aside and the restored data in its place. V(start) starts the units and unlocks the app.
+  - V(undo) takes back what was done, so that the app is as before.
+options:
+  name:
+    description: Name of the app.
+    type: str
+    required: true
+  step:
+    description: The step.
+    type: str
+    choices: [prepare, stop, swap, start, undo]
+    required: true
+  at:
+    description: A time. The newest backup that is not younger is restored; the newest one of all when empty.
+    type: str
+    default: ""
+  as_name:
+    description: Name of a copy to create beside the live app.
+    type: str
+    default: ""
+  replace:
+    description: Whether the data of a live app may be replaced.
+    type: bool
+    default: false
+  target:
+    description: Name of the target; the first one when empty.
+    type: str
+    default: ""
+  from_host:
+    description: Name of the host whose backup it is; this one when empty.
+    type: str
+    default: ""
+  config:
+    description: Folder with the settings and keys for the backups of another host.
+    type: str
+    default: ""
+  by:
+    description: Who restores, for other runs that want to change the app.
+    type: str
+    default: a restore
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Restore the shop beside the live one
+  blueoctopus.site.backup_restore:
+    name: shop
+    step: prepare
+    as_name: shop-copy
+"""
+
+RETURN = r"""
+plan:
+  description: The app, the time of its backup in C(backup), and what was restored in C(facts).
+  returned: success
+  type: dict
+"""
+
+import json
+import os
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import NOT_INSTALLED, PROGRAM
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
+
+PLANS = "/var/lib/backup/restores"
+
+
+def command(params: dict[str, Any]) -> list[str]:
+    """The command of the program that takes the step."""
+    words = [PROGRAM, "restore", params["name"], "--json", "--step", params["step"]]
+    options = {"at": "at", "as": "as_name", "target": "target", "from": "from_host", "config": "config"}
+    words += [f"--{option}={params[key]}" for option, key in options.items() if params[key]]
+    return words + (["--yes=replace"] if params["replace"] else [])
+
+
+def stamp_of(name: str) -> str:
+    """When the restore of an app began, which is also its token for the lock; empty when none has."""
+    try:
+        with open(f"{PLANS}/{name}.json") as file:
+            return str(json.load(file)["stamp"])
+    except (OSError, ValueError):
+        return ""
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "step": {"type": "str", "choices": ["prepare", "stop", "swap", "start", "undo"], "required": True},
+            "at": {"type": "str", "default": ""},
+            "as_name": {"type": "str", "default": ""},
+            "replace": {"type": "bool", "default": False},
+            "target": {"type": "str", "default": ""},
+            "from_host": {"type": "str", "default": ""},
+            "config": {"type": "str", "default": ""},
+            "by": {"type": "str", "default": "a restore"},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    if not os.access(PROGRAM, os.X_OK):
+        module.fail_json(msg=NOT_INSTALLED)
+    if module.check_mode:
+        module.exit_json(changed=True, plan={"app": params["name"], "backup": "", "facts": {}})
+    lock, stamp = Lock(params["name"]), stamp_of(params["name"])
+    token = f"restore-{stamp}"
+    if params["step"] == "undo" and not stamp:
+        module.exit_json(changed=False, plan={})
+    if params["step"] in ("stop", "swap"):  # takes or renews it
+        owner = {"by": params["by"], "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())}
+        if not lock.take(token, owner):
+            by = lock.owner["by"] if lock.owner else "another run"
+            module.fail_json(
+                msg=f"{params['name']} is being changed by {by}. Nothing was changed. Try again when it ends."
+            )
+    code, output, error = module.run_command(command(params))
+    if params["step"] in ("start", "undo"):
+        lock.free(token)
+    if code:
+        module.fail_json(msg=error.strip() or output.strip())
+    module.exit_json(changed=True, plan=json.loads(output))
+
+
+if __name__ == "__main__":
+    main()

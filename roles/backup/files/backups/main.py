@@ -1,0 +1,158 @@
+"""The command line of the program.
+
+    backup run all|NAME            back up all apps, or one, to every target
+    backup list [NAME]             list the backups
+    backup prune [TARGET]          delete the backups that backup_keep no longer keeps
+    backup check [TARGET]          check the repository
+    backup drill all|NAME          restore the newest backups into scratch places, and check them
+    backup restore NAME            restore an app: --at TIME, --as NAME-copy, --yes replace
+    backup former NAME             list what restores have put aside; --delete deletes it
+    backup remove-copy NAME        remove a copy that a restore has created
+    backup restic TARGET …         run restic itself on the repository of a target
+
+The program reads /etc/backup/settings.json, which Ansible writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from backups.drill import Drill
+from backups.engine import Restic
+from backups.restoring import Restorer
+from backups.runs import choose
+from backups.saving import Saver
+from backups.settings import APPS, BackupError, Settings, load
+
+STEPS = ("prepare", "stop", "swap", "start", "undo")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="backup", description=__doc__)
+    top.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = top.add_subparsers(dest="command", required=True)
+    for name in ("run", "drill"):
+        commands.add_parser(name).add_argument("app", help="name of an app, or all")
+    for name in ("prune", "check"):
+        one = commands.add_parser(name)
+        one.add_argument("target", nargs="?", default="")
+        one.add_argument("--config", default="", help=argparse.SUPPRESS)
+    listed = commands.add_parser("list")
+    listed.add_argument("app", nargs="?", default="")
+    restore = commands.add_parser("restore")
+    restore.add_argument("app")
+    restore.add_argument("--at", default="", help="the newest backup that is not younger, such as '2026-01-02 03:04'")
+    restore.add_argument("--as", dest="as_name", default="", help="create a copy of this name")
+    restore.add_argument("--yes", default="", choices=["", "replace"], help="replace the data of a live app")
+    restore.add_argument("--step", default="", choices=["", *STEPS], help=argparse.SUPPRESS)
+    for one in (listed, restore):
+        one.add_argument("--target", default="", help="name of the target; the first one without it")
+        one.add_argument("--from", dest="host", default="", help="host whose backup it is")
+        one.add_argument("--config", default="", help="folder with the settings and keys for another host's backups")
+        one.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    former = commands.add_parser("former")
+    former.add_argument("app")
+    former.add_argument("--delete", action="store_true")
+    former.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    commands.add_parser("remove-copy").add_argument("name")
+    engine = commands.add_parser("restic", prefix_chars="\0")
+    engine.add_argument("target")
+    engine.add_argument("words", nargs=argparse.REMAINDER)
+    return top
+
+
+def restore(given: argparse.Namespace, restorer: Restorer) -> int:
+    """Take one step of a restore, or all."""
+    steps = [given.step] if given.step else ["prepare"] if given.as_name else ["prepare", "stop", "swap", "start"]
+    for step in steps:
+        if step == "prepare":
+            plan = restorer.prepare(
+                given.app, given.at, given.as_name, given.yes == "replace", given.target, given.host
+            )
+            continue
+        plan = restorer.plan(given.app)
+        try:
+            getattr(restorer, step)(plan)
+        except BaseException:
+            if step != "undo":
+                restorer.undo(restorer.plan(given.app))
+            raise
+    print(json.dumps(asdict(plan)) if given.json else report(plan.backup, given, plan.facts))
+    return 0
+
+
+def report(backup: str, given: argparse.Namespace, facts: dict[str, object]) -> str:
+    where = f"the copy {given.as_name}" if given.as_name else given.app
+    return f"{where} is as in the backup of {backup}: " + ", ".join(f"{value} {key}" for key, value in facts.items())
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = parser().parse_args(argv)
+    try:
+        return call(given, load())
+    except BackupError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def call(given: argparse.Namespace, settings: Settings) -> int:
+    """Run a command of the program, and return its exit status."""
+    names = [given.app] if getattr(given, "app", "all") not in ("all", "") else []
+    restorer, saver = Restorer(settings), Saver(settings)
+    if getattr(given, "config", ""):
+        folder = Path(given.config)
+        settings = replace(settings, targets=load(folder).targets)
+        restorer, saver = Restorer(settings, config=folder), Saver(settings, config=folder)
+    if given.command in ("run", "drill"):
+        failures = (saver if given.command == "run" else Drill(settings)).run(names)
+        print("\n\n".join(failures) or "Done.", file=sys.stderr if failures else sys.stdout)
+        return 1 if failures else 0
+    if given.command == "list":
+        found = restorer.backups(given.target, given.host)
+        if names and not any(run.app == given.app for run in found):
+            choose(found, given.app, "", "The target")  # explains it
+        shown = [run for run in found if not names or run.app == given.app]
+        lines = "\n".join(f"{run.shown}  {run.app}" for run in shown)
+        print(json.dumps([asdict(run) for run in shown]) if given.json else lines)
+        return 0
+    if given.command in ("prune", "check"):
+        targets = [settings.target(given.target)] if given.target else settings.targets
+        for target in targets:
+            if given.command == "prune" and target.append_only and not given.target:
+                continue
+            if given.command == "prune":
+                print(f"{target.name}: {saver.prune(target)} snapshots were deleted")
+            else:
+                saver.check(target)
+                print(f"{target.name}: no damage was found")
+        return 0
+    if given.command == "restore":
+        return restore(given, restorer)
+    if given.command == "former":
+        found_former = restorer.delete_former(given.app) if given.delete else restorer.former(given.app)
+        print(json.dumps(found_former) if given.json else "\n".join(found_former) or "Nothing was put aside.")
+        return 0
+    if given.command == "remove-copy":
+        return remove_copy(given.name, restorer)
+    engine = Restic(settings.target(given.target), settings.host)
+    os.execvpe("restic", engine.argv(*given.words), engine.environment())  # noqa: S606
+
+
+def remove_copy(name: str, restorer: Restorer) -> int:
+    """Remove a copy of an app: its folder, which has nothing but data, and its database."""
+    folder = APPS / name
+    if name in [app.name for app in restorer.settings.apps] or (folder.is_dir() and os.listdir(folder) != ["data"]):
+        raise BackupError(f"{name} is not a copy. Nothing was removed.")
+    owners = [app.name for app in restorer.settings.apps if app.database]
+    if owners and restorer.server.owner(name) in owners and "." not in name:
+        restorer.server.drop(name)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    print(f"{name} was removed.")
+    return 0

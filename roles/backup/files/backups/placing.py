@@ -1,0 +1,77 @@
+"""Put restored files in place. An app can choose the names and links in its data, so no link is followed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from backups.settings import BackupError
+
+
+def open_below(top: Path, parts: tuple[str, ...]) -> int:
+    """Open a folder below another one.
+
+    Raises:
+        OSError: when a part of the path is a link, or no folder.
+    """
+    folder = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    for part in parts:
+        try:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
+
+
+def put_copies(copies: Path, data: Path, described: list[dict[str, Any]]) -> None:
+    """Put copies of SQLite databases into a data folder, with their modes and owners.
+
+    Args:
+        copies: folder with the copies, at the same paths as in the data folder.
+        data: the data folder.
+        described: `path`, `mode`, `uid` and `gid` of each.
+
+    Raises:
+        BackupError: when a path leads elsewhere.
+    """
+    for one in described:
+        path = PurePosixPath(one["path"])
+        if path.is_absolute() or ".." in path.parts:
+            raise BackupError(f"The backup has a database at {path}, which is not in the data folder.")
+        try:
+            folder = open_below(data, path.parts[:-1])
+        except OSError as error:
+            raise BackupError(f"The database {path} cannot be restored: {error.strerror} in its path.") from None
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            with (
+                (copies / path).open("rb") as source,
+                os.fdopen(os.open(path.name, flags, 0o600, dir_fd=folder), "wb") as to,
+            ):
+                shutil.copyfileobj(source, to)
+                if os.geteuid() == 0:
+                    os.fchown(to.fileno(), one["uid"], one["gid"])
+                os.fchmod(to.fileno(), one["mode"] & 0o777)
+        finally:
+            os.close(folder)
+
+
+def give_to(folder: Path, before: tuple[int, int], after: tuple[int, int]) -> None:
+    """Give what belonged to a user and group to others, when the numbers of an app differ between two hosts."""
+    if before == after:
+        return
+    for _root, folders, names, descriptor in os.fwalk(folder, topdown=False):
+        for name in (*folders, *names):
+            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            own = (exchanged(found.st_uid, before[0], after[0]), exchanged(found.st_gid, before[1], after[1]))
+            if own != (found.st_uid, found.st_gid):
+                os.chown(name, *own, dir_fd=descriptor, follow_symlinks=False)
+    found = folder.stat()
+    os.chown(folder, exchanged(found.st_uid, before[0], after[0]), exchanged(found.st_gid, before[1], after[1]))
+
+
+def exchanged(number: int, before: int, after: int) -> int:
+    return after if number == before else number

@@ -1,0 +1,171 @@
+"""Back up the apps of this host to the targets, check the repositories, and delete old backups."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backups import copies, runs
+from backups.engine import NoRepository, Restic
+from backups.postgres import Server, dump_command
+from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
+from backups.status import Status, locked
+
+CHECKED_EVERY = 7 * 86400  # seconds
+CHECKED_PART = 10  # a check reads one of so many parts of the data
+CACHE = Path("/var/cache/backup")
+MANIFEST = "backup.json"
+
+
+@dataclass
+class Saver:
+    """Backs up the apps.
+
+    Args:
+        settings: what to save and where.
+        state: folder for copies and for the status.
+        config: folder with the keys.
+        cache: folder for restic's cache.
+    """
+
+    settings: Settings
+    state: Path = STATE
+    config: Path = CONFIG
+    cache: Path | None = CACHE if os.geteuid() else None  # root would leave files that the user of the unit can't read
+
+    def engine(self, target: Target) -> Restic:
+        limit = self.settings.limit_upload
+        return Restic(target, self.settings.host, self.config, self.state, self.cache, limit)
+
+    def run(self, names: list[str]) -> list[str]:
+        """Back up some apps, or all, to every target; return what failed. A failure stops nothing else."""
+        chosen = [self.settings.app(name) for name in names] or list(self.settings.apps)
+        failures = []
+        with locked(self.state / "lock"):
+            for target in self.settings.targets:
+                for app in chosen:
+                    if error := self.back_up(app, target):
+                        failures.append(f"{app.name}: {error}")
+                        if "cannot be reached" in error:
+                            break  # nor for the other apps
+                else:
+                    if not names and (error := self.look_after(target)):
+                        failures.append(error)
+        return failures
+
+    def back_up(self, app: App, target: Target) -> str:
+        """Back up one app to one target, and record the result; return the error, if any."""
+        begun = time.time()
+        try:
+            result = self.save(app, self.engine(target))
+        except (BackupError, sqlite3.Error, OSError) as error:
+            Status(self.state).record("backups", app.name, target.name, error=str(error), failed=int(begun))
+            return str(error)
+        values = {"error": "", "time": int(begun), "seconds": round(time.time() - begun, 1)}
+        Status(self.state).record("backups", app.name, target.name, **values, **result)
+        return ""
+
+    def save(self, app: App, restic: Restic) -> dict[str, Any]:
+        """Save one app: first its database, then its files, so that no row has a file that was not there yet."""
+        stamp = runs.new_stamp()
+        about: dict[str, Any] = {"app": app.name, "host": self.settings.host, "stamp": stamp}
+        try:
+            size, added = self.save_once(app, restic, stamp, about)
+        except NoRepository:
+            restic.create()
+            size, added = self.save_once(app, restic, stamp, about)
+        return {"size": size, "added": added, "stamp": stamp, "warnings": about.get("warnings", [])}
+
+    def save_once(self, app: App, restic: Restic, stamp: str, about: dict[str, Any]) -> tuple[int, int]:
+        size = added = 0
+        if app.database:
+            server = Server()
+            about |= {"postgresql": server.major(), "extensions": server.extensions(app.name)}
+            saved = restic.save_output(
+                dump_command(app.name), f"/{app.name}.dump", runs.tags_of(app.name, "database", stamp)
+            )
+            size, added = saved.size, saved.added
+        with self.staged(app, about) as (stage, exclude):
+            paths = [*([app.folder] if app.data else []), stage]
+            # Only in the data folder: a pattern may also match a part of the path to the copies.
+            own = [str(app.folder / pattern.lstrip("/")) for pattern in self.settings.exclude if "/" in pattern]
+            own += [f"{app.folder}/**/{pattern}" for pattern in self.settings.exclude if "/" not in pattern]
+            saved = restic.save_files(paths, [*exclude, *own], runs.tags_of(app.name, "files", stamp))
+        about["warnings"] = list(saved.warnings)
+        return size + saved.size, added + saved.added
+
+    @contextlib.contextmanager
+    def staged(self, app: App, about: dict[str, Any]) -> Iterator[tuple[Path, list[str]]]:
+        """A folder with copies of the app's SQLite databases and a description of the backup, and what they replace."""
+        stage = self.state / "stage" / app.name
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(mode=0o700, parents=True)
+        try:
+            exclude: list[str] = []
+            if app.data:
+                if not app.folder.is_dir():
+                    raise BackupError(f"{app.folder} is missing. Deploy the app, or remove it from the inventory.")
+                copied = copies.copy_all(app.folder, stage / "sqlite")
+                about |= {"sqlite": [asdict(one) for one in copied], **account(app)}
+                for one in copied:
+                    literal = re.sub(r"([*?\[\\])", r"\\\1", str(app.folder / one.path))
+                    exclude += [literal, *(f"{literal}{end}" for end in copies.SIDE_FILES)]
+            (stage / MANIFEST).write_text(json.dumps(about, indent=1, sort_keys=True))
+            yield stage, exclude
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+    def look_after(self, target: Target) -> str:
+        """Once a week, delete old backups where that is allowed, and check the repository; return the error, if any."""
+        known = Status(self.state).read()["targets"].get(target.name, {})
+        if time.time() - known.get("checked", 0) < CHECKED_EVERY and not known.get("error"):
+            return ""
+        try:
+            if not target.append_only:
+                self.prune(target)
+            self.check(target)
+        except BackupError as error:
+            return str(error)
+        return ""
+
+    def prune(self, target: Target) -> int:
+        """Delete the backups that are no longer kept; return how many snapshots that were."""
+        restic = self.engine(target)
+        try:
+            gone = runs.to_forget(restic.snapshots(), self.settings.keep)
+            restic.forget(gone)
+        except BackupError as error:
+            Status(self.state).record("targets", target.name, error=str(error))
+            raise
+        Status(self.state).record("targets", target.name, pruned=int(time.time()), error="")
+        return len(gone)
+
+    def check(self, target: Target) -> None:
+        """Check the repository of a target; each time another part of its data is read, too."""
+        part = int(time.time() // CHECKED_EVERY) % CHECKED_PART + 1
+        try:
+            self.engine(target).check(f"{part}/{CHECKED_PART}")
+        except BackupError as error:
+            Status(self.state).record("targets", target.name, error=str(error))
+            raise
+        Status(self.state).record("targets", target.name, checked=int(time.time()), error="")
+
+
+def account(app: App) -> dict[str, int]:
+    """User and group of the app, which may have other numbers on another host."""
+    try:
+        found = pwd.getpwnam(app.name)
+    except KeyError:
+        found_stat = os.stat(APPS / app.name / "data")
+        return {"uid": found_stat.st_uid, "gid": found_stat.st_gid}
+    return {"uid": found.pw_uid, "gid": found.pw_gid}
