@@ -149,7 +149,8 @@ class Server:
         chosen = [line for line in contents.splitlines() if wanted(line, extensions=not owner)]
         options = ["--no-owner", "--no-privileges", "--exit-on-error", "--no-password", f"--dbname={name}"]
         options += [f"--role={owner}"] if owner else []
-        with tempfile.NamedTemporaryFile("w") as listed, dump.open("rb") as file:
+        # Not in $TMPDIR, a folder of root alone that libpam-tmpdir creates.
+        with tempfile.NamedTemporaryFile("w", dir="/tmp") as listed, dump.open("rb") as file:
             listed.write("\n".join(chosen) + "\n")
             listed.flush()
             if self.user:  # which may not read the files of root
