@@ -126,6 +126,24 @@ def restore_lines(plan: Entry, host: str) -> list[str]:
     return [*lines, f"To delete it: ansible-playbook playbooks/restore.yml -e app={app} -e former=delete"]
 
 
+def backup_report(states: Mapping[str, Mapping[str, Entry]], problems: bool = False) -> list[str]:
+    """The state of the backups, one line each; or only what is wrong.
+
+    Args:
+        states: the results of the module backup_info, by host and app.
+        problems: whether only the problems are asked for.
+    """
+    lines = []
+    for host, apps in states.items():
+        for app, state in apps.items():
+            if problems:
+                lines += [f"{host} / {app}: backups: {problem}" for problem in state["problems"]]
+                continue
+            told = [*state["lines"], *(f"PROBLEM: {problem}" for problem in state["problems"])]
+            lines += [f"{host} / {app}", *(f"  {'backup' if n == 0 else '':10} {one}" for n, one in enumerate(told))]
+    return lines
+
+
 def is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -143,6 +161,7 @@ class FilterModule:
             "backup_apps": backup_apps,
             "backup_clients_of": backup_clients_of,
             "backup_known_hosts": backup_known_hosts,
+            "backup_report": backup_report,
             "backup_repositories": backup_repositories,
             "backup_servers": backup_servers,
             "restore_lines": restore_lines,
