@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,27 +84,35 @@ def find_problems(
         yield f"no backup was restored for a check for {limits['drill']} hours"
 
 
-def describe(app: str, settings: dict[str, Any], status: dict[str, Any], now: float) -> Iterator[str]:
-    """The last backups, checks and the last drill of an app, one line each."""
-    for target in (one["name"] for one in settings["targets"]):
-        entry, known = status["backups"].get(app, {}).get(target, {}), status["targets"].get(target, {})
-        made = f"{age(entry['time'], now)}, {size(entry['size'])}" if "time" in entry else "never"
-        checked = age(known["checked"], now) if "checked" in known else "never"
-        yield f"{target}: {made}; checked: {checked}"
-    drill = status["drills"].get(app, {})
-    yield f"drill: {age(drill['time'], now)}, {drill.get('seconds', 0)} s" if drill else "drill: never"
+def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
+    """The backups of a host, for its status; None when it makes none.
 
+    Args:
+        status: the content of status.json.
+        now: the time.
 
-def backup_state(apps: Iterable[str], settings_file: Path = SETTINGS, status_file: Path = STATUS) -> dict[str, Any]:
-    """The backups of some apps, by name: `lines` and `problems`; empty on a host without backups."""
-    settings, status, now = read_json(settings_file), read_status(status_file), time.time()
+    Returns:
+        `last_backup`, `last_check` and `last_drill` of the app or target that is worst off, in ISO 8601, or None; the
+        `size_bytes` of the newest backups; what is wrong, in `problem`.
+    """
+    settings = status.get("settings")
     if not settings:
-        return {}
-    since = settings_file.stat().st_mtime
+        return None
+    status = {"backups": {}, "targets": {}, "drills": {}} | status
+    apps, targets = ([one["name"] for one in settings[key]] for key in ("apps", "targets"))
+    newest = [max(status["backups"].get(app, {}).values(), key=lambda one: one.get("time", 0), default={}) for app in apps]
+    problems = [f"{app}: {text}" for app in apps for text in find_problems(app, settings, status, now, now)]
     return {
-        app: {
-            "lines": list(describe(app, settings, status, now)),
-            "problems": list(find_problems(app, settings, status, since, now)),
-        }
-        for app in apps
+        "last_backup": oldest(newest, "time"),
+        "last_check": oldest([status["targets"].get(target, {}) for target in targets], "checked"),
+        "last_drill": oldest([status["drills"].get(app, {}) for app in apps], "time"),
+        "size_bytes": sum(one.get("size", 0) for one in newest),
+        "problem": "; ".join(problems),
     }
+
+
+def oldest(entries: list[dict[str, Any]], key: str) -> str | None:
+    """The oldest time of some entries, in ISO 8601; None if one has none."""
+    if not entries or any(key not in one for one in entries):
+        return None
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(min(one[key] for one in entries)))

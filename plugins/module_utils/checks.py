@@ -11,7 +11,6 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import
 CERTIFICATE_DAYS = 10
 DISK_PERCENT = 90
 DAY = 86400  # seconds
-BACKUP_AGE = 26 * 3600  # seconds: one a day, and two hours to make it
 ERRORS_SHARE = 0.05
 ERRORS_LEAST = 5  # in the window: one failed request of two is no outage
 CHECK_AGE = 600  # seconds between two checks of the alerts
@@ -114,18 +113,15 @@ def check_disks(host: Mapping[str, Any], samples: list[Mapping[str, Any]]) -> It
             )
 
 
-def check_backup(backup: Mapping[str, Any] | None, now: float) -> Iterator[Problem]:
+def check_backup(backup: Mapping[str, Any] | None) -> Iterator[Problem]:
     """Check the last backup of a host that makes backups."""
     if backup is None:
         return
     if backup.get("problem"):
         yield problem("backup", f"backup: {backup['problem']}")
         return
-    last = parse_time(backup.get("last_backup") or "")
-    if last is None:
+    if parse_time(backup.get("last_backup") or "") is None:
         yield problem("backup", "backup: none was made so far")
-    elif now - last > BACKUP_AGE:
-        yield problem("backup", f"backup: the last one is {(now - last) / 3600:.0f} h old")
 
 
 def check_alerts(alerts: Mapping[str, Any] | None, now: float) -> Iterator[Problem]:

@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import summary
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import systemctl
 
 MOUNTS = ("/", "/var", "/var/log", "/var/lib", "/srv", "/tmp")  # noqa: S108
@@ -88,7 +90,7 @@ def describe_backup(path: Path = BACKUP) -> dict[str, Any] | None:
     found = read_json(path)
     if found is None:
         return {"last_backup": "", "problem": f"{path} cannot be read"} if path.exists() else None
-    return {key: found.get(key) for key in ("last_backup", "size_bytes", "last_check", "last_drill", "problem")}
+    return summary(found, time.time())
 
 
 def read_alerts(paths: tuple[Path, ...] = ALERTS) -> dict[str, Any] | None:

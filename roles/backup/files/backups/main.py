@@ -29,6 +29,7 @@ from backups.restoring import Restorer
 from backups.runs import choose
 from backups.saving import Saver
 from backups.settings import APPS, BackupError, Settings, load
+from backups.status import Status
 
 STEPS = ("prepare", "stop", "swap", "start", "undo")
 
@@ -109,6 +110,8 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         folder = Path(given.config)
         settings = replace(settings, targets=load(folder).targets)
         restorer, saver = Restorer(settings, config=folder), Saver(settings, config=folder)
+    if given.command in ("run", "drill", "check"):
+        record(settings)
     if given.command in ("run", "drill"):
         failures = (saver if given.command == "run" else Drill(settings)).run(names)
         print("\n\n".join(failures) or "Done.", file=sys.stderr if failures else sys.stdout)
@@ -142,6 +145,12 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         return remove_copy(given.name, restorer)
     engine = Restic(settings.target(given.target), settings.host)
     os.execvpe("restic", engine.argv(*given.words), engine.environment())  # noqa: S606
+
+
+def record(settings: Settings) -> None:
+    """Store what the status needs to know of the settings, which only root can read."""
+    apps, targets = ([{"name": one.name} for one in found] for found in (settings.apps, settings.targets))
+    Status().record("settings", apps=apps, targets=targets, max_age=settings.max_age)
 
 
 def remove_copy(name: str, restorer: Restorer) -> int:

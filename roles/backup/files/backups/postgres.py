@@ -30,9 +30,11 @@ class Server:
 
     Args:
         user: user to be; the current one when empty.
+        role: role to log in as; that of the user when empty.
     """
 
     user: str = ""
+    role: str = ""
 
     def run(self, *argv: str, text: str = "", file: IO[bytes] | None = None) -> str:
         """Run a program of PostgreSQL; its input is a text or an open file.
@@ -43,7 +45,10 @@ class Server:
         become = ["runuser", "-u", self.user, "--"] if self.user else []
         try:
             given: dict[str, Any] = {"stdin": file} if file else {"input": text}
-            done = subprocess.run([*become, *argv], capture_output=True, text=True, cwd="/", **given)
+            login = [f"--username={self.role}"] if self.role else []
+            done = subprocess.run(
+                [*become, argv[0], *login, *argv[1:]], capture_output=True, text=True, cwd="/", **given
+            )
         except FileNotFoundError as error:
             raise BackupError(f"{error.filename} is not installed. Run playbooks/site.yml on this host.") from None
         if done.returncode:

@@ -235,7 +235,9 @@ class Restorer:
         name = plan.restored_database
         self.server.create(name, plan.app, like=plan.app)
         for extension in about["extensions"]:
-            self.server.sql('CREATE EXTENSION IF NOT EXISTS :"extension"', name, extension=extension)
+            self.server.sql(
+                'CREATE EXTENSION IF NOT EXISTS :"extension" SCHEMA public CASCADE', name, extension=extension
+            )
         with self.server.member(plan.app, LOADER):
             self.loader.load(dump, name, owner=plan.app)
         dump.unlink()
