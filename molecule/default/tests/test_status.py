@@ -94,7 +94,7 @@ def test_requests_are_counted_also_when_the_log_contains_garbage(machine: Machin
     assert seen["p95_seconds"] is not None
 
 
-def test_an_app_that_is_down_is_a_problem_and_the_first_row(machine: Machine, status: Status, stopped: str) -> None:
+def test_an_app_that_is_down_is_a_problem_and_the_first_row(status: Status, stopped: str) -> None:
     run, found = status()
     assert run.code == 2
     assert "down" in kinds_of(found, stopped)
