@@ -27,7 +27,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.alerts import (
     send_mail,
     send_webhook,
 )
-from test_status import APP, NOW, host
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
+from status_examples import APP, NOW, host
 
 PROJECT = Path(__file__).resolve().parent.parent
 GOOD = host()
@@ -192,12 +193,11 @@ def test_samples_are_kept_for_a_day_each_five_minutes() -> None:
 def test_the_state_is_kept_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory, disk = tmp_path / "run/state.json", tmp_path / "lib/state.json"
     save({"checked": "2026-01-02T03:00:00Z"}, (memory, disk))
-    plain = alerts.write
 
     def full(path: Path, *rest: Any) -> None:
         if path == disk:
             raise OSError(28, "No space left on device")
-        plain(path, *rest)
+        write(path, *rest)
 
     monkeypatch.setattr(alerts, "write", full)
     save({"checked": "2026-01-02T03:01:00Z"}, (memory, disk))
@@ -334,7 +334,7 @@ def test_a_mail_has_the_problem_as_its_subject(smtp: dict[str, Any]) -> None:
     assert letter["Subject"] == "web1 shop: down: é Bcc: somebody@else.example"
     assert letter["Bcc"] is None
     assert letter["To"] == "a@x.example, b@x.example"
-    assert "KeyError" in letter.get_content()  # type: ignore[attr-defined]
+    assert "KeyError" in letter.get_content()
 
 
 def test_a_mail_that_the_server_refuses_is_an_error(smtp: dict[str, Any]) -> None:

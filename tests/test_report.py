@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.report import ceiling, line, page, timeline
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.status import document
-from test_status import APP, EVENT, LOST, NOW, REQUESTS, V1, V2, result
+from status_examples import APP, EVENT, LOST, NOW, REQUESTS, V1, V2, result
 
 HOSTILE = "\"'><script>document.title='taken'</script><img src=x onerror=document.title='taken'>{{ 7 * 7 }}</style>"
 
 
 def day(requests: int = 50, errors: int = 0) -> dict[str, Any]:
     """A day of requests; none in the night."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for n in range(97):
         seen = 0 if 10 < n < 30 else requests + n * 7 % 13
         latency = {"p50": 0.02, "p95": 0.1 + n % 7 / 20} if seen else {"p50": None, "p95": None}

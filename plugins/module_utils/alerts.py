@@ -255,8 +255,8 @@ def deliver(state: State, channels: Mapping[str, Send], now: float) -> None:
     state["delivery"] = {}
     if attempts:
         name, failed = min(attempts.items(), key=lambda item: item[1]["since"])
-        error = f"{name}: {failed['error']}"
-        state["delivery"] = {"failing_since": failed["since"], "error": error, "waiting": len(state["waiting"])}
+        reason = f"{name}: {failed['error']}"
+        state["delivery"] = {"failing_since": failed["since"], "error": reason, "waiting": len(state["waiting"])}
 
 
 # --- one check ------------------------------------------------------------------------------------------------------
