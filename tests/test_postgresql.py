@@ -56,7 +56,8 @@ def folder() -> Iterator[Path]:
     assert made.returncode == 0, made.stderr
     cluster = root / "etc/99/main"
     (cluster / "conf.d").mkdir(parents=True)
-    own = f"listen_addresses = ''\nport = {PORT}\nunix_socket_directories = '{root}'\nhba_file = '{cluster}/pg_hba.conf'\n"
+    own = f"listen_addresses = ''\nport = {PORT}\nunix_socket_directories = '{root}'\n"
+    own += f"hba_file = '{cluster}/pg_hba.conf'\n"
     with (root / "data/postgresql.conf").open("a") as config:
         config.write(f"{own}include_dir = '{cluster}/conf.d'\n")
     (cluster / "pg_hba.conf").write_text("local all all peer\n")
@@ -100,7 +101,7 @@ def databases(server: Path) -> Module:
 
 
 @pytest.fixture
-def config(server: Path) -> Module:
+def config(server: Path) -> Module:  # noqa: ARG001
     def run(settings: str, check: bool = False, hba: str = "local all all peer\n", **args: Any) -> dict[str, Any]:
         files = {"conf.d/50-site.conf": settings, "pg_hba.conf": hba}
         return call(postgresql_config, check, files=files, **args)

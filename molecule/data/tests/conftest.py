@@ -6,32 +6,13 @@ import ssl
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import testinfra
+from data.guestbook import NAMES, Guestbook
 from testinfra.host import Host
 from testing import Machine, Web
-from visiting import Visitor
-
-
-@dataclass
-class Guestbook:
-    """The guestbook of a webserver: its name, its site, and its machine."""
-
-    name: str
-    web: Web
-    machine: Machine
-
-    @property
-    def visitor(self) -> Visitor:
-        return Visitor(self.web)
-
-    def app(self, command: str) -> str:
-        """The output of a command of the program app, as an administrator types it."""
-        with self.machine.host.sudo():
-            return str(self.machine.host.check_output(f"app {self.name} {command}"))
 
 
 @pytest.fixture
@@ -39,8 +20,7 @@ def guestbook(machine: Machine) -> Guestbook:
     """The guestbook of the machine. Its certificate is self-signed."""
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-    name = str(machine.variables["apps"][0]["name"])
-    return Guestbook(name, Web(machine.web.address, 443, "guestbook.test", trusting), machine)
+    return Guestbook(NAMES[machine.name][0], Web(machine.web.address, 443, "guestbook.test", trusting), machine)
 
 
 @pytest.fixture

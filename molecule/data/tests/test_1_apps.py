@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from uuid import uuid4
 
-from conftest import Guestbook
+from data.guestbook import NAMES, Guestbook
+from testinfra.host import Host
 from testing import Machine, Run, wait_for
 
 testinfra_hosts = ["ansible://webservers"]
@@ -50,7 +51,7 @@ def test_redis_is_reached_through_its_socket_alone(guestbook: Guestbook, machine
     assert guestbook.app("redis-cli ping") == "PONG"
     assert guestbook.app("redis-cli config get port").split() == ["port", "0"]
     assert "noeviction" in guestbook.app("redis-cli config get maxmemory-policy")
-    second = str(machine.variables["apps"][1]["name"])
+    second = NAMES[machine.name][1]
     with machine.host.sudo():
         socket = f"/run/app-redis/{guestbook.name}/redis.sock"
         client = "valkey-cli" if machine.variables["machine_debian"] == 13 else "redis-cli"
@@ -83,11 +84,11 @@ def test_the_password_is_in_no_argument_and_no_log(guestbook: Guestbook, machine
 
 
 def test_a_restart_of_postgresql_is_survived_without_a_restart_of_the_app(
-    guestbook: Guestbook, machine: Machine, at: Callable[..., object]
+    guestbook: Guestbook, machine: Machine, at: Callable[[str], Host]
 ) -> None:
     server = at("db13" if machine.name == "web12" else machine.name)
-    with server.sudo():  # type: ignore[attr-defined]
-        server.check_output("systemctl restart postgresql")  # type: ignore[attr-defined]
+    with server.sudo():
+        server.check_output("systemctl restart postgresql")
     wait_for(lambda: guestbook.web.ask("/").status == 200, 15, "the app has connected again")
 
 

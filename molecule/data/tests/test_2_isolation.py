@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import Guestbook
-from testing import Machine, Run
+from data.guestbook import Guestbook
 from testinfra.host import Host
+from testing import Machine, Run
 
 testinfra_hosts = ["ansible://webservers"]
 At = Callable[[str], Host]
@@ -64,7 +64,8 @@ def test_the_cluster_has_checksums_and_statistics_of_its_statements(local: Machi
             )
 
 
-def test_the_connection_over_the_network_is_encrypted(remote: Machine, guestbook: Guestbook) -> None:
+@pytest.mark.usefixtures("remote")
+def test_the_connection_over_the_network_is_encrypted(guestbook: Guestbook) -> None:
     assert guestbook.app('psql -Atc "select ssl from pg_stat_ssl where pid = pg_backend_pid()"') == "t"
 
 
@@ -77,7 +78,7 @@ def test_over_the_network_a_wrong_password_an_unverified_server_and_plain_text_a
     def refused(options: str, database: str = "visitors", password: str = "wrong") -> str:
         url = f"postgresql://visitors@{address}/{database}?{options}"
         with remote.host.sudo():
-            done = remote.host.run(f"PGPASSWORD={password} psql '{url}' -c 'select 1'")
+            done = remote.host.run(f"PGPASSWORD={password} psql -w '{url}' -c 'select 1'")
         assert done.rc != 0
         return str(done.stderr)
 
@@ -99,7 +100,8 @@ def test_the_firewall_of_the_database_host_lets_the_webserver_in_and_nobody_else
         assert not database.package("nginx").is_installed
 
 
-def test_the_password_is_in_no_log_of_the_database_host(remote: Machine, at: At) -> None:
+@pytest.mark.usefixtures("remote")
+def test_the_password_is_in_no_log_of_the_database_host(at: At) -> None:
     database = at("db13")
     with database.sudo():
         assert database.check_output("stat -c '%a %U' /etc/postgresql-passwords.json") == "600 root"
