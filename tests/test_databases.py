@@ -108,7 +108,11 @@ def test_other_variables_of_the_environment_stay() -> None:
 
 
 def test_an_instance_of_redis_has_the_defaults_of_omitted_settings() -> None:
-    apps = [APP | {"redis": {"memory": "1g"}}, APP | {"name": "plain"}, APP | {"name": "off", "redis": False}]
+    apps: list[dict[str, Any]] = [
+        APP | {"redis": {"memory": "1g"}},
+        APP | {"name": "plain"},
+        APP | {"name": "off", "redis": False},
+    ]
     assert redis_of(apps) == [{"name": "shop", "memory": "1g", "persistence": "aof", "when_full": "refuse"}]
 
 
