@@ -89,15 +89,24 @@ class Visitor:
         return self.request("POST", path, body, Content_Type=FORM)
 
     def upload(
-        self, path: str, name: str, content: bytes, media_type: str, fields: dict[str, str], form: str = ""
+        self,
+        path: str,
+        name: str,
+        content: bytes,
+        media_type: str,
+        fields: dict[str, str],
+        form: str = "",
+        field: str = "file",
     ) -> Answer:
-        """Send a form with a file in its field `file`."""
+        """Send a form with a file in one of its fields."""
         boundary = uuid.uuid4().hex
         parts = [
             f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
             for key, value in (self.token(form or path) | fields).items()
         ]
-        head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\nContent-Type: {media_type}\r\n\r\n'
+        head = (
+            f'Content-Disposition: form-data; name="{field}"; filename="{name}"\r\nContent-Type: {media_type}\r\n\r\n'
+        )
         parts += [f"--{boundary}\r\n{head}".encode(), content, f"\r\n--{boundary}--\r\n".encode()]
         return self.request("POST", path, b"".join(parts), Content_Type=f"multipart/form-data; boundary={boundary}")
 

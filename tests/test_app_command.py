@@ -84,3 +84,55 @@ def test_a_name_that_is_no_app_has_no_release(
     (release.parents[1] / "live").symlink_to(release)
     assert app.live_release("shop") == release
     assert app.live_release(name) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (
+            "postgresql://shop@/shop?host=/run/postgresql",
+            {"PGUSER": "shop", "PGDATABASE": "shop", "PGHOST": "/run/postgresql"},
+        ),
+        (
+            "postgresql://shop:p%40ss@[2001:db8::9]:5433/shop?sslmode=verify-full&sslrootcert=/etc/ssl/databases/db1.pem",
+            {
+                "PGUSER": "shop",
+                "PGPASSWORD": "p@ss",
+                "PGDATABASE": "shop",
+                "PGHOST": "2001:db8::9",
+                "PGPORT": "5433",
+                "PGSSLMODE": "verify-full",
+                "PGSSLROOTCERT": "/etc/ssl/databases/db1.pem",
+            },
+        ),
+    ],
+)
+def test_psql_gets_the_url_of_the_database_as_variables(app: ModuleType, url: str, expected: dict[str, str]) -> None:
+    assert app.libpq_environment(url) == expected
+
+
+def test_no_password_is_an_argument_of_psql(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(app.os, "environ", {"DATABASE_URL": "postgresql://shop:secret@db/shop"})
+    monkeypatch.setattr(app.os, "execvp", lambda _, argv: ran.append(argv))
+    app.connect("psql", "-c", "select 1")
+    assert ran == [["psql", "-c", "select 1"]]
+    assert app.os.environ["PGPASSWORD"] == "secret"
+
+
+def test_redis_cli_gets_the_socket_of_the_app(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(app.os, "environ", {"REDIS_URL": "unix:///run/app-redis/shop/redis.sock"})
+    monkeypatch.setattr(app.os, "execvp", lambda _, argv: ran.append(argv))
+    monkeypatch.setattr(app.shutil, "which", lambda _: None)
+    app.connect("redis-cli", "ping")
+    assert ran == [["redis-cli", "-s", "/run/app-redis/shop/redis.sock", "ping"]]
+
+
+@pytest.mark.parametrize(("program", "key"), [("psql", "postgresql: true"), ("redis-cli", "redis: true")])
+def test_an_app_without_a_database_names_the_key_to_set(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str, key: str
+) -> None:
+    monkeypatch.setattr(app.os, "environ", {})
+    assert app.connect(program) == app.UNKNOWN
+    assert key in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pwd
 from pathlib import Path
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils import nginx, releases, removal
+from ansible_collections.blueoctopus.site.plugins.module_utils import app_redis, nginx, releases, removal
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 from ansible_collections.blueoctopus.site.plugins.module_utils.removal import Removal, installed_apps
 
@@ -120,3 +120,36 @@ def test_apps_are_found_by_their_folder_and_by_their_account(store: Releases, mo
     monkeypatch.setattr(pwd, "getpwall", lambda: accounts)
     (root / "ftp/pub").mkdir(parents=True)
     assert installed_apps(root, releases.SITES) == ["half", "shop"]
+
+
+# --- Redis ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis(store: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> app_redis.Redis:
+    """The instance of the app, with data."""
+    monkeypatch.setattr(app_redis, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(app_redis, "CONFIG", tmp_path / "config")
+    monkeypatch.setattr(app_redis, "DATA", tmp_path / "redis")
+    monkeypatch.setattr(app_redis, "systemctl", lambda *_: "")
+    made = app_redis.Redis(store.name)
+    for path in (made.unit, made.config, made.data / "appendonly.aof"):
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    return made
+
+
+def test_redis_stops_with_its_app_and_its_data_stays(store: Releases, redis: app_redis.Redis) -> None:
+    assert app_redis.installed() == ["shop"]
+    Removal(store).stop("me")
+    assert app_redis.installed() == []
+    assert not redis.config.exists()
+    assert not Removal(store).runs
+    Removal(store).remove(data=False)
+    assert redis.data.is_dir()
+
+
+def test_the_data_of_redis_is_deleted_with_that_of_its_app(store: Releases, redis: app_redis.Redis) -> None:
+    Removal(store).stop("me")
+    Removal(store).remove(data=True)
+    assert not redis.data.exists()

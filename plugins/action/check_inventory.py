@@ -51,7 +51,7 @@ class ActionModule(ActionBase):
             app_known=args.get("app_known", True),
             keys=args.get("keys"),
             options=args.get("options") or {},
-            without_apps=set(hosts) - set(groups["webservers"]),
+            without_apps=set(hosts) - set(groups.get("webservers", [])),
         )
         if not problems and args.get("keys") is None:
             for host, problem in databases.find_database_problems(hosts, hostvars, groups):

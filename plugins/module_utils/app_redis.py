@@ -34,11 +34,6 @@ class Redis:
             systemctl("daemon-reload")
         self.config.unlink(missing_ok=True)
 
-    def delete_data(self) -> None:
-        """Delete the data of a stopped instance."""
-        if self.data.is_dir():
-            shutil.rmtree(self.data)
-
 
 def installed() -> list[str]:
     """The apps that have an instance on this host."""

@@ -145,7 +145,7 @@ def find_problems(host: Mapping[str, Any], now: float | None = None) -> list[Pro
     now = time.time() if now is None else now
     found = [problem for app in host["apps"] for problem in check_app(app)]
     found += check_disks(host, (host.get("alerts") or {}).get("samples") or [])
-    found += check_backup(host.get("backup"), now)
+    found += check_backup(host.get("backup"))
     own = tuple(f"{app['name']}{mark}" for app in host["apps"] for mark in ("@", "."))
     down = {entry["app"] for entry in found if entry["kind"] == "down"}
     for unit in host["failed_units"]:

@@ -23,10 +23,10 @@ options:
     elements: str
   redis_for:
     description: >-
-      Apps that have an instance of Redis. The instances of all other apps of the host are stopped; their data stays.
-      By default, those of the apps that stay are not changed.
+      Apps that use an instance of Redis, for RV(unused_redis).
     type: list
     elements: str
+    default: []
   state:
     description: Result of the module.
     type: str
@@ -76,12 +76,16 @@ installed:
   returned: success
   type: list
   elements: str
+unused_redis:
+  description: Apps that stay and have an instance of Redis, but are not in O(redis_for).
+  returned: success
+  type: list
+  elements: str
 """
 
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import Redis
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import installed as installed_redis
 from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld, LockLost
@@ -127,7 +131,7 @@ def main() -> None:
         argument_spec={
             "names": {"type": "list", "elements": "str"},
             "others_than": {"type": "list", "elements": "str"},
-            "redis_for": {"type": "list", "elements": "str"},
+            "redis_for": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["stopped", "removed"], "default": "stopped"},
             "data": {"type": "bool", "default": False},
             "force": {"type": "bool", "default": False},
@@ -147,12 +151,9 @@ def main() -> None:
     for removal in due:
         if not module.check_mode:
             apply(module, removal)
-    kept = installed_redis() if params["redis_for"] is None else [*params["redis_for"], *chosen]
-    stopped = [name for name in installed_redis() if name not in kept]
-    for name in stopped:
-        if not module.check_mode:
-            Redis(name).stop()
-    module.exit_json(changed=bool(due or stopped), apps=[removal.store.name for removal in due], installed=installed)
+    apps = [removal.store.name for removal in due]
+    unused = [name for name in installed_redis() if name not in [*params["redis_for"], *chosen]]
+    module.exit_json(changed=bool(due), apps=apps, installed=installed, unused_redis=unused)
 
 
 if __name__ == "__main__":

@@ -226,9 +226,9 @@ def check_connections(module: AnsibleModule) -> None:
     if needed > accepted:
         module.fail_json(
             msg=f"The apps may open {needed} connections to PostgreSQL, but it accepts {accepted}.\n"
-            "They need one for each thread of each worker and one for each process, on all hosts; the app that is deployed "
-            "needs them twice. Run playbooks/site.yml, which raises the number. If postgresql_max_connections is set, raise "
-            "it, or set fewer workers or threads for the apps."
+            "They need one for each thread of each worker and one for each process, on all hosts. The app that is "
+            "deployed needs them twice. Run playbooks/site.yml, which raises the number. If postgresql_max_connections "
+            "is set, raise it, or set fewer workers or threads for the apps."
         )
 
 

@@ -15,14 +15,19 @@ options:
     description: Name of the app.
     type: str
     required: true
+  state:
+    description: Whether the instance runs. With V(absent), its data stays.
+    type: str
+    choices: [present, absent]
+    default: present
   unit:
     description: Text of the unit.
     type: str
-    required: true
+    default: ""
   config:
     description: Text of the configuration.
     type: str
-    required: true
+    default: ""
 extends_documentation_fragment:
   - blueoctopus.site.attributes
 attributes:
@@ -80,11 +85,22 @@ def start(redis: Redis) -> str:
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={name: {"type": "str", "required": True} for name in ("name", "unit", "config")},
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "unit": {"type": "str", "default": ""},
+            "config": {"type": "str", "default": ""},
+        },
+        required_if=[("state", "present", ("unit", "config"))],
         supports_check_mode=True,
     )
     name = module.params["name"]
     redis, store = Redis(name), Releases(name, APPS / name)
+    if module.params["state"] == "absent":
+        existed = redis.unit.exists()
+        if not module.check_mode:
+            redis.stop()
+        module.exit_json(changed=existed, service=redis.service)
     files: dict[Path, str] = {redis.unit: module.params["unit"], redis.config: module.params["config"]}
     before = {path: read(path) for path in files}
     written = [path for path in files if before[path] != files[path]]

@@ -1,0 +1,187 @@
+"""The databases beside the apps: which host has them, who connects, the environment of the apps, what can't work."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.blueoctopus.site.plugins.filter.databases import (
+    database_clients,
+    database_servers,
+    databases_of,
+    redis_of,
+    server_address,
+    with_databases,
+)
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import (
+    connections,
+    find_database_problems,
+    max_connections,
+)
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import with_defaults
+
+APP = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
+LOCAL = {"webservers": ["web1"]}
+REMOTE = {"webservers": ["web1", "web2"], "databases": ["db1"]}
+
+
+def hosts(**apps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The variables of some webservers and of the host db1; web1 has 2 cores."""
+    found: dict[str, dict[str, Any]] = {
+        name: {"apps": entries, "ansible_host": f"10.0.0.{number}", "cores": 2}
+        for number, (name, entries) in enumerate(apps.items(), start=1)
+    }
+    return found | {"db1": {"ansible_host": "10.0.0.9"}}
+
+
+def problems(hostvars: dict[str, dict[str, Any]], groups: dict[str, list[str]], *run: str) -> list[str]:
+    """What is wrong: the place and the value of each problem."""
+    found = find_database_problems(run or list(hostvars), hostvars, groups)
+    return [f"{host}, {problem.where}: {problem.found}" for host, problem in found]
+
+
+# --- which host -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_database_host_the_webserver_has_the_database_and_needs_no_password() -> None:
+    hostvars = hosts(web1=[APP | {"postgresql": True}, APP | {"name": "plain"}])
+    assert databases_of("web1", hostvars, LOCAL) == [{"name": "shop", "extensions": [], "password": False}]
+    assert database_clients("web1", hostvars, LOCAL) == []
+    assert database_servers("web1", hostvars, LOCAL) == []
+
+
+def test_a_database_host_has_the_databases_of_all_webservers_with_passwords() -> None:
+    app = APP | {"postgresql": {"extensions": ["pg_trgm"]}}
+    hostvars = hosts(web1=[app], web2=[app, APP | {"name": "blog", "postgresql": True}])
+    names = [(database["name"], database["password"]) for database in databases_of("db1", hostvars, REMOTE)]
+    assert names == [("blog", True), ("shop", True)]
+    assert databases_of("web1", hostvars, REMOTE) == []
+    assert database_clients("db1", hostvars, REMOTE) == ["10.0.0.1", "10.0.0.2"]
+    assert database_servers("web2", hostvars, REMOTE) == ["db1"]
+
+
+def test_an_app_can_keep_its_database_on_the_webserver_beside_a_database_host() -> None:
+    hostvars = hosts(web1=[APP | {"postgresql": {"host": "web1"}}], web2=[])
+    assert [database["name"] for database in databases_of("web1", hostvars, REMOTE)] == ["shop"]
+    assert databases_of("db1", hostvars, REMOTE) == []
+
+
+def test_addresses_of_a_private_network_replace_those_of_the_login() -> None:
+    hostvars = hosts(web1=[APP | {"postgresql": True}], web2=[])
+    hostvars["web1"]["postgresql_client_addresses"] = ["192.168.1.5"]
+    assert database_clients("db1", hostvars, REMOTE) == ["192.168.1.5"]
+    assert server_address(hostvars["db1"] | {"postgresql_address": "192.168.1.9"}, "db1") == "192.168.1.9"
+    assert server_address({}, "db1") == "db1"
+
+
+# --- the environment ------------------------------------------------------------------------------------------------
+
+
+def test_the_url_of_a_database_on_the_webserver_is_that_of_its_socket_and_no_secret() -> None:
+    app = with_databases(with_defaults(APP | {"postgresql": True}), "web1", hosts(web1=[]), LOCAL)
+    assert app["environment"] == {"DATABASE_URL": "postgresql://shop@/shop?host=/run/postgresql"}
+    assert app["secrets"] == {}
+
+
+def test_the_url_of_a_database_on_another_host_is_a_secret_and_verifies_the_host() -> None:
+    hostvars = hosts(web1=[])
+    content = base64.b64encode(json.dumps({"shop": "pass-word_1"}).encode()).decode()
+    hostvars["db1"]["postgresql_passwords"] = {"content": content}
+    app = with_databases(with_defaults(APP | {"postgresql": True}), "web1", hostvars, REMOTE)
+    assert app["environment"] == {}
+    assert app["secrets"]["DATABASE_URL"] == (
+        "postgresql://shop:pass-word_1@10.0.0.9/shop?sslmode=verify-full&sslrootcert=/etc/ssl/databases/db1.pem"
+    )
+
+
+def test_a_run_without_the_database_host_builds_no_release_with_an_unknown_password() -> None:
+    with pytest.raises(AnsibleFilterError, match="did not reach db1"):
+        with_databases(with_defaults(APP | {"postgresql": True}), "web1", hosts(web1=[]), REMOTE)
+
+
+def test_other_variables_of_the_environment_stay() -> None:
+    app = with_databases(with_defaults(APP | {"redis": True, "environment": {"A": 1}}), "web1", hosts(web1=[]), LOCAL)
+    assert app["environment"] == {"A": 1, "REDIS_URL": "unix:///run/app-redis/shop/redis.sock"}
+
+
+def test_an_instance_of_redis_has_the_defaults_of_omitted_settings() -> None:
+    apps: list[dict[str, Any]] = [
+        APP | {"redis": {"memory": "1g"}},
+        APP | {"name": "plain"},
+        APP | {"name": "off", "redis": False},
+    ]
+    assert redis_of(apps) == [{"name": "shop", "memory": "1g", "persistence": "aof", "when_full": "refuse"}]
+
+
+# --- connections ----------------------------------------------------------------------------------------------------
+
+
+def test_connections_are_those_of_all_threads_and_processes_and_twice_for_the_app_that_is_deployed() -> None:
+    shop = APP | {
+        "postgresql": True,
+        "workers": 3,
+        "threads": 4,
+        "processes": [{"name": "w", "command": "w", "count": 2}],
+    }
+    blog = APP | {"name": "blog", "postgresql": True, "threads": 1}
+    hostvars = hosts(web1=[shop, blog], web2=[shop])
+    # shop: 2 hosts with 3 x 4 + 2; blog: 5 workers on 2 cores; once more for shop; 10 are reserved
+    assert connections("db1", hostvars, REMOTE) == 28 + 5 + 28 + 10
+
+
+@pytest.mark.parametrize(("needed", "accepted"), [(10, 100), (100, 100), (101, 150), (450, 450)])
+def test_max_connections_changes_in_steps(needed: int, accepted: int) -> None:
+    assert max_connections(needed) == accepted
+
+
+# --- what can't work ------------------------------------------------------------------------------------------------
+
+
+def test_a_valid_inventory_has_no_problem() -> None:
+    app = APP | {"postgresql": True, "redis": True}
+    assert problems(hosts(web1=[app], web2=[app]), REMOTE) == []
+    assert problems(hosts(web1=[app]), LOCAL) == []
+
+
+@pytest.mark.parametrize(
+    ("app", "groups", "found"),
+    [
+        ({"postgresql": {"host": "db7"}}, REMOTE, "web1, app shop, key postgresql: host: db7"),
+        ({"postgresql": True}, REMOTE | {"databases": ["db1", "db2"]}, "web1, app shop, key postgresql: no host"),
+        ({"postgresql": True, "network": False}, REMOTE, "web1, app shop, key network: False"),
+        (
+            {"postgresql": True, "secrets": {"DATABASE_URL": "x"}},
+            LOCAL,
+            "web1, app shop, key secrets: DATABASE_URL, beside the key postgresql",
+        ),
+        (
+            {"redis": True, "environment": {"REDIS_URL": "x"}},
+            LOCAL,
+            "web1, app shop, key environment: REDIS_URL, beside the key redis",
+        ),
+    ],
+)
+def test_what_can_not_work_is_named(app: dict[str, Any], groups: dict[str, list[str]], found: str) -> None:
+    assert problems(hosts(web1=[APP | app], web2=[]), groups) == [found]
+
+
+def test_two_webservers_with_a_database_each_for_one_app_are_refused() -> None:
+    app = APP | {"postgresql": True}
+    found = problems(hosts(web1=[app], web2=[app]), {"webservers": ["web1", "web2"]})
+    assert [line.split(",")[0] for line in found] == ["web1", "web2"]
+    assert "each with a database of its own" in found[0]
+
+
+def test_a_run_that_leaves_out_the_database_host_is_refused() -> None:
+    found = problems(hosts(web1=[APP | {"postgresql": True}], web2=[]), REMOTE, "web1")
+    assert found == ["web1, option --limit: a run without db1, which has the database of shop"]
+    assert problems(hosts(web1=[APP | {"postgresql": True}], web2=[]), REMOTE, "web2") == []
+
+
+def test_a_webserver_whose_address_is_a_name_needs_its_addresses_for_the_firewall() -> None:
+    hostvars = hosts(web1=[APP | {"postgresql": True}], web2=[])
+    hostvars["web1"]["ansible_host"] = "web1.example.org"
+    assert problems(hostvars, REMOTE)[0].startswith("web1, key postgresql_client_addresses: nothing")
