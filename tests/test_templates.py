@@ -23,6 +23,10 @@ def systemd_messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     gunicorn = ModuleType("gunicorn")
     gunicorn.systemd = SimpleNamespace(sd_notify=lambda state, _log: messages.append(state))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gunicorn", gunicorn)
+    monkeypatch.setitem(sys.modules, "gunicorn.workers", ModuleType("gunicorn.workers"))
+    sync = ModuleType("gunicorn.workers.sync")
+    sync.SyncWorker = object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gunicorn.workers.sync", sync)
     return messages
 
 

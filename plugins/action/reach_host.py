@@ -19,7 +19,7 @@ NO_CONNECTION = ("refused", "timed out", "No route", "unreachable")
 # During a first boot, sshd may start before cloud-init installs the keys. After that, a denial is final.
 KEYS_TIMEOUT = 60  # seconds
 FIRST_BOOT_TIMEOUT = 900  # seconds that a first boot may take
-# Prints os-release, whether the host has Python, a program that sets the clock, and alerts, and the number of its cores.
+# Prints os-release, the number of cores, and whether the host has Python, a program that sets the clock, and alerts.
 SYSTEM_INFO = """cat /etc/os-release
 command -v python3 >/dev/null && echo PYTHON=yes
 PATH=$PATH:/usr/sbin
