@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from backups import drill, restoring, saving, settings, status
 from backups.drill import Drill
-from backups.postgres import Server, wanted
+from backups.postgres import Server, dump_command, wanted
 from backups.restoring import Restorer
 from backups.saving import Saver
 from backups.settings import App, BackupError, Settings, Target
@@ -77,21 +77,7 @@ def cluster() -> Iterator[Server]:
         os.environ.pop("PGHOST", None)
         if before:
             os.environ["PGHOST"] = before
-        subprocess.run(
-            [
-                "runuser",
-                "-u",
-                "postgres",
-                "--",
-                f"{BIN}/pg_ctl",
-                "--pgdata",
-                f"{folder}/data",
-                "--mode=immediate",
-                "stop",
-            ],
-            capture_output=True,
-            cwd="/",
-        )
+        run(f"{BIN}/pg_ctl", "--pgdata", f"{folder}/data", "--mode=immediate", "stop")
         shutil.rmtree(folder)
 
 
@@ -112,8 +98,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         monkeypatch.setattr(module, "APPS", tmp_path / "srv")
     monkeypatch.setattr(restoring, "systemctl", lambda *_: "")
     monkeypatch.setattr(saving, "Server", lambda: Server(role="backups"))
-    command = saving.dump_command
-    monkeypatch.setattr(saving, "dump_command", lambda name: [*command(name), "--username=backups"])
+    monkeypatch.setattr(saving, "dump_command", lambda name: [*dump_command(name), "--username=backups"])
     for folder in ("etc", "state", "state/drill"):
         (tmp_path / folder).mkdir()
     (tmp_path / "etc/password").write_text("squid-ink")
@@ -223,9 +208,7 @@ def test_the_drill_restores_into_a_scratch_database_and_drops_it(
     chosen: Settings, folders: dict[str, Any], shop: Server
 ) -> None:
     Saver(chosen, cache=None, **folders).run([])
-    command = (
-        f"psql --username=backups-restore -Atc 'SELECT 1/(count(*)-1000) FROM orders' --host={os.environ['PGHOST']}"
-    )
+    command = "psql --username=backups-restore -Atc 'SELECT 1/(count(*)-1000) FROM orders'"
     strict = replace(chosen, drill_command=f'sh -c "{command} $DATABASE_URL"')
     loader = Server(role="backups-restore")
     assert Drill(chosen, server=loader, **folders).run([]) == []

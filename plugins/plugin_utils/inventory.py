@@ -222,6 +222,16 @@ def check_dns(apps: Any, provider: Any, credentials: Any) -> Iterator[Problem]:
         yield Problem("key certificate_dns_credentials", "nothing", expected, example)
 
 
+def check_backup_targets(targets: Any) -> Iterator[Problem]:
+    """Check that each target of backups is either a host or a repository."""
+    for target in targets if isinstance(targets, list) else []:
+        if isinstance(target, dict) and ("host" in target) == ("repository" in target):
+            found = "a host and a repository" if "host" in target else "neither a host nor a repository"
+            expected = "one of the two: a host of the group backups, or a repository; see docs/backups.md"
+            where = f"key backup_targets, target {target.get('name')}"
+            yield Problem(where, found, expected, example_of("backup_targets", machine_settings()["backup_targets"]))
+
+
 def check_account_names(apps: Any, logins: Mapping[str, str]) -> Iterator[Problem]:
     """Check that no app has the name of a login user: it would use the same account."""
     for app in apps if isinstance(apps, list) else []:
@@ -374,6 +384,8 @@ def check_machine(
     yield from check_account_names(
         apps, {key: str(get(key)) for key in ("ansible_user", "admin_user") if key in hostvars}
     )
+    if "backup_targets" in hostvars:
+        yield from check_backup_targets(plain(get("backup_targets")))
     yield from check_admin_keys(plain(get("admin_keys")) if "admin_keys" in hostvars else None)
     dns = ("certificate_dns_provider", "certificate_dns_credentials")
     if not unreadable.keys() & set(dns):

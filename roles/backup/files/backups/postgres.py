@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -46,9 +47,10 @@ class Server:
         try:
             given: dict[str, Any] = {"stdin": file} if file else {"input": text}
             login = [f"--username={self.role}"] if self.role else []
-            done = subprocess.run(
-                [*become, argv[0], *login, *argv[1:]], capture_output=True, text=True, cwd="/", **given
-            )
+            # The owner of a database can set another search path for it, and with it, what the names of functions mean.
+            given["env"] = {**os.environ, "PGOPTIONS": "-c search_path=pg_catalog"}
+            command = [*become, argv[0], *login, *argv[1:]]
+            done = subprocess.run(command, capture_output=True, text=True, cwd="/", **given)
         except FileNotFoundError as error:
             raise BackupError(f"{error.filename} is not installed. Run playbooks/site.yml on this host.") from None
         if done.returncode:
