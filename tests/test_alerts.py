@@ -28,7 +28,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.alerts import (
     send_webhook,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
-from status_examples import APP, NOW, host
+from status_examples import NOW, host
 
 PROJECT = Path(__file__).resolve().parent.parent
 GOOD = host()
@@ -395,7 +395,3 @@ def test_the_history_of_the_apps_is_copied_for_the_program(render: Callable[...,
     assert len(lines) == 10
     assert lines[0] == 'blog {"n": 4}'
     assert lines[-1] == 'shop {"n": 8}'
-
-
-def test_the_example_app_has_every_key_that_the_program_uses() -> None:
-    assert {"live", "state", "workers", "processes", "died_recently", "cause", "certificate"} <= set(APP)
