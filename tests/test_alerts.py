@@ -100,7 +100,7 @@ def test_a_problem_that_one_check_does_not_find_is_not_over(receiver: Receiver, 
 
 
 def test_a_text_that_changes_is_the_same_problem(receiver: Receiver, minutes: Minutes) -> None:
-    old = [host(backup={"last_backup": f"2026-01-01T0{hour}:00:00Z"}) for hour in (1, 0)]
+    old = [host(backup={"last_backup": "2026-01-01T00:00:00Z", "problem": f"{hours} h old"}) for hours in (51, 52)]
     minutes(*old, *old)
     assert len(receiver.got) == 1
 

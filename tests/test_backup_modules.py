@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import time
@@ -267,21 +266,29 @@ def test_a_new_host_has_time_for_its_first_backup_and_an_unknown_app_is_a_proble
     assert "run playbooks/site.yml" in next(backup_status.find_problems("new", SETTINGS, empty, 0, 1))
 
 
-def test_the_state_of_a_host(tmp_path: Path) -> None:
-    assert backup_status.backup_state(["shop"], tmp_path / "settings.json", tmp_path / "status.json") == {}
-    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
-    entry = {"time": time.time() - 7200, "size": 2**20, "error": ""}
-    (tmp_path / "status.json").write_text(json.dumps({"backups": {"shop": {"store": entry}}}))
-    state = backup_status.backup_state(["shop"], tmp_path / "settings.json", tmp_path / "status.json")
-    assert state["shop"] == {"lines": ["store: 2 h ago, 1.0 MiB; checked: never", "drill: never"], "problems": []}
-    assert filters.backup_report({"web1": state}) == [
-        "web1 / shop",
-        "  backup     store: 2 h ago, 1.0 MiB; checked: never",
-        "             drill: never",
-    ]
-    assert filters.backup_report({"web1": {"shop": {"lines": [], "problems": ["x"]}}}, problems=True) == [
-        "web1 / shop: backups: x"
-    ]
+def test_the_status_of_a_host_shows_the_app_that_is_worst_off() -> None:
+    assert backup_status.summary({}, 0) is None
+    now = 1_767_322_800.0  # 2026-01-02 03:00
+    status = {
+        "settings": {
+            "apps": [{"name": "shop"}, {"name": "blog"}],
+            "targets": SETTINGS["targets"],
+            "max_age": SETTINGS["max_age"],
+        },
+        "backups": {
+            "shop": {"store": {"time": now - 7200, "size": 20, "error": ""}},
+            "blog": {"store": {"time": now - 3600, "size": 2, "error": "No space left"}},
+            "removed": {"store": {"time": 0, "size": 100, "error": "gone"}},
+        },
+        "targets": {"store": {"checked": now - 60, "error": ""}},
+    }
+    assert backup_status.summary(status, now) == {
+        "last_backup": "2026-01-02T01:00:00Z",
+        "last_check": "2026-01-02T02:59:00Z",
+        "last_drill": None,
+        "size_bytes": 22,
+        "problem": "blog: the last backup to store failed: No space left",
+    }
 
 
 # --- the units ------------------------------------------------------------------------------------------------------

@@ -76,7 +76,6 @@ def test_problems_of_an_app(app: dict[str, Any], expected: str | None) -> None:
         ({"disks": [{**DISK, "inodes_percent": 95}]}, "disk"),
         ({"failed_units": ["logrotate.service"]}, "unit"),
         ({"backup": None}, None),
-        ({"backup": {"last_backup": "2026-01-01T01:09:00Z"}}, "backup"),
         ({"backup": {"last_backup": "2026-01-01T02:00:00Z", "problem": "no space"}}, "backup"),
         ({"backup": {"last_backup": None}}, "backup"),
         ({"reboot_needed": True}, None),
