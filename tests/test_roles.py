@@ -101,7 +101,7 @@ def test_example_plays_pass_the_argument_specs_of_their_roles(playbook: Play, tm
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh/id_ed25519.pub").write_text("ssh-ed25519 AAAA somebody\n")
     # The hosts do not exist. Ansible validates the arguments in a task with the tag `always`; no other one has it.
-    plays = {role: [play | {"gather_facts": False} for play in examples(role)] for role in roles()}
+    plays = {role: [play | {"gather_facts": False, "hosts": "web1"} for play in examples(role)] for role in roles()}
     done = playbook(plays, "--check", "--tags", "validation-only")
     assert done.returncode == 0, done.stdout
     validated = re.findall(r"^TASK \[(\S+) : Validating arguments against arg spec '(\w+)'", done.stdout, re.M)

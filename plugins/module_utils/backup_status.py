@@ -100,7 +100,7 @@ def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
         return None
     status = {"backups": {}, "targets": {}, "drills": {}} | status
     apps, targets = ([one["name"] for one in settings[key]] for key in ("apps", "targets"))
-    newest = [
+    newest: list[dict[str, Any]] = [
         max(status["backups"].get(app, {}).values(), key=lambda one: one.get("time", 0), default={}) for app in apps
     ]
     problems = [f"{app}: {text}" for app in apps for text in find_problems(app, settings, status, now, now)]
