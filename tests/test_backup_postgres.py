@@ -120,7 +120,7 @@ def test_a_database_is_restored_with_everything_in_it_and_the_former_one_is_kept
     chosen: Settings, folders: dict[str, Any], restorer: Restorer, shop: Server
 ) -> None:
     assert Saver(chosen, cache=None, **folders).run([]) == []
-    shop.sql("DELETE FROM orders", "shop")
+    shop.sql("DELETE FROM public.orders", "shop")
     with pytest.raises(BackupError, match="-e yes=replace"):
         restorer.prepare("shop")
     plan = restorer.prepare("shop", replace=True)
@@ -145,7 +145,7 @@ def test_a_copy_of_a_database_is_created_and_the_live_one_stays(
     chosen: Settings, folders: dict[str, Any], restorer: Restorer, shop: Server
 ) -> None:
     Saver(chosen, cache=None, **folders).run([])
-    shop.sql("DELETE FROM orders", "shop")
+    shop.sql("DELETE FROM public.orders", "shop")
     restorer.prepare("shop", as_name="shop-copy")
     assert shop.rows("shop-copy") == (2, 1001)
     assert shop.rows("shop") == (2, 1)

@@ -111,7 +111,7 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         settings = replace(settings, targets=load(folder).targets)
         restorer, saver = Restorer(settings, config=folder), Saver(settings, config=folder)
     if given.command in ("run", "drill", "check"):
-        record(settings)
+        record(settings, Status(saver.state))
     if given.command in ("run", "drill"):
         failures = (saver if given.command == "run" else Drill(settings)).run(names)
         print("\n\n".join(failures) or "Done.", file=sys.stderr if failures else sys.stdout)
@@ -147,10 +147,10 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
     os.execvpe("restic", engine.argv(*given.words), engine.environment())  # noqa: S606
 
 
-def record(settings: Settings) -> None:
+def record(settings: Settings, status: Status) -> None:
     """Store what the status needs to know of the settings, which only root can read."""
     apps, targets = ([{"name": one.name} for one in found] for found in (settings.apps, settings.targets))
-    Status().record("settings", apps=apps, targets=targets, max_age=settings.max_age)
+    status.record("settings", apps=apps, targets=targets, max_age=settings.max_age)
 
 
 def remove_copy(name: str, restorer: Restorer) -> int:

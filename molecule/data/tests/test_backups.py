@@ -1,0 +1,212 @@
+"""Backups of web13 and db13 on store13: restored after a loss, as a copy, by hand; what a stolen host cannot do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+import yaml
+from testing import Machine, Run
+
+testinfra_hosts = ["ansible://web13"]
+Play = Callable[..., Run]
+APP = "guestbook"
+DATA = f"/srv/{APP}/data"
+PSQL = f"cd / && runuser -u {APP} -- psql -h /run/postgresql -d {APP} -XAtqc"
+SQLITE = "import sqlite3; c = sqlite3.connect('{path}'); {statement}; c.commit(); c.close()"
+
+
+@pytest.fixture
+def store(inventory: Path) -> Any:
+    """The host that keeps the backups."""
+    return testinfra.get_host("ansible://store13", ansible_inventory=str(inventory))
+
+
+@pytest.fixture
+def address(inventory: Path) -> str:
+    """The address of that host."""
+    return str(yaml.safe_load((inventory / "host_vars/store13/address.yml").read_text())["ansible_host"])
+
+
+@pytest.fixture(autouse=True)
+def root(machine: Machine) -> Iterator[None]:
+    """Run all commands on the machine as root."""
+    with machine.host.sudo():
+        yield
+
+
+@pytest.fixture
+def sqlite(machine: Machine) -> Callable[[str], str]:
+    """Run a statement of Python with `c`, a connection to a database in the data folder, as the app."""
+
+    def run(statement: str) -> str:
+        program = SQLITE.format(path=f"{DATA}/local.db", statement=statement)
+        return str(machine.host.check_output(f'cd / && runuser -u {APP} -- python3 -c "{program}"'))
+
+    return run
+
+
+def status(machine: Machine) -> dict[str, Any]:
+    return dict(json.loads(machine.host.check_output("cat /var/lib/backup/status.json")))
+
+
+def backup(play: Play, *options: str) -> Run:
+    run = play("backup", *options, limit="all")
+    assert run.code == 0, run.output
+    return run
+
+
+def restore(play: Play, *options: str) -> Run:
+    return play("restore", "-e", f"app={APP}", *options, limit="all")
+
+
+def test_site_yml_has_made_the_first_backup_of_every_app(machine: Machine) -> None:
+    made = status(machine)["backups"]
+    assert {APP, "other"} <= made.keys()
+    assert all(targets["store"]["error"] == "" for targets in made.values()), made
+
+
+def test_destroyed_files_and_databases_are_restored(machine: Machine, play: Play, sqlite: Callable[[str], str]) -> None:
+    host = machine.host
+    host.run_expect([0], f"runuser -u {APP} -- sh -c 'umask 027; mkdir -p {DATA}/x; echo ahoy > {DATA}/x/a.txt'")
+    host.run_expect([0], f"{PSQL} 'create table ink (drop int); insert into ink select generate_series(1, 500)'")
+    sqlite("c.execute('create table t (n)'); c.executemany('insert into t values (?)', [(n,) for n in range(50)])")
+    before = host.check_output(f"stat -c '%U %G %a %n' {DATA}/x {DATA}/x/a.txt {DATA}/local.db")
+    made = backup(play, "-e", f"app={APP}")
+    assert re.search(rf"{APP} to store: [\d.]+ \w+, .* s", made.output), made.output
+
+    host.run_expect([0], f"rm -r {DATA}/x {DATA}/local.db")
+    host.run_expect([0], f"{PSQL} 'drop table ink; create table after (n int)'")
+    refused = restore(play)
+    assert refused.code != 0
+    assert "-e yes=replace" in refused.output
+    done = restore(play, "-e", "yes=replace")
+    assert done.code == 0, done.output
+    assert f"{DATA}.before-" in done.output
+    assert host.check_output(f"stat -c '%U %G %a %n' {DATA}/x {DATA}/x/a.txt {DATA}/local.db") == before
+    assert host.check_output(f"cat {DATA}/x/a.txt") == "ahoy"
+    assert host.check_output(f"{PSQL} 'select count(*) from ink'") == "500"
+    assert sqlite("print(c.execute('select count(*) from t').fetchone()[0])") == "50"
+    assert host.run(f"{PSQL} 'select * from after'").rc != 0
+    assert host.check_output(f"systemctl is-active '{APP}@*.service'") == "active"
+
+    deleted = restore(play, "-e", "former=delete")
+    assert deleted.code == 0, deleted.output
+    assert host.run(f"ls -d {DATA}.before-*").rc != 0
+    assert (
+        host.check_output(
+            f"cd / && runuser -u postgres -- psql -Atc \"select 1 from pg_database where datname like '{APP}.%'\""
+        )
+        == ""
+    )
+
+
+def test_a_copy_stands_beside_the_live_app(machine: Machine, play: Play) -> None:
+    done = restore(play, "-e", f"as={APP}-copy")
+    assert done.code == 0, done.output
+    assert machine.host.file(f"/srv/{APP}-copy/data/x/a.txt").exists
+    count = f"cd / && runuser -u postgres -- psql -d {APP}-copy -Atc 'select count(*) from ink'"
+    assert machine.host.check_output(count) == "500"
+    machine.host.run_expect([0], f"backup remove-copy {APP}-copy")
+    assert not machine.host.file(f"/srv/{APP}-copy").exists
+
+
+def test_a_time_without_a_backup_lists_those_that_exist(play: Play) -> None:
+    done = restore(play, "-e", "at='2001-01-01 00:00'", "-e", f"as={APP}-copy")
+    assert done.code != 0
+    assert re.search(r"It has these:\s+20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", done.output), done.output
+
+
+def test_a_stolen_host_cannot_delete_backups_or_open_a_shell(machine: Machine, address: str) -> None:
+    host = machine.host
+    listed = json.loads(host.check_output("backup restic store snapshots --json"))
+    host.run(f"timeout 20 /usr/local/sbin/backup restic store forget {listed[0]['id']}")
+    host.run_expect([0], "backup restic store unlock --remove-all")
+    assert len(json.loads(host.check_output("backup restic store snapshots --json"))) == len(listed)
+    known = "-o UserKnownHostsFile=/etc/backup/known_hosts -o BatchMode=yes"
+    shell = host.run(f"timeout 20 ssh -i /etc/backup/ssh_key {known} backups-store@{address} id </dev/null")
+    assert "uid=" not in shell.stdout
+    sftp = host.run(f"echo ls | timeout 20 sftp -b - -i /etc/backup/ssh_key {known} backups-store@{address}")
+    assert sftp.rc != 0
+
+
+def test_the_control_node_may_delete_old_backups_and_gives_the_permission_back(play: Play, store: Any) -> None:
+    backup(play, "-e", "prune=true")
+    assert "prune" not in store.check_output("cat /srv/backups/.ssh/authorized_keys")
+
+
+def test_the_drill_restores_into_scratch_places_and_leaves_nothing(machine: Machine, play: Play) -> None:
+    done = backup(play, "-e", "drill=true")
+    assert re.search(rf"{APP} from store: \d+ files, \d+ sqlite, \d+ tables, \d+ rows", done.output), done.output
+    assert machine.host.check_output("ls -A /var/lib/backup/drill") == ""
+    assert f"{APP}.drill" not in machine.host.check_output("cd / && runuser -u postgres -- psql -Atc '\\l'")
+
+
+def test_the_units_cannot_change_the_data_of_apps(machine: Machine) -> None:
+    for unit in ("backup@all", "backup-drill@all"):
+        shown = machine.host.check_output(f"systemctl show -p User,ProtectSystem,CapabilityBoundingSet {unit}.service")
+        assert "User=root" not in shown
+        assert "ProtectSystem=strict" in shown
+        assert "cap_dac_override" not in shown
+    assert machine.host.check_output("stat -c '%U %a' /etc/backup /etc/backup/password").split() == [
+        "root",
+        "700",
+        "root",
+        "600",
+    ]
+
+
+def test_a_target_that_is_down_is_named_and_the_status_says_it(machine: Machine, play: Play, address: str) -> None:
+    machine.host.run_expect([0], f"ip route add unreachable {address}/32")
+    try:
+        run = play("backup", "-e", f"app={APP}")
+        assert run.code != 0
+        assert "The target store cannot be reached" in run.output, run.output
+        shown = play("status")
+        assert shown.code != 0
+        assert "the last backup to store failed" in shown.output
+    finally:
+        machine.host.run_expect([0], f"ip route del unreachable {address}/32")
+    backup(play, "-e", f"app={APP}")
+    assert play("status").code == 0
+
+
+def test_a_wrong_password_changes_nothing_and_says_what_to_do(machine: Machine, play: Play) -> None:
+    run = play("site", "-e", "backup_password=wrong", limit="all")
+    assert run.code != 0
+    assert "differs from the password of the existing backups" in run.output
+    assert "wrong" not in machine.host.check_output("cat /etc/backup/password")
+
+
+def test_a_bare_debian_restores_with_the_documented_commands(machine: Machine, store: Any) -> None:
+    password = machine.host.check_output("cat /etc/backup/password")
+    store.run_expect([0], "apt-get install --yes --no-install-recommends restic")
+    store.run_expect([0], f"umask 077; echo '{password}' > /root/password")
+    restic = "restic --repo /srv/backups/repositories/web13 --password-file /root/password"
+    listed = json.loads(store.check_output(f"{restic} snapshots --json --tag app:{APP},kind:files"))
+    try:
+        store.run_expect([0], f"{restic} restore {listed[-1]['id']} --target /root/restored")
+        assert store.check_output(f"cat /root/restored{DATA}/x/a.txt") == "ahoy"
+        copies = f"/root/restored/var/lib/backup/stage/{APP}/sqlite/local.db"
+        count = f"import sqlite3; print(sqlite3.connect('{copies}').execute('select count(*) from t').fetchone()[0])"
+        assert store.check_output(f'python3 -c "{count}"') == "50"
+    finally:
+        store.run_expect([0], "rm -rf /root/restored /root/password")
+
+
+def test_a_database_on_its_own_host_is_restored_with_the_files_of_the_webserver(play: Play, inventory: Path) -> None:
+    db = testinfra.get_host("ansible://db13", ansible_inventory=str(inventory))
+    psql = "cd / && runuser -u postgres -- psql -d visitors -XAtqc"
+    with db.sudo():
+        db.run_expect([0], f"{psql} 'set role visitors; create table ink (drop int); insert into ink values (1)'")
+        backup(play, "-e", "app=visitors")
+        db.run_expect([0], f"{psql} 'drop table ink'")
+        done = play("restore", "-e", "app=visitors", "-e", "yes=replace", limit="all")
+        assert done.code == 0, done.output
+        assert db.check_output(f"{psql} 'select count(*) from ink'") == "1"
+        assert play("restore", "-e", "app=visitors", "-e", "former=delete", limit="all").code == 0
