@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,6 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils import inventory
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps, report
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -139,46 +135,19 @@ def test_the_dns_challenge_requires_a_provider_and_its_credentials() -> None:
     assert list(inventory.check_dns([GOOD], "", "")) == []
 
 
-def certify(names: list[str], days: int = 30) -> dict[str, str]:
-    """The keys of an app with a provided certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([])
-    now = datetime.datetime.now(datetime.UTC)
-    begin, end = sorted([now - datetime.timedelta(days=1), now + datetime.timedelta(days=days)])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begin, end)
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
-    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    return {
-        "tls": "provided",
-        "tls_certificate": builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode(),
-        "tls_key": key.private_bytes(serialization.Encoding.PEM, *plain).decode(),
-    }
+@pytest.mark.parametrize("key", ["tls_certificate", "tls_key"])
+def test_a_provided_certificate_without_its_other_half_is_one_problem(key: str) -> None:
+    half = {"tls_certificate": "-----BEGIN CERTIFICATE-----\n", "tls_key": "-----BEGIN PRIVATE KEY-----\n"}
+    del half[key]
+    (problem,) = problems(GOOD | {"tls": "provided"} | half)
+    assert (problem.where, problem.found) == (f"app shop, key {key}", "nothing")
 
 
-def test_a_matching_provided_certificate_is_accepted() -> None:
-    assert problems(GOOD | certify(["shop.example", "*.shop.example"])) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        (lambda good, _other: {k: v for k, v in good.items() if k != "tls_key"}, "nothing"),
-        (lambda good, _other: good | {"tls_certificate": "-----BEGIN CERTIFICATE-----\nAAAA"}, "not a certificate"),
-        (lambda good, other: good | {"tls_key": other["tls_key"]}, "a key that does not match tls_certificate"),
-        (lambda _good, other: other, "for other.example, not for shop.example, www.shop.example"),
-    ],
-    ids=["no key", "no certificate", "another key", "other names"],
-)
-def test_a_provided_certificate_that_does_not_match_is_refused(change: Any, found: str) -> None:
-    good, other = certify(GOOD["domains"]), certify(["other.example"])
-    (problem,) = problems(GOOD | change(good, other))
-    assert found in problem.found
-    assert "PRIVATE KEY-----\n" not in str(problem)
-
-
-def test_an_expired_provided_certificate_is_refused() -> None:
-    (problem,) = problems(GOOD | certify(GOOD["domains"], days=-10))
-    assert problem.found.startswith("valid from ")
+def test_an_error_in_a_provided_certificate_names_the_app_and_the_key() -> None:
+    half = {"tls_certificate": "-----BEGIN CERTIFICATE-----\nAAAA", "tls_key": "-----BEGIN PRIVATE KEY-----\n"}
+    (problem,) = problems(GOOD | {"tls": "provided"} | half)
+    assert problem.where == "app shop, key tls_certificate"
+    assert problem.example
 
 
 # --- administrators -------------------------------------------------------------------------------------------------

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import BOOLEANS, boolean
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.provided_certificate import find_certificate_errors
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     PROJECT,
     app_keys,
@@ -25,10 +25,6 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.site_paths import
     find_shared_domain_conflicts,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, did_you_mean, find_problem
-
-if TYPE_CHECKING:
-    from cryptography import x509
-
 
 # The address in the inventory that comes with the project.
 PLACEHOLDER = "203.0.113.10"
@@ -168,50 +164,12 @@ def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 
 def check_provided(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
-    """Check that a provided certificate can be parsed, is valid now and for all domains, and matches its key."""
-    # Imported where it is used, as ansible-test imports this file where cryptography is not installed.
-    from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
-
+    """Check that an app with a provided certificate has both of its keys, and that they fit each other and the app."""
     missing = [name for name in ("tls_certificate", "tls_key") if name not in app]
-    if missing or any(check_app_keys(app, ("tls_certificate", "tls_key"), where)):
-        yield from (key_problem(where, name, "nothing") for name in missing)
-        return
-    try:
-        certificate = x509.load_pem_x509_certificates(app["tls_certificate"].encode())[0]
-    except ValueError:
-        yield key_problem(where, "tls_certificate", "a text that is not a certificate", "a certificate in PEM format")
-        return
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not begin <= datetime.datetime.now(datetime.UTC) <= end:
-        found = f"valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
-        yield key_problem(where, "tls_certificate", found, "a certificate that is valid now")
-    named = certificate_names(certificate)
-    lacking = [d for d in app["domains"] if d not in named and f"*.{d.partition('.')[2]}" not in named]
-    if lacking:
-        found = f"for {', '.join(named) or 'no name'}, not for {', '.join(lacking)}"
-        yield key_problem(where, "tls_certificate", found, "a certificate for all domains of the app")
-    try:
-        key = serialization.load_pem_private_key(app["tls_key"].encode(), None)
-        belongs = key.public_key() == certificate.public_key()
-    except (ValueError, TypeError):
-        belongs = False
-    if not belongs:
-        yield key_problem(where, "tls_key", "a key that does not match tls_certificate")
-
-
-def certificate_names(certificate: x509.Certificate) -> list[str]:
-    """The host names and IP addresses of a certificate."""
-    from cryptography import x509
-
-    try:
-        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return [
-        *alternatives.get_values_for_type(x509.DNSName),
-        *map(str, alternatives.get_values_for_type(x509.IPAddress)),
-    ]
+    yield from (key_problem(where, name, "nothing") for name in missing)
+    if not missing and not any(check_app_keys(app, ("tls_certificate", "tls_key"), where)):
+        for key, found, expected in find_certificate_errors(app["tls_certificate"], app["tls_key"], app["domains"]):
+            yield key_problem(where, key, found, expected)
 
 
 # --- hosts ----------------------------------------------------------------------------------------------------------
