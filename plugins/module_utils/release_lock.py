@@ -18,6 +18,7 @@ from typing import Any
 
 FOLDER = Path("/run/releases")
 STALE_AFTER = 60.0  # seconds without renewal
+PAUSE = 0.5  # seconds between two attempts to take the lock
 WORK_TIMEOUT = 120.0  # seconds to wait for a module of another run that is still running
 ABANDONED = -1000000.0  # a time of renewal that is always too old
 
@@ -25,6 +26,10 @@ ABANDONED = -1000000.0  # a time of renewal that is always too old
 def uptime() -> float:
     """Seconds since the boot of the host; changes of the clock do not affect it."""
     return float(Path("/proc/uptime").read_text().split()[0])
+
+
+class LockHeld(Exception):
+    """Another run that is alive has the lock."""
 
 
 class LockLost(Exception):
@@ -120,6 +125,32 @@ class Lock:
             self._write("renewed", str(uptime()))
             self._write("token", token)
             return True
+
+    def acquire(self, by: str, force: bool = False) -> str:
+        """Take the lock; while it may be the lock of a run that has died, wait until it is stale.
+
+        Args:
+            by: user and control node of this run.
+            force: take it even from a run that is alive.
+
+        Returns:
+            The new token of this run.
+
+        Raises:
+            LockHeld: when the other run renews the lock.
+        """
+        token, owner = new_token(), {"by": by, "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
+        renewed, deadline = self.renewed, time.monotonic() + STALE_AFTER + 30
+        while not self.take(token, owner, force=force):
+            other = self.owner
+            if other and (self.renewed > renewed or time.monotonic() > deadline):
+                raise LockHeld(
+                    f"{self.name} is locked by {other['by']} since {other['since']}. It was not changed. Wait until "
+                    "that run has ended. To stop it at its next step and continue with this run, add "
+                    "-e take_over_lock=true"
+                )
+            time.sleep(PAUSE)
+        return token
 
     def free(self, token: str) -> None:
         """Free the lock, if this run has it."""

@@ -73,20 +73,12 @@ installed:
 """
 
 import subprocess
-import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import (
-    STALE_AFTER,
-    Lock,
-    LockLost,
-    new_token,
-)
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 from ansible_collections.blueoctopus.site.plugins.module_utils.removal import APPS, Removal, installed_apps
-
-PAUSE = 0.5  # seconds between two attempts to take the lock
 
 
 def needs_removal(removal: Removal, state: str, data: bool) -> bool:
@@ -98,24 +90,17 @@ def needs_removal(removal: Removal, state: str, data: bool) -> bool:
 
 def apply(module: AnsibleModule, removal: Removal) -> None:
     """Do all steps, with the lock of the app."""
-    params, name, token = module.params, removal.store.name, new_token()
+    params, name = module.params, removal.store.name
     lock = Lock(name)
-    owner = {"by": params["by"], "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
     if params["data"]:
         try:
             removal.check_data()
         except OSError as error:
             module.fail_json(msg=f"{name} was not changed: {error}.")
-    renewed, deadline = lock.renewed, time.monotonic() + STALE_AFTER + 30
-    while not lock.take(token, owner, force=params["force"]):
-        by = (lock.owner or owner)["by"]
-        if lock.renewed <= renewed and time.monotonic() < deadline:  # it may be the lock of a run that has died
-            time.sleep(PAUSE)
-            continue
-        module.fail_json(
-            msg=f"{name} is locked by {by}. It was not changed. Wait until that run has ended. To stop it at its next "
-            "step and continue with this run, add -e take_over_lock=true"
-        )
+    try:
+        token = lock.acquire(params["by"], force=params["force"])
+    except LockHeld as error:
+        module.fail_json(msg=str(error))
     try:
         with lock.work(token):
             removal.stop(params["by"])

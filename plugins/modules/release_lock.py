@@ -85,11 +85,9 @@ settled:
   type: bool
 """
 
-import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import STALE_AFTER, Lock, new_token
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import (
     INTERRUPTED,
@@ -98,8 +96,6 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo impo
     start_guard,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import AccountError, Releases
-
-PAUSE = 0.5  # seconds between two attempts
 
 
 def snapshot(store: Releases) -> dict[str, Any]:
@@ -114,23 +110,6 @@ def snapshot(store: Releases) -> dict[str, Any]:
         },
         "settled": is_settled(store),
     }
-
-
-def take(module: AnsibleModule, lock: Lock) -> str:
-    """Take the lock and return the token. Fail when the run that has the lock is alive."""
-    token, params = new_token(), module.params
-    owner = {"by": params["by"], "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
-    renewed, deadline = lock.renewed, time.monotonic() + STALE_AFTER + 30
-    while not lock.take(token, owner, force=params["force"]):
-        other = lock.owner
-        if other and (lock.renewed > renewed or time.monotonic() > deadline):
-            module.fail_json(
-                msg=f"{params['name']} is locked by {other['by']} since {other['since']}. Nothing was changed. "
-                "Wait until that run has ended. To stop it at its next step and continue with this run, add "
-                "-e take_over_lock=true"
-            )
-        time.sleep(PAUSE)
-    return token
 
 
 def main() -> None:
@@ -150,7 +129,10 @@ def main() -> None:
         module.fail_json(msg=f"{params['name']}: {error}. Nothing was changed. Give the app another name.")
     if module.check_mode:
         module.exit_json(changed=False, **snapshot(store))
-    params["token"] = take(module, lock)
+    try:
+        params["token"] = lock.acquire(params["by"], force=params["force"])
+    except LockHeld as error:
+        module.fail_json(msg=str(error))
     start_guard(params["name"], params["root"], params["token"])
     try:
         with work(module):
