@@ -18,13 +18,18 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import ex
 
 PROJECT = Path(__file__).resolve().parent.parent
 V1, V2 = "20260101T000000Z-00000000aa", "20260102T000000Z-00000000bb"
-# A module that answers with the results in a file next to the playbooks; the path of its copy contains the host.
-STUB = """#!/usr/bin/python
-# WANT_JSON
-import json, re, sys
-host = re.search(r"/host-(\\w+)/", sys.argv[0])[1]
-results = json.load(open("RESULTS")).get("NAME", {})
-print(json.dumps(results.get(host) or results.get("all") or {}))
+# The action part of a module, which answers with the results in a file; it starts no program.
+STUB = """
+import json
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        with open("RESULTS") as file:
+            results = json.load(file).get("NAME", {})
+        return results.get(task_vars["inventory_hostname"]) or results.get("all") or {}
 """
 LOCK = {
     "app": "shop",
@@ -61,11 +66,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(path, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(path, copy / name)
-    for name in ("release_build", "release_lock", "release_source", "reach_host"):
-        (copy / f"plugins/action/{name}.py").unlink()
     for path in copy.glob("plugins/modules/*.py"):
         if path.stem.startswith("release_") or path.stem in ("reach_host", "certificate"):
-            path.write_text(STUB.replace("RESULTS", str(copy / "results.json")).replace("NAME", path.stem))
+            stub = STUB.replace("RESULTS", str(copy / "results.json")).replace("NAME", path.stem)
+            (copy / "plugins/action" / path.name).write_text(stub)
     return copy
 
 
@@ -76,10 +80,11 @@ def run(project: Path) -> Run:
     def play(playbook: str, *options: str, **results: Any) -> str:
         (project / "results.json").write_text(json.dumps(RESULTS | results))
         app = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
-        hosts = {f"web{n}": {"ansible_remote_tmp": f"{project}/host-web{n}/tmp"} for n in (1, 2)}
         variables = {"ansible_connection": "local", "ansible_become": False, "apps": [app]}
         (project / "hosts").mkdir(exist_ok=True)
-        (project / "hosts/hosts.yml").write_text(yaml.safe_dump({"webservers": {"hosts": hosts, "vars": variables}}))
+        (project / "hosts/hosts.yml").write_text(
+            yaml.safe_dump({"webservers": {"hosts": {"web1": {}, "web2": {}}, "vars": variables}})
+        )
         own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         settings = {"ANSIBLE_CONFIG": str(project / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"}
         settings["ANSIBLE_PYTHON_INTERPRETER"] = sys.executable

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,50 +110,57 @@ def test_arguments_start_with_the_name_of_their_role_and_entry_points_have_tasks
 # --- the JSON Schema of the inventory -------------------------------------------------------------------------------
 
 
-def check(variables: Mapping[str, Any], folder: Path) -> str:
-    """The errors of check-jsonschema for variables of the inventory; empty when they are valid."""
-    file = folder / "webservers.yml"
-    file.write_text(yaml.safe_dump(variables))
-    program = Path(sys.executable).parent / "check-jsonschema"
-    schema = PROJECT / "inventory/schema.json"
-    done = subprocess.run([program, "--schemafile", schema, file], capture_output=True, text=True)
-    return done.stdout + done.stderr if done.returncode else ""
-
-
 VARIABLES = sorted(path for path in PROJECT.glob("inventory/*/*_vars/**/*.yml") if path.name != "vault.yml")
+VALID: list[dict[str, Any]] = [
+    {"apps": [APP | {"workers": "{{ cores }}", "secrets": {"KEY": "{{ vault_key }}"}}], "own_variable": 1},
+    {"apps": [APP | {"limits": {"burst": 300}}], "ssh_port": 2222},
+]
+# Invalid variables, each with the name that the error contains.
+INVALID: list[tuple[dict[str, Any], str]] = [
+    ({"apps": [APP | {"worker": 3}]}, "worker"),
+    ({"apps": [APP | {"workers": "three"}]}, "workers"),
+    ({"apps": [{key: value for key, value in APP.items() if key != "wsgi"}]}, "wsgi"),
+    ({"apps": [APP | {"limits": {"bursts": 300}}]}, "bursts"),
+    ({"nginx_http_prt": 80}, "nginx_http_prt"),
+    ({"ssh_port": 70000}, "ssh_port"),
+]
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The errors of check-jsonschema in each of these files, by its path or its name; one run checks all of them."""
+    folder = tmp_path_factory.mktemp("variables")
+    for name, variables in [
+        *((f"valid{number}.yml", variables) for number, variables in enumerate(VALID)),
+        *((f"invalid{number}.yml", variables) for number, (variables, _) in enumerate(INVALID)),
+    ]:
+        (folder / name).write_text(yaml.safe_dump(variables))
+    program = [Path(sys.executable).parent / "check-jsonschema", "--output-format=json", "--schemafile"]
+    files = [*VARIABLES, *sorted(folder.iterdir())]
+    done = subprocess.run([*program, PROJECT / "inventory/schema.json", *files], capture_output=True, text=True)
+    report = json.loads(done.stdout)
+    assert not report["parse_errors"]
+    found = dict.fromkeys([*map(str, VARIABLES), *(path.name for path in folder.iterdir())], "")
+    for error in report["errors"]:
+        found[error["filename"].removeprefix(f"{folder}/")] += f"{error['path']}: {error['message']}\n"
+    return found
 
 
 @pytest.mark.parametrize("path", VARIABLES, ids=lambda path: str(path)[-30:])
-def test_the_inventory_of_the_project_is_valid_and_refers_to_its_schema(path: Path, tmp_path: Path) -> None:
+def test_the_inventory_of_the_project_is_valid_and_refers_to_its_schema(errors: dict[str, str], path: Path) -> None:
     schema = path.read_text().split("$schema=")[1].split()[0]
     assert (path.parent / schema).resolve() == PROJECT / "inventory/schema.json"
-    assert check(yaml.safe_load(path.read_text()) or {}, tmp_path) == ""
+    assert errors[str(path)] == ""
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"apps": [APP | {"workers": "{{ cores }}", "secrets": {"KEY": "{{ vault_key }}"}}], "own_variable": 1},
-        {"apps": [APP | {"limits": {"burst": 300}}], "ssh_port": 2222},
-    ],
-)
-def test_the_schema_accepts_the_same_values_as_the_playbooks(variables: Any, tmp_path: Path) -> None:
-    assert check(variables, tmp_path) == ""
+@pytest.mark.parametrize("number", range(len(VALID)))
+def test_the_schema_accepts_the_same_values_as_the_playbooks(errors: dict[str, str], number: int) -> None:
+    assert errors[f"valid{number}.yml"] == ""
 
 
-@pytest.mark.parametrize(
-    ("variables", "named"),
-    [
-        ({"apps": [APP | {"worker": 3}]}, "worker"),
-        ({"apps": [APP | {"workers": "three"}]}, "workers"),
-        ({"apps": [{key: value for key, value in APP.items() if key != "wsgi"}]}, "wsgi"),
-        ({"apps": [APP | {"limits": {"bursts": 300}}]}, "bursts"),
-        ({"nginx_http_prt": 80}, "nginx_http_prt"),
-        ({"ssh_port": 70000}, "ssh_port"),
-    ],
-)
-def test_the_schema_refuses_the_same_values_as_the_playbooks(variables: Any, named: str, tmp_path: Path) -> None:
-    assert named in check(variables, tmp_path)
+@pytest.mark.parametrize("number", range(len(INVALID)), ids=lambda number: INVALID[number][1])
+def test_the_schema_refuses_the_same_values_as_the_playbooks(errors: dict[str, str], number: int) -> None:
+    assert INVALID[number][1] in errors[f"invalid{number}.yml"]
 
 
 def test_the_schema_contains_every_key_and_every_setting() -> None:
