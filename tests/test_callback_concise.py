@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.blueoctopus.site.plugins.callback.concise import CallbackModule
 
 PROJECT = Path(__file__).resolve().parent.parent
 Play = Callable[..., str]
@@ -284,44 +285,22 @@ def test_of_a_new_file_the_path_and_the_size_are_shown(play: Play, tmp_path: Pat
     ]
 
 
-def test_of_a_changed_file_the_difference_is_shown_and_cut_when_it_is_long(play: Play, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("same\nold\n")
-    shown = lines(play(WRITE, "--diff", "-e", '{"content": "same\\n\\u001b[2Jnew\\n"}'))
+MANY = "\n".join(f"line {n}" for n in range(100))
+
+
+def test_of_a_changed_file_the_difference_is_shown_in_color_and_cut_when_it_is_long(play: Play, tmp_path: Path) -> None:
+    for name in ("file", "long"):
+        (tmp_path / name).write_text("same\nold\n")
+    long = WRITE.replace("{{ content }}", "{{ long }}").replace("/file", "/long")
+    content = {"content": "same\n\x1b[2Jnew\n", "long": MANY}
+    output = play(WRITE + long, "--diff", "-e", json.dumps(content), color=True)
+    shown = lines(re.sub(r"\x1b\[[0-9;]+m", "", output))
     assert shown[1].startswith("--- before: ")
-    assert shown[3:] == ["@@ -1,2 +1,2 @@", " same", "-old", "+new"]
-    many = "\\n".join(f"line {n}" for n in range(100))
-    shown = lines(play(WRITE, "--diff", "--check", "-e", f'{{"content": "{many}"}}'))
-    assert len(shown) == 42
-    assert shown[-1] == "  … 66 more lines, -v shows all"
-    assert "+line 99" in play(WRITE, "--diff", "-v", "-e", f'{{"content": "{many}"}}')
-
-
-def test_of_the_output_of_apt_the_new_packages_and_the_summary_are_shown() -> None:
-    packages = "".join(f"  package{n}\n" for n in range(40))
-    apt = f"""The following additional packages will be installed:
-  libone
-Suggested packages:
-  two three
-The following NEW packages will be installed:
-  libone
-{packages}0 upgraded, 41 newly installed, 0 to remove and 3 not upgraded.
-"""
-    shown = CallbackModule()._short_diff({"prepared": apt}, None).splitlines()
-    assert shown[:2] == ["The following NEW packages will be installed:", "  libone"]
-    assert shown[-2:] == [
-        "  … 30 more lines, -v shows all",
-        "0 upgraded, 41 newly installed, 0 to remove and 3 not upgraded.",
-    ]
-
-
-def test_a_removed_file_is_one_line_and_other_new_texts_are_shown_if_they_are_short() -> None:
-    callback = CallbackModule()
-    assert "removed: /etc/old, 2 lines, 4 bytes" in callback._short_diff(
-        {"before_header": "/etc/old", "before": "a\nb\n", "after": ""}, None
-    )
-    rules = {"before_header": "rules", "after_header": "rules", "before": ""}
-    assert "+allow 22/tcp" in callback._short_diff(rules | {"after": "allow 22/tcp\n"}, None)
-    assert "new: rules, 99 lines, 198 bytes" in callback._short_diff(rules | {"after": "a\n" * 99}, None)
+    assert shown[3:7] == ["@@ -1,2 +1,2 @@", " same", "-old", "+new"]
+    assert len(shown[8:]) == 42
+    assert shown[-1] == "  … 67 more lines, -v shows all"
+    assert "\x1b[0;33mchanged: [web1] Write\x1b[0m" in output
+    assert "\x1b[0;31m-old\n\x1b[0m" in output or "\x1b[0;31m-old\x1b[0m" in output
 
 
 def test_a_message_is_shown_as_text(play: Play) -> None:
@@ -372,9 +351,14 @@ def test_warnings_of_unchanged_tasks_and_the_place_of_a_crash_are_shown(play: Pl
     ]
 
 
-def test_with_v_everything_is_shown(play: Play) -> None:
+def test_with_v_everything_is_shown(play: Play, tmp_path: Path) -> None:
+    (tmp_path / "library").mkdir()
+    result = {"changed": True, "diff": {"before": "old\n", "after": MANY}}
+    (tmp_path / "library/write.sh").write_text(f"#!/bin/sh\n# WANT_JSON\ncat <<'END'\n{json.dumps(result)}\nEND\n")
     output = play(
         """\
+        - name: Write
+          write:
         - name: Change nothing
           ansible.builtin.command: echo hello
           changed_when: false
@@ -382,8 +366,9 @@ def test_with_v_everything_is_shown(play: Play) -> None:
           ansible.builtin.fail:
             msg: reason
         """,
-        "-v",
+        *("-v", "--diff"),
     )
+    assert "+line 99" in output
     assert "TASK [Change nothing] ***" in output
     assert "stdout: hello" in output
     assert "[ERROR]: Task failed: Action failed: reason" in output
@@ -393,11 +378,3 @@ def test_with_v_everything_is_shown(play: Play) -> None:
 def test_a_task_that_takes_long_is_announced(play: Play) -> None:
     output = play("- name: Take long\n  ansible.builtin.command: sleep 5\n  changed_when: false\n")
     assert output.count("running: Take long\n") == 1
-
-
-def test_colors_are_those_of_ansible(play: Play, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("old\n")
-    output = play(WRITE + "    - ansible.builtin.fail:\n", "--diff", "-e", "content=new", color=True)
-    assert "\x1b[0;33mchanged: [web1] Write\x1b[0m" in output
-    assert "\x1b[0;31m-old\n\x1b[0m" in output or "\x1b[0;31m-old\x1b[0m" in output
-    assert "\x1b[0;31mfatal: [web1]: FAILED!" in output

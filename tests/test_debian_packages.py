@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,34 +16,43 @@ PROJECT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not shutil.which("dpkg-query"), reason="the tasks are for Debian")
 
 
-@pytest.mark.parametrize(
-    ("packages", "build_packages", "missing"),
-    [
-        ([], [], None),
-        (["dpkg"], ["bash", "dpkg"], None),
-        (["dpkg", "libnone1"], ["none-dev"], "libnone1, none-dev"),
-    ],
-)
-def test_only_missing_packages_are_installed(
-    packages: list[str], build_packages: list[str], missing: str | None, tmp_path: Path
-) -> None:
+CASES: dict[str, tuple[dict[str, list[str]], str]] = {
+    "without": ({"packages": [], "build_packages": []}, ""),
+    "installed": ({"packages": ["dpkg"], "build_packages": ["bash", "dpkg"]}, ""),
+    "missing": ({"packages": ["dpkg", "libnone1"], "build_packages": ["none-dev"]}, "libnone1, none-dev"),
+}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The output of these tasks, with a host for each case."""
+    folder = tmp_path_factory.mktemp("packages")
     tasks = yaml.safe_load((PROJECT / "roles/app/tasks/main.yml").read_text())
     inner = [task for task in next(task["block"] for task in tasks if "block" in task) if "Debian" in task["name"]]
     assert [task["name"].split()[0] for task in inner] == ["Find", "Show", "Install"]
     known = yaml.safe_load((PROJECT / "roles/app/vars/main.yml").read_text())
     variables = {name: known[name] for name in ("__app_debian_packages", "__app_missing_packages")}
-    variables["__app_entry"] = {"packages": packages, "build_packages": build_packages}
-    play = {"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": inner}
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    play = {"hosts": "all", "gather_facts": False, "vars": variables, "tasks": inner}
+    (folder / "play.yml").write_text(yaml.safe_dump([play]))
+    hosts = {case: {"__app_entry": keys} for case, (keys, _missing) in CASES.items()}
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
     run = subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", "--check", "-i", "localhost,", "-c", "local", "play.yml"],
-        cwd=tmp_path,
+        [Path(sys.executable).parent / "ansible-playbook", "--check", "-i", "hosts.yml", "-c", "local", "play.yml"],
+        cwd=folder,
         env=environment | {"LC_ALL": "C.UTF-8", "ANSIBLE_PYTHON_INTERPRETER": sys.executable},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    shown = [line.partition("Would install ")[2] for line in run.stdout.splitlines() if "Would install" in line]
-    assert shown == ([missing] if missing else []), run.stdout
-    assert f"changed={int(bool(missing))} " in run.stdout
+    return run.stdout
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_only_missing_packages_are_installed(output: str, case: str) -> None:
+    _keys, missing = CASES[case]
+    shown = output.partition(f"[{case}]\n")[2].split("\n")[0]
+    assert shown == (f"Would install {missing}" if missing else ""), output
+    recap = re.search(rf"^{case} .* changed=(\d+) ", output, re.MULTILINE)
+    assert recap, output
+    assert int(recap[1]) == bool(missing)

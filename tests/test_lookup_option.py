@@ -55,7 +55,6 @@ def test_the_last_option_counts() -> None:
     [
         (["-e", "since=1 hour ago"], "[1 hour ago]"),
         (["-e", '{"since": "2 hours ago"}'], "[2 hours ago]"),
-        (["-e", "grep=x since=today"], "[today]"),
         ([], "[always]"),
     ],
 )

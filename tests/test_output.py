@@ -82,9 +82,8 @@ def run(project: Path) -> Run:
         app = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
         variables = {"ansible_connection": "local", "ansible_become": False, "apps": [app]}
         (project / "hosts").mkdir(exist_ok=True)
-        (project / "hosts/hosts.yml").write_text(
-            yaml.safe_dump({"webservers": {"hosts": {"web1": {}, "web2": {}}, "vars": variables}})
-        )
+        webservers = {"hosts": {"web1": {}, "web2": {}}, "vars": variables}
+        (project / "hosts/hosts.yml").write_text(yaml.safe_dump({"webservers": webservers}))
         own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         settings = {"ANSIBLE_CONFIG": str(project / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"}
         settings["ANSIBLE_PYTHON_INTERPRETER"] = sys.executable
@@ -131,7 +130,7 @@ def test_a_deploy_ends_with_the_releases_the_address_and_the_log_and_then_missin
 
 def test_an_unchanged_deploy_says_so_in_a_few_lines(run: Run) -> None:
     state = LOCK | {"live": V2, "releases": {V2: "new"}}
-    output = run("deploy", release_lock={"all": state}, release_build={})
+    output = run("deploy", "--limit", "web1", release_lock={"all": state}, release_build={})
     assert lines(output)[:3] == ["", "shop", f"  release   {V2}, nothing to do"]
     assert len(lines(output)) == 5
     assert len([line for line in output.splitlines() if not line.startswith("running")]) <= 15

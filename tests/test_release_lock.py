@@ -25,7 +25,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock impo
 
 OWNER = {"by": "me@here", "since": "2026-01-01 00:00:00 UTC"}
 OTHER = {"by": "you@there", "since": "2026-01-01 00:01:00 UTC"}
-ROUNDS = 25  # number of times that all contenders take the lock at once
+ROUNDS = 10  # number of times that all contenders take the lock at once
 CONTENDERS = 6
 
 
