@@ -137,8 +137,8 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ]:
         (folder / name).write_text(yaml.safe_dump(variables))
     program = [Path(sys.executable).parent / "check-jsonschema", "--output-format=json", "--schemafile"]
-    files = [*VARIABLES, *sorted(folder.iterdir())]
-    done = subprocess.run([*program, PROJECT / "inventory/schema.json", *files], capture_output=True, text=True)
+    files = [PROJECT / "inventory/schema.json", *VARIABLES, *sorted(folder.iterdir())]
+    done = subprocess.run([*map(str, program), *map(str, files)], capture_output=True, text=True)
     report = json.loads(done.stdout)
     assert not report["parse_errors"]
     found = dict.fromkeys([*map(str, VARIABLES), *(path.name for path in folder.iterdir())], "")
