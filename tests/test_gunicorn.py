@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -81,18 +83,20 @@ class Service:
     """gunicorn on a Unix socket, with systemd's socket for messages."""
 
     def __init__(self, program: Path, folder: Path, settings: str) -> None:
-        self.socket, self.folder = str(folder / "socket"), folder
+        self.folder = folder
+        self.short = Path(tempfile.mkdtemp(prefix="gunicorn"))  # the path of a Unix socket has at most 107 bytes
+        self.socket = str(self.short / "socket")
         (folder / "gunicorn.conf.py").write_text(settings)
         self.log = folder / "log"
         self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.systemd.bind(str(folder / "systemd"))
+        self.systemd.bind(str(self.short / "systemd"))
         self.systemd.setblocking(False)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [program, "--config", "gunicorn.conf.py", "--bind", f"unix:{self.socket}"],
                 cwd=folder,
                 stderr=log,
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NOTIFY_SOCKET": str(folder / "systemd")},
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NOTIFY_SOCKET": str(self.short / "systemd")},
             )
 
     def get(self, path: str, **headers: str) -> tuple[int, str, str]:
@@ -154,6 +158,7 @@ def serve(gunicorn: Path, render: Render, tmp_path: Path) -> Iterator[Serve]:
     for service in services:
         service.process.terminate()
         service.process.wait()
+        shutil.rmtree(service.short)
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
