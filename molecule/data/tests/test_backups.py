@@ -22,9 +22,11 @@ SQLITE = "import sqlite3; c = sqlite3.connect('{path}'); {statement}; c.commit()
 
 
 @pytest.fixture
-def store(inventory: Path) -> Any:
-    """The host that keeps the backups."""
-    return testinfra.get_host("ansible://store13", ansible_inventory=str(inventory))
+def store(inventory: Path) -> Iterator[Any]:
+    """The host that keeps the backups; commands run as root."""
+    host = testinfra.get_host("ansible://store13", ansible_inventory=str(inventory))
+    with host.sudo():
+        yield host
 
 
 @pytest.fixture
