@@ -292,6 +292,8 @@ def test_a_target_that_is_down_is_named(
         ("client.PutObject: Access Denied.", "refused it"),
         ("Load(<data/1>): ciphertext verification failed", "is damaged"),
         ("nobody@host: Permission denied (publickey).", "does not accept the login"),
+        ("rclone: Permission denied (publickey).\nFatal: error talking HTTP to rclone", "does not accept the login"),
+        ("Fatal: error talking HTTP to rclone: unexpected EOF", "cannot be reached"),
         (
             "Fatal: unable to open repository at sftp:x: unable to start the sftp session, error: EOF",
             "cannot be reached",

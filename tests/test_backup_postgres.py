@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,20 @@ def test_a_database_that_is_down_is_an_error_and_saves_nothing(
     monkeypatch.setenv("PGHOST", str(tmp_path))
     failures = Saver(chosen, cache=None, **folders).run([])
     assert "PostgreSQL cannot be reached" in failures[0]
+
+
+def test_the_role_of_the_backups_may_connect_to_the_databases_and_a_rerun_changes_nothing(
+    shop: Server, render: Callable[..., str]
+) -> None:
+    statements = render("backup", "roles.sql.j2", backup_apps=[{"name": "shop", "data": True, "database": True}])
+    psql = ["psql", "--username=postgres", "--no-psqlrc", "--tuples-only", "--set=ON_ERROR_STOP=1", "--dbname=postgres"]
+
+    def run() -> str:
+        return subprocess.run([*psql, "--file=-"], input=statements, check=True, capture_output=True, text=True).stdout
+
+    shop.sql('REVOKE CONNECT ON DATABASE shop FROM backups; DROP ROLE "backups-restore"')
+    assert run().split("\n") == ["CREATE ROLE", "GRANT", ""]
+    assert run() == ""
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import read
 
 # Letters and digits that are not mistaken for each other, in groups: it may be written down by hand.
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
-GROUPS, GROUP = 6, 5  # 148 bits
+GROUPS = 6
+GROUP = 5  # letters; 148 bits in all
 
 
 def new_password() -> str:

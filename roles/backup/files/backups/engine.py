@@ -42,6 +42,12 @@ MEANINGS = [
         "If it is meant to refuse deletion, set append_only: true for it. Otherwise, check its keys and permissions.",
     ),
     (
+        r"permission denied \(publickey|host key verification failed|remote host identification has changed",
+        "The target {target} does not accept the login of this host, or has another host key.",
+        "For a host of the inventory, run site.yml for both hosts. For an SFTP server, add /etc/backup/ssh_key.pub to "
+        "the keys of its account, and check host_key in backup_targets.",
+    ),
+    (
         r"error talking http to rclone",
         "The target {target} cannot be reached.",
         "Check that it is up, that its disk is not full, and that this host may log in to it.",
@@ -53,12 +59,6 @@ MEANINGS = [
         "The repository on {target} is damaged.",
         "Do not prune it. Other targets are not affected. docs/backups.md shows how to restore what is left, and how "
         "to start a new one.",
-    ),
-    (
-        r"permission denied \(publickey|host key verification failed|remote host identification has changed",
-        "The target {target} does not accept the login of this host, or has another host key.",
-        "For a host of the inventory, run site.yml for both hosts. For an SFTP server, add /etc/backup/ssh_key.pub to "
-        "the keys of its account, and check host_key in backup_targets.",
     ),
     (
         r"connection refused|timed? ?out|no route|network is unreachable|could not resolve|no such host|sftp session"
