@@ -171,9 +171,11 @@ def test_too_few_connections_are_reported_before_anything_is_created(databases: 
 @needs_server
 def test_dropping_a_database_drops_its_owner_and_password_and_nothing_else(databases: Module, server: Path) -> None:
     databases({"name": "gone", "password": True}, {"name": "stays"})
+    psql('CREATE DATABASE "gone.before-20260102T030405Z" OWNER gone;')  # as a restore keeps the former one
     assert databases({"name": "gone"}, state="absent")["changed"]
     assert not databases({"name": "gone"}, state="absent")["changed"]
     assert psql("SELECT string_agg(rolname, ',') FROM pg_roles WHERE rolname IN ('gone', 'stays');") == "stays"
+    assert psql("SELECT count(*) FROM pg_database WHERE datname LIKE 'gone%';") == "0"
     assert "gone" not in json.loads((server / "passwords.json").read_text())
 
 

@@ -161,13 +161,13 @@ def extension_steps(name: str, extensions: list[str], exists: bool) -> Iterator[
 
 
 def drop_steps(name: str, state: dict[str, Any]) -> Iterator[Step]:
-    """Drop a database and its owner, if it has the owner that this module gives it."""
+    """Drop a database, what restores have put aside of it, and its owner, if it has the owner that this module gives it."""
     database = state["databases"].get(name)
     if database and (database["owner"] != name or name == "postgres"):
         raise PostgresqlError(f"the owner of the database {name} is {database['owner']}. It was not dropped")
-    if database:
-        statement = f"DROP DATABASE {identifier(name)} WITH (FORCE);"
-        yield f"drop the database {name}", statement, "postgres"
+    for found, entry in state["databases"].items():
+        if entry["owner"] == name and (found in (name, f"{name}-copy") or found.startswith(f"{name}.before-")):
+            yield f"drop the database {found}", f"DROP DATABASE {identifier(found)} WITH (FORCE);", "postgres"
     if (state["roles"].get(name) or {}).get("plain"):
         yield f"drop the role {name}", f"DROP ROLE {identifier(name)};", "postgres"
 
