@@ -72,6 +72,7 @@ def outcome_line(second: int, status: int, release: str = "new", agent: str = "b
 def test_requests_are_counted_before_the_switch_and_for_the_new_release(tmp_path: Path) -> None:
     lines = [
         outcome_line(1, 500, "old"),  # too early
+        outcome_line(11, 500),  # an earlier attempt
         outcome_line(12, 200, "old"),
         outcome_line(13, 502, ""),
         outcome_line(21, 200, "old"),  # began before the switch

@@ -138,6 +138,28 @@ def test_another_role_can_not_connect_to_a_database(databases: Module) -> None:
 
 
 @needs_server
+def test_the_owner_of_a_database_cannot_run_code_as_the_superuser(databases: Module) -> None:
+    databases({"name": "sly"})
+    psql(
+        "SET ROLE sly; CREATE SCHEMA evil; "
+        "CREATE FUNCTION evil.f() RETURNS name LANGUAGE plpgsql AS $$ BEGIN "
+        "EXECUTE 'ALTER ROLE sly SUPERUSER'; RETURN 'x'; END $$; "
+        "CREATE VIEW evil.pg_extension AS SELECT evil.f() AS extname; "
+        "ALTER DATABASE sly SET search_path = evil, pg_catalog;",
+        "sly",
+    )
+    assert databases({"name": "sly", "extensions": ["pg_trgm"]})["changed"]
+    assert psql("SELECT rolsuper FROM pg_roles WHERE rolname = 'sly';") == "f"
+    assert (
+        psql(
+            "SELECT nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'pg_trgm';",
+            "sly",
+        )
+        == "public"
+    )
+
+
+@needs_server
 def test_an_extension_that_is_not_installed_is_named(databases: Module) -> None:
     failed = databases({"name": "shop", "extensions": ["nonesuch"]})
     assert "could not create the extension nonesuch in shop" in failed["msg"]

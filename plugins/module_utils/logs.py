@@ -161,6 +161,8 @@ def count_outcomes(folder: Path, site: str, release: str, switched: float, befor
     counts = [[0, 0], [0, 0]]
     entries = read_back(folder, "access.log", switched - before, lambda line: parse_outcome(site, line))
     for found in islice(entries, MOST_OUTCOMES):
+        if found["release"] == release and found["time"] < int(switched):
+            continue  # an earlier attempt to deploy it
         is_new = found["release"] == release or (not found["release"] and found["time"] >= switched)
         counts[is_new][0] += 1
         counts[is_new][1] += found["status"] >= 500

@@ -46,6 +46,8 @@ def psql(sql: str, database: str = "postgres") -> str:
         "PGPORT": str(PORT),
         "PGDATABASE": database,
         "PGCONNECT_TIMEOUT": "30",
+        # Else the owner of a database could have functions of its own called, by a search_path of the database.
+        "PGOPTIONS": "-c search_path=pg_catalog",
     }
     as_superuser = ["runuser", "-u", "postgres", "--"]
     done = subprocess.run(

@@ -156,12 +156,13 @@ def extension_steps(name: str, extensions: list[str], exists: bool) -> Iterator[
     present = json.loads(psql(EXTENSIONS, name)) if extensions and exists else []
     for extension in extensions:
         if extension not in present:
-            statement = f"CREATE EXTENSION IF NOT EXISTS {identifier(extension)} CASCADE;"
+            # Into the schema public, unless the extension has one of its own.
+            statement = f"SET search_path = public; CREATE EXTENSION IF NOT EXISTS {identifier(extension)} CASCADE;"
             yield f"create the extension {extension} in {name}", statement, name
 
 
 def drop_steps(name: str, state: dict[str, Any]) -> Iterator[Step]:
-    """Drop a database, what restores have put aside of it, and its owner, if it has the owner that this module gives it."""
+    """Drop a database, what restores have put aside of it, and its owner; only what that owner has."""
     database = state["databases"].get(name)
     if database and (database["owner"] != name or name == "postgres"):
         raise PostgresqlError(f"the owner of the database {name} is {database['owner']}. It was not dropped")

@@ -50,8 +50,10 @@ release:
 """
 
 import time
+import zlib
 from pathlib import Path
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.logs import count_outcomes
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
@@ -84,6 +86,23 @@ def judge(before: tuple[int, int], after: tuple[int, int]) -> tuple[bool, str]:
     return is_broken, words if failed else ""
 
 
+def check_requests(module: AnsibleModule, name: str, release: str, since: float) -> None:
+    """Check how clients fare since the switch, at the time `since`; warn of failures.
+
+    Raises:
+        NotReady: when most of their requests fail.
+    """
+    switched = time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since)
+    try:
+        is_broken, words = judge(*count_outcomes(NGINX_LOGS, name, release, switched, BEFORE))
+    except (OSError, EOFError, zlib.error):  # a log that is being rotated
+        return
+    if is_broken:
+        raise NotReady(words)
+    if words:
+        module.warn(f"{name}: {words}")
+
+
 def main() -> None:
     module, store = release_module(
         **ID,
@@ -108,12 +127,9 @@ def main() -> None:
                 if is_last:
                     break
                 time.sleep(PAUSE)
-            switched = time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since)
-            is_broken, words = judge(*count_outcomes(NGINX_LOGS, store.name, release, switched, BEFORE))
-            if is_broken:
-                raise NotReady(words)
-            if words:
-                module.warn(f"{store.name}: {words}")
+            # During maintenance, nginx answers clients with 503.
+            if not (store.root / "maintenance").exists():
+                check_requests(module, store.name, release, since)
         except NotReady as error:
             fail_with_log(module, new, f"failed in the seconds after the switch. {error}", started)
     module.exit_json(changed=False, release=release)
