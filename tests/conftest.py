@@ -6,6 +6,8 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -155,3 +157,17 @@ def make(program: ModuleType) -> Make:
         return program.Certificate("shop")
 
     return made
+
+
+# --- the packages of the app ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gunicorn in a virtual environment with the dependencies of the app that ships with the project."""
+    venv = tmp_path_factory.mktemp("gunicorn") / "venv"
+    uv, python = Path(sys.executable).parent / "uv", venv / "bin/python"
+    install = ["sync", "--quiet", "--system-certs", "--require-hashes", f"--python={python}"]
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, venv], check=True)
+    subprocess.run([uv, "pip", *install, ROLES.parent / "app/requirements.txt"], check=True)
+    return venv / "bin/gunicorn"

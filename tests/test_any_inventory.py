@@ -6,17 +6,23 @@ The environment variable INVENTORIES sets how many are drawn for each test; 100 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.blueoctopus.site.plugins.filter.systemd import systemd_command
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import environment_file
+from ansible_collections.blueoctopus.site.plugins.modules.admin_account import sudo_rule
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
@@ -26,6 +32,7 @@ from hypothesis import strategies as st
 from nginx_site import Site, needs_nginx
 
 ROLE = Path(__file__).resolve().parent.parent / "roles/app"
+SBIN = f"{os.environ['PATH']}:/usr/sbin"
 WORD = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1)
 FORMATS = {
     "command": st.lists(WORD, min_size=1).map(shlex.join),
@@ -119,9 +126,9 @@ def variables() -> dict[str, Any]:
     return dict(found)
 
 
-def render(template: str, app: Mapping[str, Any]) -> str:
-    """Render a template of the role app, as a deploy does."""
-    templar = Templar(DataLoader(), variables() | {"app_config": app, "ansible_managed": "managed"})
+def render(template: str, app: Mapping[str, Any], **others: Any) -> str:
+    """Render a template of the role app, as a deploy does, with other values of some variables."""
+    templar = Templar(DataLoader(), variables() | {"app_config": app, "ansible_managed": "managed"} | others)
     environment = templar.copy_with_new_env(searchpath=[str(ROLE / "templates")])
     text = trust_as_template((ROLE / "templates" / template).read_text())
     return str(environment.template(text, escape_backslashes=False, overrides={"trim_blocks": True}))
@@ -142,16 +149,56 @@ def test_a_valid_app_has_no_problem(app: dict[str, Any]) -> None:
     assert list(check_apps(with_owner(app | {"tls": "none"}))) == []
 
 
-@given(APPS)
-@draws
-def test_the_values_of_a_valid_app_arrive_in_gunicorns_settings(app: dict[str, Any]) -> None:
-    text = render("gunicorn.conf.py.j2", app).replace("from gunicorn import systemd\n", "")
-    text = text.replace("from gunicorn.workers.sync import SyncWorker\n", "")
-    found: dict[str, Any] = {"__file__": "/srv/shop/releases/id/gunicorn.conf.py", "SyncWorker": object}
-    exec(compile(text, "gunicorn.conf.py", "exec"), found)
-    complete = settings.with_defaults(app)
-    assert (found["wsgi_app"], found["graceful_timeout"]) == (complete["wsgi"], complete["drain_timeout"])
-    assert "workers" not in app or found["workers"] == app["workers"]
+# Reads paths of gunicorn's configuration files, and prints the settings that gunicorn itself has loaded from each.
+LOAD_SETTINGS = """
+import json, sys
+from gunicorn.app.base import Application
+
+class Settings(Application):
+    def init(self, parser, opts, args):
+        pass
+
+    def load(self):
+        pass
+
+for line in sys.stdin:
+    sys.argv = ["gunicorn", "--config", line.strip()]
+    loaded = Settings().cfg
+    names = "wsgi_app workers threads preload_app max_requests timeout graceful_timeout"
+    print(json.dumps({name: getattr(loaded, name) for name in names.split()}), flush=True)
+"""
+
+
+def test_gunicorn_loads_the_settings_of_a_valid_app(gunicorn: Path, tmp_path: Path) -> None:
+    file = tmp_path / "gunicorn.conf.py"
+    command = [str(gunicorn.parent / "python"), "-c", LOAD_SETTINGS]
+    loader = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert loader.stdin
+    assert loader.stdout
+
+    @given(APPS)
+    @draws
+    def loads(app: dict[str, Any]) -> None:
+        assert loader.stdin
+        assert loader.stdout
+        file.write_text(render("gunicorn.conf.py.j2", app))
+        print(file, file=loader.stdin, flush=True)
+        found, complete = json.loads(loader.stdout.readline()), settings.with_defaults(app)
+        cores = 2 * len(os.sched_getaffinity(0)) + 1
+        assert found == {
+            "wsgi_app": complete["wsgi"],
+            "workers": complete.get("workers", cores),
+            "threads": complete["threads"],
+            "preload_app": complete["preload"],
+            "max_requests": complete["max_requests"],
+            "timeout": max(60, complete["health_timeout"]),
+            "graceful_timeout": complete["drain_timeout"],
+        }
+
+    try:
+        loads()
+    finally:
+        loader.communicate()
 
 
 @given(APPS)
@@ -180,6 +227,94 @@ def test_the_units_of_a_valid_app_hold_its_commands_and_nothing_else(app: dict[s
             assert all(re.fullmatch(r"#.*|\[\w+\]|[A-Z]\w+=.*|", line) for line in lines), file
     names = [entry["name"] for key in ("processes", "timers") for entry in app.get(key, [])]
     assert len(units) == expected or len(set(names)) < len(names)
+
+
+INSTANCE = "20260101T000000Z-00000000aa"
+# systemd prints what it has understood of each unit, as a debug message; and before each message its level.
+SHOW_UNITS = {"SYSTEMD_LOG_LEVEL": "debug", "SYSTEMD_LOG_TARGET": "console-prefixed"}
+CALENDARS = st.sampled_from(["daily", "*-*-* 04:00:00", "Mon..Fri *-*-01/2 12:00,30 UTC", "Mon *-*~07/1 Europe/Berlin"])
+
+
+def with_valid_calendars(app: dict[str, Any], draw: Callable[[st.SearchStrategy[str]], str]) -> dict[str, Any]:
+    """An app whose timers have times that systemd accepts; a deploy checks that on the host."""
+    return app | {"timers": [timer | {"on_calendar": draw(CALENDARS)} for timer in app.get("timers", [])]}
+
+
+def words_of(line: str) -> list[str]:
+    """The words of a command line, as systemd prints it."""
+    found = re.findall(r'"((?:\\.|[^"\\])*)"|(\S+)', line)
+    return [plain or re.sub(r"\\(.)", r"\1", quoted) for quoted, plain in found]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_units_of_a_valid_app_with_its_commands(tmp_path: Path) -> None:
+    units = tmp_path / "units"
+
+    @given(APPS, st.data())
+    @hypothesis_settings(draws, phases=[Phase.generate])
+    def accepts(drawn: dict[str, Any], data: st.DataObject) -> None:
+        app = with_valid_calendars(drawn, data.draw)
+        name, root = app["name"], tmp_path / "srv" / drawn["name"]
+        program = root / "releases" / INSTANCE / "venv/bin/gunicorn"
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.touch(0o755)
+        shutil.rmtree(units, ignore_errors=True)
+        units.mkdir()
+        rendered = yaml.safe_load(render("units.yml.j2", app, __app_root=str(root)))
+        for file, text in rendered.items():
+            (units / Path(file).name.replace("@.", f"@{INSTANCE}.")).write_text(text)
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", *sorted(units.iterdir())],
+            env={"PATH": os.environ["PATH"], "SYSTEMD_UNIT_PATH": f"{units}:"} | SHOW_UNITS,
+            capture_output=True,
+            text=True,
+        )
+        problems = [line for line in done.stderr.splitlines() if line[:4] not in ("<30>", "<31>")]
+        # Debian 12 ignores these keys, which are new in systemd 254.
+        problems = [line for line in problems if not re.search("Unknown key 'Restart(Steps|MaxDelaySec)'", line)]
+        assert (done.returncode, problems) == (0, []), done.stderr
+        read = dict(re.findall(r"-> Unit (\S+):\n(.*?)(?=-> Unit |\Z)", done.stdout, re.DOTALL))
+        commands = {f"{name}.{process['name']}.1": process["command"] for process in app.get("processes", [])}
+        commands |= {f"{name}.{timer['name']}": timer["command"] for timer in app.get("timers", [])}
+        if app.get("release_command"):
+            commands[f"{name}.release-command"] = app["release_command"]
+        for unit, command in commands.items():
+            (line,) = re.findall(r"Command Line: (.*)", read[f"{unit}@{INSTANCE}.service"])
+            # systemd replaces $$ with $ when it starts the program.
+            words = [word.replace("$$", "$") for word in words_of(line)]
+            assert words == ["/usr/bin/env", *shlex.split(command)]
+
+    accepts()
+
+
+@given(valid("environment"), valid("secrets"))
+@draws
+def test_the_environment_of_a_valid_app_is_unchanged(plain: dict[str, Any], secrets: dict[str, Any]) -> None:
+    texts = {name: str(value) for name, value in (plain | secrets).items()}
+    # systemd parses the file like a shell parses words in double quotes.
+    script = "".join(f'printf "%s\\0" "${name}"\n' for name in texts)
+    done = subprocess.run(["sh", "-c", f"{environment_file(texts)}\n{script}"], capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == list(texts.values())
+
+
+@pytest.mark.skipif(not shutil.which("visudo", path=SBIN), reason="sudo is not installed")
+def test_sudo_accepts_the_rule_of_a_valid_administrator(tmp_path: Path) -> None:
+    file, entry = tmp_path / "sudoers", settings.machine_settings()["admin_user"]
+
+    @given(values(entry))
+    @draws
+    def accepts(user: str) -> None:
+        assert find_problem("admin_user", user, entry, "admin_user") is None
+        file.write_text(sudo_rule(user))
+        file.chmod(0o440)
+        check = ["visudo", "--check", "--strict", f"--file={file}"]
+        done = subprocess.run(check, env={"PATH": SBIN}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        convert = ["cvtsudoers", "--output-format=json", str(file)]
+        (rule,) = json.loads(subprocess.check_output(convert, env={"PATH": SBIN}))["User_Specs"]
+        assert rule["User_List"] == [{"username": user}]
+
+    accepts()
 
 
 @needs_nginx

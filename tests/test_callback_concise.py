@@ -98,6 +98,24 @@ def test_a_changed_task_is_one_line_and_everything_else_is_left_out(play: Play, 
     assert "web1                       : ok=7    changed=4    unreachable=0    failed=0    skipped=2" in output
 
 
+def test_tasks_that_a_loop_includes_name_its_item(play: Play, tmp_path: Path) -> None:
+    (tmp_path / "inner.yml").write_text(
+        "- name: Build\n  ansible.builtin.command: 'true'\n- name: Check\n  ansible.builtin.fail:\n    msg: broken\n"
+        "  when: app_name == 'blog'\n"
+    )
+    output = play(
+        """\
+        - name: Deploy each app
+          ansible.builtin.include_tasks: inner.yml
+          loop: [shop, blog]
+          loop_control:
+            loop_var: app_name
+        """
+    )
+    assert lines(output)[:2] == ["changed: [web1] Build [shop]", "changed: [web1] Build [blog]"]
+    assert lines(output)[2:] == ["fatal: [web1]: FAILED! => Check [blog]", "  broken"]
+
+
 def test_an_unchanged_run_is_the_name_of_each_play_and_the_recap(play: Play) -> None:
     check = "- hosts: all\n  name: Check\n  gather_facts: false\n  tasks: [{ansible.builtin.meta: noop}]\n"
     output = play(

@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -66,17 +65,6 @@ fixed = Flask("fixed")
 fixed.add_url_rule("/page", view_func=page)
 fixed.wsgi_app = ProxyFix(fixed.wsgi_app, x_for=1, x_proto=1, x_host=1, x_port=1, x_prefix=1)
 """
-
-
-@pytest.fixture(scope="session")
-def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """gunicorn in a virtual environment with the dependencies of the app that ships with the project."""
-    venv = tmp_path_factory.mktemp("gunicorn") / "venv"
-    uv, python = Path(sys.executable).parent / "uv", venv / "bin/python"
-    install = ["sync", "--quiet", "--system-certs", "--require-hashes", f"--python={python}"]
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, venv], check=True)
-    subprocess.run([uv, "pip", *install, PROJECT / "app/requirements.txt"], check=True)
-    return venv / "bin/gunicorn"
 
 
 class Service:

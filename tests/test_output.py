@@ -120,9 +120,9 @@ def test_a_deploy_ends_with_the_releases_the_address_and_the_log_and_then_missin
     output = run("deploy", certificate={"web2": {"problem": "shop: no address"}, "all": {"problem": ""}})
     # One line for each changed step on each host.
     assert [line.split("] ")[1] for line in lines(output)[:6:2]] == [
-        "app : Build the release",
-        "app : Start the release and check its health",
-        "app : Switch nginx to the release",
+        "app : Build the release [shop]",
+        "app : Start the release and check its health [shop]",
+        "app : Switch nginx to the release [shop]",
     ]
     assert lines(output)[6:11] == SUMMARY
     assert lines(output)[11] == "fatal: [web2]: FAILED! => Report missing certificates"
@@ -152,7 +152,7 @@ KeyError: 'SECRET_KEY'
     output = run("deploy", release_start={"web2": {"failed": True, "msg": error}, "all": {"changed": True}})
     shown = [line for line in lines(output) if not line.startswith("changed: ")]
     assert shown == [
-        "fatal: [web2]: FAILED! => app : Start the release and check its health",
+        "fatal: [web2]: FAILED! => app : Start the release and check its health [shop]",
         "  shop: KeyError: 'SECRET_KEY' in main.py, line 3",
         f"  Release {V2} did not become ready. It stopped.",
         "  The end of its log:",
@@ -161,7 +161,7 @@ KeyError: 'SECRET_KEY'
         '        SECRET = os.environ["SECRET_KEY"]',
         "    KeyError: 'SECRET_KEY'",
         "  The whole log, on the host: sudo journalctl -u 'shop@*' -u 'shop.*' --since '2026-01-01 00:00 UTC'",
-        "fatal: [web1]: FAILED! => app : Report which host failed, and which release is live",
+        "fatal: [web1]: FAILED! => app : Report which host failed, and which release is live [shop]",
         "  shop: the deploy failed on web2 and was undone on every host.",
         f"  Release {V1} is live, as before.",
         "  Fix the cause, which is in the error above, and run this again.",

@@ -10,6 +10,7 @@ description:
   - One line for each changed task on each host, with the differences if they are requested. Errors are complete, and
     stand once. A task that takes longer than three seconds is announced.
   - Tasks that change nothing or are skipped, included files and the validation of arguments are left out.
+  - The name of a task in a role or a file that a loop includes is followed by the item, such as the name of an app.
   - Of a new file, C(--diff) shows the path and the size. Long differences are cut.
   - With C(-v), the output is that of Ansible's own callback C(default), without any of this.
 extends_documentation_fragment:
@@ -121,7 +122,11 @@ class CallbackModule(DefaultCallback):
     def _start_task(self, task: Any) -> None:
         self._stop_timer()
         # Now, because Ansible has resolved variables in the name only now.
-        self._task = (task._uuid, re.sub(r"^(?:\w+\.\w+\.)?(\w+ : )", r"\1", task.get_name().strip()))
+        name = re.sub(r"^(?:\w+\.\w+\.)?(\w+ : )", r"\1", task.get_name().strip())
+        # A role or a file that a loop includes: each task belongs to an item, such as the app that is deployed.
+        variables = task.get_vars()
+        item = variables.get(variables.get("ansible_loop_var", ""))
+        self._task = (task._uuid, f"{name} [{clean(item)}]" if isinstance(item, str) else name)
         self._start_timer(ANNOUNCE_AFTER, 0)
 
     def _name_of(self, task: Any) -> str:

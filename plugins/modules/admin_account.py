@@ -129,6 +129,11 @@ def keeps_password(module: AnsibleModule, rule: str) -> bool:
     return asks_for_password(listing, own=read(SUDOERS) == rule)
 
 
+def sudo_rule(name: str) -> str:
+    """The file that allows a user to run every command with sudo, without a password."""
+    return f"{HEADER}{name} ALL=(ALL:ALL) NOPASSWD: ALL\n"
+
+
 def validate(module: AnsibleModule, rule: str) -> None:
     """Validate a rule for sudo before it is written: with an invalid one, sudo could refuse to run."""
     visudo = module.get_bin_path("visudo", required=not module.check_mode)
@@ -186,7 +191,7 @@ def main() -> None:
     wanted = HEADER + "".join(f"{key} {comment}".strip() + "\n" for key, comment in keys.items())
     if not module.params["keys"] and keys_in(present):
         wanted = present
-    rule = f"{HEADER}{name} ALL=(ALL:ALL) NOPASSWD: ALL\n"
+    rule = sudo_rule(name)
     keeps = keeps_password(module, rule)
     if keeps and not module.params["sudo_password_given"]:
         module.fail_json(
