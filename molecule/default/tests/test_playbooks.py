@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from testing import PROJECT, Machine, Run, Web, wait_for
+from testing import Machine, Run, Web, wait_for
 
 testinfra_hosts = ["ansible://webservers"]
 Play = Callable[..., Run]
@@ -41,45 +36,6 @@ def test_check_mode_reports_no_change_on_a_provisioned_host(machine: Machine, pl
     run = play("site", "--check", "--diff")
     assert run.code == 0, run.output
     assert run.recap(machine.name)["changed"] == 0, run.output
-
-
-def test_check_mode_reports_changes_and_makes_none(
-    machine: Machine, play: Play, changed_app: ChangedApp, copy_of_app: Path
-) -> None:
-    (copy_of_app / "new.txt").write_text("new\n")
-    live = machine.live("blueoctopus")
-    options = changed_app("blueoctopus", source=str(copy_of_app), domains=["other.example"])
-    run = play("site", "--check", "--diff", *options, "-e", '{"firewall_allow": [{"port": 7777}]}')
-    assert run.code == 0, run.output
-    assert run.recap(machine.name)["changed"] == 4, run.output  # firewall, release, switch, site
-    for line in ("+allow 7777/tcp", " new.txt\n", f"-{live}\n", "+    server_name other.example;"):
-        assert line in run.output, line
-    assert machine.live("blueoctopus") == live
-    assert play("site", "--check").recap(machine.name)["changed"] == 0
-
-
-def test_firewall_rule_that_is_not_in_the_inventory_is_removed(machine: Machine, play: Play) -> None:
-    with machine.host.sudo():
-        machine.host.run_expect([0], "ufw allow from 192.0.2.7 to any port 4321 proto tcp comment 'by hand'")
-        run = play("provision", "--diff")
-        assert run.code == 0, run.output
-        assert "-allow from 192.0.2.7 to any port 4321 proto tcp comment 'by hand'" in run.output
-        assert "4321" not in machine.host.run("ufw status").stdout
-    assert play("provision").recap(machine.name)["changed"] == 0
-
-
-def test_packages_wait_for_the_lock_of_dpkg(machine: Machine, play: Play) -> None:
-    lock = "open('/var/lib/dpkg/lock-frontend', 'w')"
-    program = f"import fcntl, time; lock = {lock}; fcntl.lockf(lock, fcntl.LOCK_EX); time.sleep(12)"
-    with machine.host.sudo():
-        machine.host.run("dpkg --purge hello")
-        machine.host.run_expect([0], f'systemd-run --unit=first-boot-updates --collect python3 -c "{program}"')
-        wait_for(lambda: machine.host.service("first-boot-updates").is_running, 5, "the lock is held")
-        run = play("provision", "-e", '{"base_extra_packages": ["hello"]}')
-        assert run.code == 0, run.output
-        assert not machine.host.service("first-boot-updates").is_running
-        assert machine.host.package("hello").is_installed
-        machine.host.run_expect([0], "dpkg --purge hello")
 
 
 @pytest.mark.usefixtures("restored")
@@ -115,63 +71,6 @@ def test_deploy_makes_new_code_live_and_drops_no_request(
     assert failures == []
     assert len(answered) > 100
     assert running("blueoctopus") == [f"blueoctopus@{machine.live('blueoctopus')}.service"]
-
-
-def test_renewal_for_an_app_without_https_is_refused(play: Play) -> None:
-    run = play("certificate", "-e", "app=blueoctopus", "-e", "operation=renew")
-    assert run.code != 0
-    assert "blueoctopus has tls: none" in run.output
-
-
-def test_example_plays_of_the_roles_run_in_check_mode(machine: Machine, play: Play, tmp_path: Path) -> None:
-    shutil.copytree(PROJECT / "app", tmp_path / "shop", ignore=shutil.ignore_patterns("__pycache__"))
-    plays = []
-    for readme in sorted(PROJECT.glob("roles/*/README.md")):
-        # The first example of each role. The second one of the role app rolls back, which needs an earlier release.
-        example = readme.read_text().split("```yaml\n")[1].split("```")[0]
-        plays += yaml.safe_load(example.replace("~/.ssh/id_ed25519", machine.variables["ansible_ssh_private_key_file"]))
-    (tmp_path / "examples.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
-    run = play(os.path.relpath(tmp_path / "examples", PROJECT / "playbooks"), "--check")
-    assert run.code == 0, run.output
-    assert run.output.count("\nPLAY [") == len(plays), run.output
-    assert machine.web.ask("/").status == 200
-
-
-def test_output_contains_no_secrets(play: Play, changed_app: ChangedApp) -> None:
-    options = changed_app("echo", secrets={"SECRET_KEY": "squid-ink-4712"})
-    run = play("deploy", "--check", "--diff", "-vvv", *options)
-    assert run.code == 0
-    assert "squid-ink" not in run.output
-
-
-@pytest.mark.usefixtures("restored")
-def test_an_encrypted_secret_reaches_the_app(play: Play, changed_app: ChangedApp, echo: Web, tmp_path: Path) -> None:
-    password = tmp_path / "vault-password"
-    password.write_text("correct horse\n")
-    folder = tmp_path / "inventory/group_vars/webservers"
-    folder.mkdir(parents=True)
-    (tmp_path / "inventory/hosts.yml").write_text("---\n")
-    encrypt = [
-        "ansible-vault",
-        "encrypt",
-        "--vault-password-file",
-        str(password),
-        "--output",
-        str(folder / "vault.yml"),
-    ]
-    subprocess.run(encrypt, input="vault_secret_key: squid-ink-4713\n", text=True, check=True)
-    options = [
-        "-i",
-        str(tmp_path / "inventory"),
-        *changed_app("echo", secrets={"SECRET_KEY": "{{ vault_secret_key }}"}),
-    ]
-    run = play("deploy", *options)
-    assert run.code != 0
-    assert "this run has no vault password" in run.output
-    run = play("deploy", "-vvv", *options, environment={"ANSIBLE_VAULT_PASSWORD_FILE": str(password)})
-    assert run.code == 0, run.output
-    assert "squid-ink" not in run.output
-    assert echo.ask("/").json["secret_digest"] == hashlib.sha256(b"squid-ink-4713").hexdigest()
 
 
 def test_site_is_live_after_a_reboot(machine: Machine, running: Running, echo: Web) -> None:

@@ -85,7 +85,7 @@ def test_failure_on_one_host_is_undone_on_both(
     live = fleet.live()
     statement, words, log = ON_ONE_HOST[fault]
     break_on(broken, shop, statement)
-    run = deploy(f"broken on {broken}", limit=BOTH, domains=["site.example", "new.example"])
+    run = deploy(f"broken on {broken}", limit=BOTH, domains=["site.example", "new.example"], watch_time=5)
     assert run.code != 0, run.output
     assert f"shop: the deploy failed on {broken} and was undone on every host." in run.output, run.output
     assert words in run.output, run.output
