@@ -177,6 +177,50 @@ def test_a_message_for_a_channel_that_was_removed_is_dropped() -> None:
     assert state["waiting"] == []
 
 
+def test_an_answer_that_is_no_http_stops_neither_the_check_nor_the_mail() -> None:
+    class Garbage(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(b"garbage\r\n\r\n")
+
+    mail = Receiver()
+    state: dict[str, Any] = {"waiting": [{"time": NOW, "channels": ["webhook", "mail"], "message": {"text": "x"}}]}
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Garbage) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/squid-token"
+        deliver(state, {"webhook": lambda content: send_webhook(url, content), "mail": mail}, NOW)
+        server.shutdown()
+    assert len(mail.got) == 1
+    assert state["waiting"][0]["channels"] == ["webhook"]
+    assert "garbage" in state["delivery"]["error"]
+
+
+def test_a_check_that_is_killed_while_it_sends_loses_nothing_and_sends_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    got: list[str] = []
+    stored: list[str] = []
+    kills = True
+
+    def send(content: Mapping[str, Any]) -> None:
+        if kills and got:
+            raise Killed
+        got.append(content["subject"])
+
+    monkeypatch.setattr(alerts, "channels_of", lambda _: {"webhook": send})
+    found = host(failed_units=["a.service", "b.service"])
+    state: dict[str, Any] = {}
+    check({"host": "web1"}, state, found, NOW)
+    with pytest.raises(Killed):
+        check({"host": "web1"}, state, found, NOW + 60, lambda kept: stored.append(json.dumps(kept)))
+    kills = False
+    check({"host": "web1"}, json.loads(stored[-1]), found, NOW + 120)
+    assert got == ["a.service", "b.service"]
+
+
 # --- the state --------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ It runs as a user without rights. The role alert installs copies of this module 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import smtplib
 import socket
@@ -216,15 +217,19 @@ def reason_of(error: Exception) -> str:
 
 
 Send = Callable[[Mapping[str, Any]], None]
+Store = Callable[[State], None]
+# urllib raises the last two for answers that are no valid HTTP.
+ERRORS = (OSError, ValueError, http.client.HTTPException)
 
 
-def deliver(state: State, channels: Mapping[str, Send], now: float) -> None:
+def deliver(state: State, channels: Mapping[str, Send], now: float, store: Store = lambda _: None) -> None:
     """Send the waiting messages, the oldest first. A channel that fails is tried again later, with growing pauses.
 
     Args:
         state: `waiting`, the messages, each with the `channels` that still have to get it, and `attempts` of channels.
         channels: the function of each channel that sends a message.
         now: seconds since 1970.
+        store: stores the state after each message that was sent: a check that is killed later sends none twice.
     """
     waiting, attempts = state.setdefault("waiting", []), state.setdefault("attempts", {})
     deadline = time.monotonic() + TIME_TO_SEND
@@ -237,7 +242,7 @@ def deliver(state: State, channels: Mapping[str, Send], now: float) -> None:
                 continue
             try:
                 send(entry["message"])
-            except (OSError, ValueError) as error:  # urllib raises ValueError for a broken response
+            except ERRORS as error:
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failed.get("count", 0), 10))
                 began = failed.get("since") or iso(now)
                 attempts[channel] = {"since": began, "count": failed.get("count", 0) + 1, "next": now + pause}
@@ -246,6 +251,7 @@ def deliver(state: State, channels: Mapping[str, Send], now: float) -> None:
             entry["channels"].remove(channel)
             attempts.pop(channel, None)
             failed = {}
+            store(state)
     for gone in [name for name in attempts if name not in channels]:
         del attempts[gone]
     fresh = [
@@ -272,8 +278,10 @@ def channels_of(settings: Mapping[str, Any]) -> dict[str, Send]:
     return channels
 
 
-def check(settings: Mapping[str, Any], state: State, host: Mapping[str, Any], now: float) -> None:
-    """Compare the state of the host with the last check, and send what is new. Changes `state`."""
+def check(
+    settings: Mapping[str, Any], state: State, host: Mapping[str, Any], now: float, store: Store = lambda _: None
+) -> None:
+    """Compare the state of the host with the last check, and send what is new. Changes `state`, and stores it."""
     name, with_log = str(settings["host"] or socket.gethostname()), bool(settings.get("log"))
     channels = channels_of(settings)
     messages = news(state.setdefault("problems", {}), find_problems(host, now), name, now, with_log)
@@ -281,9 +289,11 @@ def check(settings: Mapping[str, Any], state: State, host: Mapping[str, Any], no
         messages += new_events(state, name, now, with_log)
     waiting = state.setdefault("waiting", [])
     waiting += [{"time": now, "channels": list(channels), "message": content} for content in messages]
-    deliver(state, channels, now)
     state["samples"] = add_sample(state.get("samples", []), host, now)
     state["checked"] = iso(now)
+    store(state)  # before anything is sent: systemd ends a check that takes too long
+    deliver(state, channels, now, store)
+    store(state)
 
 
 def save(state: State, paths: tuple[Path, ...] = ALERTS) -> None:
@@ -306,5 +316,4 @@ def main() -> None:
     settings, now = json.loads(SETTINGS.read_text()), time.time()
     state = read_alerts() or {}
     host = measure(state.get("samples", []), now)
-    check(settings, state, host, now)
-    save(state)
+    check(settings, state, host, now, save)
