@@ -257,6 +257,17 @@ def test_a_damaged_state_is_no_error(tmp_path: Path, content: str) -> None:
     assert found is None or (found["samples"], found["delivery"]) == ([], {})
 
 
+def test_a_folder_of_backups_that_cannot_be_read_means_no_backups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert host_state.describe_backup(tmp_path / "status.json") is None
+
+
 # --- deploys ----------------------------------------------------------------------------------------------------------
 
 
