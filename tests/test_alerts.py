@@ -177,6 +177,15 @@ def test_a_message_for_a_channel_that_was_removed_is_dropped() -> None:
     assert state["waiting"] == []
 
 
+@pytest.mark.parametrize(("status", "left"), [("400", 0), ("413", 0), ("401", 2), ("429", 2), ("500", 2)])
+def test_only_a_message_that_is_refused_for_good_is_dropped(web: str, status: str, left: int) -> None:
+    waiting = [{"time": NOW, "channels": ["webhook"], "message": {"text": "x"}} for _ in range(2)]
+    state: dict[str, Any] = {"waiting": waiting}
+    deliver(state, {"webhook": lambda content: send_webhook(f"{web}/{status}", content)}, NOW)
+    assert len(state["waiting"]) == left
+    assert ("dropped" in state["delivery"]["error"]) == (not left)
+
+
 def test_an_answer_that_is_no_http_stops_neither_the_check_nor_the_mail() -> None:
     class Garbage(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -255,6 +264,17 @@ def test_a_damaged_state_is_no_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)
     found = host_state.describe_alerts((tmp_path / "state.json", tmp_path / "absent"))
     assert found is None or (found["samples"], found["delivery"]) == ([], {})
+
+
+def test_a_folder_of_backups_that_cannot_be_read_means_no_backups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert host_state.describe_backup(tmp_path / "status.json") is None
 
 
 # --- deploys ----------------------------------------------------------------------------------------------------------

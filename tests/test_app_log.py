@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import app_log
@@ -315,6 +316,13 @@ def test_a_very_long_message_is_cut() -> None:
     log = f'{HEADER}\n  File "{SOURCE}/main.py", line 3, in <module>\n    x\nValueError: {"x" * 100_000}\n'
     assert len(find_cause(log)) < 300
     assert len(excerpt(log)) < 1000
+
+
+@pytest.mark.parametrize("piece", ["\x1b]", "\x1b]x", "\x1b[0", "\x1bP\x1b"])
+def test_many_unfinished_sequences_take_little_time(piece: str) -> None:
+    begun = time.process_time()
+    clean(piece * 100_000)
+    assert time.process_time() - begun < 2
 
 
 PIECES = [

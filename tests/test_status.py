@@ -45,7 +45,7 @@ def test_a_healthy_host_has_no_problem() -> None:
     ("app", "expected"),
     [
         ({"state": "failed"}, "down"),
-        ({"state": "restarting", "died_recently": ["shop@x.service"]}, "down"),
+        ({"state": "failed", "died_recently": ["shop@x.service"]}, "down"),
         ({"workers": 0}, "down"),
         ({"died_recently": ["shop@x.service"]}, "dying"),
         ({"died": ["1 worker of shop@x.service"]}, None),
@@ -88,6 +88,13 @@ def test_problems_of_an_app(app: dict[str, Any], expected: str | None) -> None:
 )
 def test_problems_of_a_host(changes: dict[str, Any], expected: str | None) -> None:
     assert kinds(**changes) == ([expected] if expected else [])
+
+
+def test_a_service_that_restarts_again_and_again_is_the_same_problem_in_each_check() -> None:
+    died = {"died_recently": [f"shop@{V1}.service"]}
+    for state in ("restarting", "active"):
+        found = host({"state": state, **died})["problems"]
+        assert ("dying", f"shop@{V1}.service") in [(entry["kind"], entry["subject"]) for entry in found]
 
 
 def test_the_failed_unit_of_an_app_that_is_down_is_one_problem() -> None:

@@ -52,6 +52,13 @@ def test_requests_errors_and_latency_are_counted_for_each_site(tmp_path: Path) -
     assert read(tmp_path).summary("blog")["requests"] == 1
 
 
+def test_nginxs_own_answer_in_maintenance_is_no_error_but_that_of_the_app_is(tmp_path: Path) -> None:
+    own = request(5, 503).replace('"upstream_status":"200"', '"upstream_status":""')
+    write(tmp_path / "access.log", own, own.replace('"status":503', '"status":500'), request(4, 503))
+    seen = read(tmp_path).summary("shop")
+    assert (seen["requests"], seen["errors"]) == (3, 2)
+
+
 def test_a_host_without_a_log_has_no_requests(tmp_path: Path) -> None:
     seen = read(tmp_path / "absent").summary("shop")
     assert (seen["requests"], seen["p95_seconds"]) == (0, None)

@@ -38,6 +38,8 @@ CONFIRMED = 2  # checks in a row that find a problem, or do not find it any more
 TIMEOUT = 10  # seconds to send a message
 TIME_TO_SEND = 30.0  # seconds in one check
 MOST_WAITING = 100  # messages; then the oldest are dropped
+TRY_AGAIN = (401, 403, 408, 429)  # statuses that are not about the message
+MOST_LOG = 1000  # characters of a log in a message
 LONGEST_WAIT = 3 * 86400  # seconds; then a message is dropped
 FIRST_PAUSE, LONGEST_PAUSE = 60, 1800  # seconds between two attempts to send
 SAMPLE_EVERY = 300  # seconds
@@ -106,7 +108,7 @@ def news(known: dict[str, Any], problems: list[Problem], host: str, now: float, 
         before |= {"seen": before["seen"] + 1, "missing": 0, "entry": {**entry, "log": ""}}
         if not before["is_told"] and before["seen"] >= CONFIRMED:
             before["is_told"] = True
-            log = {"log": entry["log"]} if with_log and entry["log"] else {}
+            log = {"log": entry["log"][:MOST_LOG]} if with_log and entry["log"] else {}
             messages.append({**message("problem", entry, host, now, before["since"]), **log})
     for key in [key for key in known if key not in found]:
         before = known[key]
@@ -143,7 +145,7 @@ def new_events(state: State, host: str, now: float, with_log: bool, path: Path =
         what = f"{event['action']} of {event['release']}{f' (commit {commit[:12]})' if commit else ''}"
         entry = {"app": app, "kind": "deploy", "subject": str(event["release"])}
         entry["text"] = f"{what}{f' by {by}' if by else ''}: {event['result']}"
-        log = {"log": clean(str(event["reason"]))} if with_log and event.get("reason") else {}
+        log = {"log": clean(str(event["reason"])[:MOST_LOG])} if with_log and event.get("reason") else {}
         messages.append({**message("event", entry, host, now, parse_time(event["time"]) or now), **log})
     return messages
 
@@ -216,6 +218,11 @@ def reason_of(error: Exception) -> str:
     return clean(str(error) or type(error).__name__).replace("\n", " ")[:200]
 
 
+def is_refused(error: Exception) -> bool:
+    """Whether the receiver will never accept this message, while it may accept others."""
+    return isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in TRY_AGAIN
+
+
 Send = Callable[[Mapping[str, Any]], None]
 Store = Callable[[State], None]
 # urllib raises the last two for answers that are no valid HTTP.
@@ -247,7 +254,14 @@ def deliver(state: State, channels: Mapping[str, Send], now: float, store: Store
                 began = failed.get("since") or iso(now)
                 attempts[channel] = {"since": began, "count": failed.get("count", 0) + 1, "next": now + pause}
                 attempts[channel]["error"] = reason_of(error)
-                break
+                if not is_refused(error):
+                    break
+                # Another attempt would end in the same way, and the next messages would wait for it.
+                entry["channels"].remove(channel)
+                attempts[channel] |= {"next": 0, "error": f"{reason_of(error)}; a message was dropped"}
+                failed = attempts[channel]
+                store(state)
+                continue
             entry["channels"].remove(channel)
             attempts.pop(channel, None)
             failed = {}

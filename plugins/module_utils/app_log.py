@@ -13,7 +13,7 @@ FRAMES = 4  # of libraries in a row, within a traceback
 MESSAGE = 10  # further lines of an exception's message
 
 # Sequences that change colours, the title or the contents of a terminal; then all other control characters.
-ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])")
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 HEADER = re.compile(r"Traceback \(most recent call last\):")
@@ -62,7 +62,8 @@ def clean(text: str) -> str:
 def clean_lines(log: str) -> list[str]:
     """The lines of a log without control characters and empty lines; very long lines are cut."""
     # Split first: an unfinished sequence must not remove the following lines.
-    lines = [clean(line).rstrip() for line in re.split(r"\r?\n", log)]
+    # And cut first: a journal's line has up to 48 KiB.
+    lines = [clean(line[: 10 * LENGTH]).rstrip() for line in re.split(r"\r?\n", log)]
     return [line if len(line) <= LENGTH else f"{line[:LENGTH]}…" for line in lines if line]
 
 

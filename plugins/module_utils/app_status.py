@@ -106,7 +106,7 @@ def died_recently(unit: Mapping[str, str]) -> bool:
     """Whether a service, or a worker of it, has died in the last quarter of an hour."""
     if int(unit.get("NRestarts") or 0) and seconds_up(unit) < RECENT:
         return True
-    log = journal(f"_SYSTEMD_UNIT={unit['Id']}", f"--since=-{RECENT}", "--lines=1000", "--reverse")
+    log = journal(f"_SYSTEMD_UNIT={unit['Id']}", f"--since=-{RECENT}", "--lines=300", "--reverse")
     return bool(DEATH.search(log))
 
 

@@ -37,13 +37,15 @@ def check_service(app: Mapping[str, Any]) -> Iterator[Problem]:
     name = app["name"]
     if not app["live"]:
         return
-    if app["state"] not in ("active", "reloading"):
+    is_up = app["state"] in ("active", "reloading")
+    # A service that dies again and again is down in one check and up in the next one: it is dying in all of them.
+    if is_up or app["state"] in ("restarting", "activating"):
+        for unit in app["died_recently"]:
+            yield problem("dying", f"{unit} died in the last 15 minutes", name, unit, app["cause"])
+    if not is_up:
         yield problem("down", f"down: the web service is {app['state']}", name, log=app["cause"])
     elif not app["workers"]:
         yield problem("down", "down: the web service has no worker", name, log=app["cause"])
-    if app["state"] in ("active", "reloading"):
-        for unit in app["died_recently"]:
-            yield problem("dying", f"{unit} died in the last 15 minutes", name, unit, app["cause"])
     for process, state in app["processes"].items():
         if state not in ("active", "reloading"):
             yield problem("process", f"the process {process} is {state}", name, process)

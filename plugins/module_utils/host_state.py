@@ -89,7 +89,10 @@ def describe_backup(path: Path = BACKUP) -> dict[str, Any] | None:
     """What the last backup has recorded; None on a host without backups."""
     found = read_json(path)
     if found is None:
-        return {"last_backup": "", "problem": f"{path} cannot be read"} if path.exists() else None
+        with contextlib.suppress(PermissionError):  # of the folder, which belongs to the role backup
+            if path.exists():
+                return {"last_backup": "", "problem": f"{path} cannot be read"}
+        return None
     return summary(found, time.time())
 
 

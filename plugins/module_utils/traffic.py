@@ -27,6 +27,8 @@ FAILED_KEPT = 5  # failed requests of each site, the newest ones
 WINDOW = 300  # seconds, of which the status shows the requests
 DAY = 86400  # seconds
 ERROR_STATUS = 500
+# nginx's own answer in maintenance, which is no error. nginx escapes the quotes of a client.
+CLOSED, NOT_PASSED_ON = b"503", b',"upstream_status":"",'
 UPGRADED = b"101"  # a websocket, whose time says nothing about the app
 
 
@@ -179,7 +181,7 @@ class Reader:
                 status = line[at : at + 3]
                 at = line.index(b',"seconds":', at) + 11
                 number = latency_class(line[at : line.index(b",", at)])
-                is_error = int(status) >= ERROR_STATUS
+                is_error = int(status) >= ERROR_STATUS and not (status == CLOSED and NOT_PASSED_ON in line[at:])
             except ValueError:
                 ignored += bool(line)
                 continue
