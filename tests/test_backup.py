@@ -519,6 +519,12 @@ def test_the_drill_reports_a_damaged_database_and_a_command_that_fails(
     assert "Damaged SQLite databases in the backup of shop: app.db" in Drill(make(), **folders).run([])[0]
 
 
+def test_a_data_folder_that_is_a_link_is_an_error(saver: Saver, data: Path) -> None:
+    data.rename(data.with_name("elsewhere"))
+    data.symlink_to("elsewhere")
+    assert "is a symbolic link" in saver.run([])[0]
+
+
 # --- hostile names and links ----------------------------------------------------------------------------------------
 
 
