@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backups import copies, drill, engine, main, placing, restoring, runs, saving, settings, status
+from backups import copies, drill, engine, main, placing, plans, restoring, runs, saving, settings, status
 from backups.drill import Drill
 from backups.engine import Restic
 from backups.restoring import Restorer
@@ -91,7 +91,7 @@ def count(path: Path) -> int:
         return int(opened.execute("SELECT count(*) FROM numbers").fetchone()[0])
 
 
-def replaced(restorer: Restorer, name: str = "shop", **options: Any) -> restoring.Plan:
+def replaced(restorer: Restorer, name: str = "shop", **options: Any) -> plans.Plan:
     """Take all steps of a restore."""
     plan = restorer.prepare(name, replace=True, **options)
     for step in (restorer.stop, restorer.swap, restorer.start):
@@ -207,9 +207,125 @@ def test_a_swap_that_fails_is_undone(saver: Saver, restorer: Restorer, data: Pat
     shutil.rmtree(Path(plan.folder) / "data")
     with pytest.raises(OSError, match="No such file"):
         restorer.swap(plan)
-    restorer.undo(restorer.plan("shop"))
+    restorer.undo(restorer.plans.get("shop"))
     assert (data / "uploads/a.txt").read_text() == "new"
     assert [path.name for path in data.parent.iterdir()] == ["data"]
+
+
+def swapped(restorer: Restorer, data: Path) -> plans.Plan:
+    """A restore that was interrupted after its data was in place, and the app has written since."""
+    plan = restorer.prepare("shop", replace=True)
+    restorer.swap(plan)
+    (data / "order").write_text("new")
+    return plan
+
+
+@pytest.mark.parametrize("options", [{"as_name": "shop-copy"}, {"replace": True}, {}])
+def test_a_restore_that_was_interrupted_is_named_and_the_live_data_stays(
+    saver: Saver, restorer: Restorer, data: Path, options: dict[str, Any]
+) -> None:
+    saver.run([])
+    plan = swapped(restorer, data)
+    with pytest.raises(BackupError, match=r"(?s)was interrupted.*data\.before-.*--step start.*--step undo") as error:
+        restorer.prepare("shop", **options)
+    assert str(plan.former_data) in str(error.value)
+    with pytest.raises(BackupError, match="was interrupted"):
+        restorer.delete_former("shop")
+    assert (data / "order").read_text() == "new"
+
+
+def test_an_undo_deletes_nothing_that_was_live(saver: Saver, restorer: Restorer, data: Path) -> None:
+    saver.run([])
+    (data / "uploads/a.txt").write_text("former")
+    plan = swapped(restorer, data)
+    restorer.undo(restorer.plans.get("shop"))
+    assert (data / "uploads/a.txt").read_text() == "former"
+    assert (plan.undone_data / "order").read_text() == "new"
+    assert not restorer.plans.find("shop")
+    restorer.plans.store(plan)  # a crash before the plan was removed
+    restorer.undo(restorer.plans.get("shop"))
+    assert (data / "uploads/a.txt").read_text() == "former"
+    assert restorer.former("shop") == [str(plan.undone_data)]
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+@pytest.mark.parametrize("step", ["start", "undo"])
+def test_a_swap_that_a_crash_has_interrupted_can_be_finished_or_undone(
+    saver: Saver, restorer: Restorer, data: Path, step: str, renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver.run([])
+    (data / "uploads/a.txt").write_text("former")
+    plan = restorer.prepare("shop", replace=True)
+    done = []
+
+    def crash(path: Path, to: Path) -> None:
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(path)
+        os.rename(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", crash)
+        with pytest.raises(KeyboardInterrupt):
+            restorer.swap(plan)
+    getattr(restorer, step)(restorer.plans.get("shop"))
+    assert (data / "uploads/a.txt").read_text() == ("ahoy" if step == "start" else "former")
+    assert not list(data.parent.glob(".restore-*"))
+    assert plan.former_data.exists() == (step == "start")
+
+
+class Names:
+    """A cluster of which only the names of the databases are known."""
+
+    def __init__(self, *names: str) -> None:
+        self.known = {name: name for name in names}  # what each one was called at first
+        self.closed: set[str] = set()
+
+    def exists(self, name: str) -> bool:
+        return name in self.known
+
+    def rename(self, old: str, new: str) -> None:
+        assert new not in self.known
+        self.known[new] = self.known.pop(old)
+
+    def drop(self, name: str) -> None:
+        self.known.pop(name, None)
+
+    def allow_connections(self, name: str) -> None:
+        self.closed.discard(name)
+
+
+@pytest.mark.parametrize("former", [True, False])
+def test_an_undo_drops_no_database_that_was_live(make: Make, folders: dict[str, Any], former: bool) -> None:
+    server: Any = Names(*(["shop"] if former else []), "shop.restore-S")
+    restorer = Restorer(make(), server=server, **folders)
+    plan = plans.Plan("shop", "S", "", False, True, str(folders["state"] / ".restore-S"))
+    restorer.swap(plan)
+    for _ in range(2):  # the second one after a crash before the plan was removed
+        server.closed.add("shop")
+        restorer.undo(plan)
+    expected = {"shop.undone-S": "shop.restore-S"} | ({"shop": "shop"} if former else {})
+    assert server.known == expected
+    assert former == (server.closed == set())
+
+
+def test_a_restore_that_has_changed_nothing_is_cleaned_up_only_with_the_lock_of_the_app(
+    saver: Saver, restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "LOCKS", tmp_path / "locks")
+    saver.run([])
+    first = restorer.prepare("shop", replace=True)
+    other = "20300102T030405Z"
+    with pytest.raises(BackupError, match="Another restore of shop has begun"):
+        restorer.prepare("shop", replace=True, stamp=other)
+    assert first.restored_data.is_dir()
+    (tmp_path / "locks/shop").mkdir(parents=True)
+    (tmp_path / "locks/shop/token").write_text(f"restore-{other}")
+    second = restorer.prepare("shop", replace=True, stamp=other)
+    assert not Path(first.folder).exists()
+    assert second.restored_data.is_dir()
+    with pytest.raises(BackupError, match="Another restore of shop"):
+        restorer.plans.get("shop", first.stamp)
 
 
 def test_what_was_put_aside_is_listed_and_deleted_on_request(saver: Saver, restorer: Restorer, data: Path) -> None:
@@ -403,6 +519,12 @@ def test_the_drill_reports_a_damaged_database_and_a_command_that_fails(
     assert "Damaged SQLite databases in the backup of shop: app.db" in Drill(make(), **folders).run([])[0]
 
 
+def test_a_data_folder_that_is_a_link_is_an_error(saver: Saver, data: Path) -> None:
+    data.rename(data.with_name("elsewhere"))
+    data.symlink_to("elsewhere")
+    assert "is a symbolic link" in saver.run([])[0]
+
+
 # --- hostile names and links ----------------------------------------------------------------------------------------
 
 
@@ -512,6 +634,20 @@ def test_the_commands_of_the_guide(
     assert "data.before-" in json.loads(capsys.readouterr().out.splitlines()[-1])[0]
     assert main.main(["run", "octopus"]) == 1
     assert "This host saves no app octopus. It saves: shop." in capsys.readouterr().err
+
+
+def test_a_step_that_the_system_refuses_is_an_error_and_no_trace(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = make()
+    monkeypatch.setattr(main, "load", lambda: chosen)
+
+    def refuse(*_: Any) -> int:
+        raise PermissionError(1, "Operation not permitted", "/srv/shop/data")
+
+    monkeypatch.setattr(main, "call", refuse)
+    assert main.main(["list"]) == 1
+    assert "refused a step of 'backup list'" in capsys.readouterr().err
 
 
 def test_two_runs_at_the_same_time_wait_for_each_other(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.blueoctopus.site.plugins.filter import backups as filters
 from ansible_collections.blueoctopus.site.plugins.module_utils import backup_status
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.modules import backup_access, backup_keys, backup_restore, backup_run
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_backup_targets
 
@@ -207,6 +208,27 @@ def test_options_reach_the_program_as_single_words() -> None:
     params = {"name": "shop", "step": "prepare", "at": "2026-01-02 03:04", "as_name": "", "replace": True}
     words = backup_restore.command(params | {"target": "", "from_host": "", "config": ""})
     assert words[1:] == ["restore", "shop", "--json", "--step", "prepare", "--at=2026-01-02 03:04", "--yes=replace"]
+
+
+def test_a_run_neither_undoes_the_restore_of_another_one_nor_takes_its_lock(
+    run: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "backup"
+    program.write_text(f"#!/bin/sh\necho \"$@\" >>{tmp_path}/calls\necho '{{}}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(backup_restore, "PROGRAM", str(program))
+    monkeypatch.setattr(backup_restore, "PLANS", str(tmp_path))
+    monkeypatch.setattr(backup_restore, "Lock", lambda name: Lock(name, tmp_path / "locks"))
+    (tmp_path / "shop.json").write_text('{"stamp": "20260102T030405Z"}')
+    lock = Lock("shop", tmp_path / "locks")
+    assert lock.take("restore-20260102T030405Z", {"by": "ann", "since": ""})
+    assert "is being changed by ann" in run(backup_restore, name="shop", step="prepare", by="bob")["msg"]
+    assert not run(backup_restore, name="shop", step="undo", stamp="20270102T030405Z")["changed"]
+    assert lock.token == "restore-20260102T030405Z"
+    assert not (tmp_path / "calls").exists()
+    assert run(backup_restore, name="shop", step="undo", stamp="20260102T030405Z")["changed"]
+    assert lock.token == ""
+    assert "--stamp=20260102T030405Z" in (tmp_path / "calls").read_text()
 
 
 def test_results_since_the_start_are_shown() -> None:

@@ -9,7 +9,8 @@ short_description: Restore an app from a backup
 description:
   - V(prepare) restores files and database beside the live ones. V(stop) locks the app and stops its units. V(swap) puts
     the former data aside and the restored data in its place. V(start) starts the units and unlocks the app.
-  - V(undo) takes back what was done, so that the app is as before.
+  - V(undo) takes back what was done, so that the app is as before. What was in place is put aside, not deleted.
+  - V(prepare) and the steps after it hold the lock of the app.
 options:
   name:
     description: Name of the app.
@@ -44,6 +45,11 @@ options:
     description: Folder with the settings and keys for the backups of another host.
     type: str
     default: ""
+  stamp:
+    description:
+      - When the restore began, as V(prepare) has returned it in RV(plan). All other steps need it, and do nothing to
+        another restore.
+    type: str
   by:
     description: Who restores, for other runs that want to change the app.
     type: str
@@ -67,7 +73,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The app, the time of its backup in C(backup), and what was restored in C(facts).
+  description:
+    - The app, when the restore began in C(stamp), the time of its backup in C(backup), and what was restored in
+      C(facts).
   returned: success
   type: dict
 """
@@ -87,13 +95,20 @@ PLANS = "/var/lib/backup/restores"
 def command(params: dict[str, Any]) -> list[str]:
     """The command of the program that takes the step."""
     words = [PROGRAM, "restore", params["name"], "--json", "--step", params["step"]]
-    options = {"at": "at", "as": "as_name", "target": "target", "from": "from_host", "config": "config"}
-    words += [f"--{option}={params[key]}" for option, key in options.items() if params[key]]
+    options = {
+        "stamp": "stamp",
+        "at": "at",
+        "as": "as_name",
+        "target": "target",
+        "from": "from_host",
+        "config": "config",
+    }
+    words += [f"--{option}={params[key]}" for option, key in options.items() if params.get(key)]
     return words + (["--yes=replace"] if params["replace"] else [])
 
 
 def stamp_of(name: str) -> str:
-    """When the restore of an app began, which is also its token for the lock; empty when none has."""
+    """When the restore of an app began; empty when none has."""
     try:
         with open(f"{PLANS}/{name}.json") as file:
             return str(json.load(file)["stamp"])
@@ -112,20 +127,24 @@ def main() -> None:
             "target": {"type": "str", "default": ""},
             "from_host": {"type": "str", "default": ""},
             "config": {"type": "str", "default": ""},
+            "stamp": {"type": "str"},
             "by": {"type": "str", "default": "a restore"},
         },
+        required_if=[("step", step, ["stamp"]) for step in ("stop", "swap", "start", "undo")],
         supports_check_mode=True,
     )
     params = module.params
     if not os.access(PROGRAM, os.X_OK):
         module.fail_json(msg=NOT_INSTALLED)
     if module.check_mode:
-        module.exit_json(changed=True, plan={"app": params["name"], "backup": "", "facts": {}})
-    lock, stamp = Lock(params["name"]), stamp_of(params["name"])
-    token = f"restore-{stamp}"
-    if params["step"] == "undo" and not stamp:
+        module.exit_json(changed=True, plan={"app": params["name"], "stamp": "", "backup": "", "facts": {}})
+    if params["step"] == "prepare":
+        params["stamp"] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    lock, token = Lock(params["name"]), f"restore-{params['stamp']}"
+    if params["step"] == "undo" and stamp_of(params["name"]) != params["stamp"]:  # it has ended, or never begun
+        lock.free(token)
         module.exit_json(changed=False, plan={})
-    if params["step"] in ("stop", "swap"):  # takes or renews it
+    if params["step"] in ("prepare", "stop", "swap"):  # takes or renews it
         owner = {"by": params["by"], "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())}
         if not lock.take(token, owner):
             by = lock.owner["by"] if lock.owner else "another run"
@@ -133,7 +152,8 @@ def main() -> None:
                 msg=f"{params['name']} is being changed by {by}. Nothing was changed. Try again when it ends."
             )
     code, output, error = module.run_command(command(params))
-    if params["step"] in ("start", "undo"):
+    is_copy_or_failed = params["step"] == "prepare" and (code or params["as_name"])
+    if params["step"] in ("start", "undo") or is_copy_or_failed:
         lock.free(token)
     if code:
         module.fail_json(msg=error.strip() or output.strip())

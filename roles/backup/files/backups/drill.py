@@ -105,6 +105,8 @@ class Drill:
         if not app.data:
             return {}
         data = Path(f"{folder}{APPS / app.name / 'data'}")
+        if data.is_symlink() or not data.is_dir():
+            raise BackupError(f"The backup of {app.name} has no data folder, so its files were not saved.")
         make_removable(data)
         put_copies(stage / "sqlite", data, about["sqlite"])
         if damaged := problems(data):

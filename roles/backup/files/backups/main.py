@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("--at", default="", help="the newest backup that is not younger, such as '2026-01-02 03:04'")
     restore.add_argument("--as", dest="as_name", default="", help="create a copy of this name")
     restore.add_argument("--yes", default="", choices=["", "replace"], help="replace the data of a live app")
+    restore.add_argument("--stamp", default="", help=argparse.SUPPRESS)
     restore.add_argument("--step", default="", choices=["", *STEPS], help=argparse.SUPPRESS)
     for one in (listed, restore):
         one.add_argument("--target", default="", help="name of the target; the first one without it")
@@ -74,17 +75,28 @@ def restore(given: argparse.Namespace, restorer: Restorer) -> int:
     for step in steps:
         if step == "prepare":
             plan = restorer.prepare(
-                given.app, given.at, given.as_name, given.yes == "replace", given.target, given.host
+                given.app, given.at, given.as_name, given.yes == "replace", given.target, given.host, given.stamp
             )
             continue
-        plan = restorer.plan(given.app)
+        if not given.step:
+            given.stamp = plan.stamp
+        plan = restorer.plans.get(given.app, given.stamp)
         try:
             getattr(restorer, step)(plan)
         except BaseException:
-            if step != "undo":
-                restorer.undo(restorer.plan(given.app))
+            # A restore that is complete is only undone by the run that has done it all, or by the one who asks for it.
+            if step != "undo" and not (given.step and plan.complete):
+                restorer.undo(restorer.plans.get(given.app, plan.stamp))
             raise
-    print(json.dumps(asdict(plan)) if given.json else report(plan.backup, given, plan.facts))
+    if given.json:
+        print(json.dumps(asdict(plan)))
+    elif given.step == "undo":
+        aside = ", ".join(plan.facts.get("undone", []))
+        print(
+            f"The restore of {given.app} was undone." + (f" What it had put in place is in {aside}." if aside else "")
+        )
+    else:
+        print(report(plan.backup, given, plan.facts))
     return 0
 
 
@@ -99,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
         return call(given, load())
     except BackupError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The system has refused a step of 'backup {given.command}': {error}", file=sys.stderr)
         return 1
 
 
@@ -156,7 +171,9 @@ def record(settings: Settings, status: Status) -> None:
 def remove_copy(name: str, restorer: Restorer) -> int:
     """Remove a copy of an app: its folder, which has nothing but data, and its database."""
     folder = APPS / name
-    if name in [app.name for app in restorer.settings.apps] or (folder.is_dir() and os.listdir(folder) != ["data"]):
+    if name in [app.name for app in restorer.settings.apps] or (
+        folder.is_dir() and os.listdir(folder) not in ([], ["data"])
+    ):
         raise BackupError(f"{name} is not a copy. Nothing was removed.")
     owners = [app.name for app in restorer.settings.apps if app.database]
     if owners and restorer.server.owner(name) in owners and "." not in name:

@@ -117,7 +117,10 @@ class Server:
             self.sql('ALTER DATABASE :"old" RENAME TO :"new"', old=old, new=new)
             old = new
         finally:
-            self.sql('ALTER DATABASE :"old" ALLOW_CONNECTIONS true', old=old)
+            self.allow_connections(old)
+
+    def allow_connections(self, name: str) -> None:
+        self.sql('ALTER DATABASE :"name" ALLOW_CONNECTIONS true', name=name)
 
     @contextlib.contextmanager
     def member(self, role: str, user: str) -> Iterator[None]:

@@ -5,7 +5,8 @@
 3. `swap`: put the former data aside, and the restored data in its place. These are changes of names, so they are quick.
 4. `start`: start the units again.
 
-`undo` takes back whatever was done. A copy (`as_name`) is complete after `prepare`.
+`undo` takes back whatever was done. It deletes only what was never in place; the rest is put aside. `start` and `undo`
+can be repeated after a crash. A copy (`as_name`) is complete after `prepare`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import pwd
 import re
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backups import runs
 from backups.engine import Restic
 from backups.placing import give_to, put_copies
+from backups.plans import Plan, Plans, checked_stamp, has_lock
 from backups.postgres import Server
 from backups.saving import MANIFEST
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings
@@ -33,34 +35,6 @@ SUPERUSER = "postgres"
 READER = "backups"  # the user and the role that read all databases
 LOADER = "backups-restore"  # the user and the role that load dumps
 SPARE = 64 * 2**20  # bytes that have to stay free
-
-
-@dataclass
-class Plan:
-    """A restore that has begun, as stored between its steps."""
-
-    app: str
-    stamp: str  # when the restore began
-    backup: str  # when the backup was made
-    data: bool
-    database: bool
-    folder: str
-    as_name: str = ""
-    units: list[str] = field(default_factory=list)
-    swapped: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def restored_database(self) -> str:
-        return self.as_name or f"{self.app}.restore-{self.stamp}"
-
-    @property
-    def former_database(self) -> str:
-        return f"{self.app}.before-{self.stamp}"
-
-    @property
-    def former_data(self) -> Path:
-        return APPS / self.app / f"data.before-{self.stamp}"
 
 
 @dataclass
@@ -81,26 +55,9 @@ class Restorer:
     server: Server = field(default_factory=lambda: Server(SUPERUSER))
     loader: Server = field(default_factory=lambda: Server(LOADER))
 
-    def plan_file(self, app: str) -> Path:
-        return self.state / "restores" / f"{app}.json"
-
-    def store(self, plan: Plan) -> None:
-        path = self.plan_file(plan.app)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        beside = path.with_suffix(".new")
-        beside.write_text(json.dumps(asdict(plan)))
-        beside.replace(path)
-
-    def plan(self, app: str) -> Plan:
-        """The plan of a restore that has begun.
-
-        Raises:
-            BackupError: when none has.
-        """
-        try:
-            return Plan(**json.loads(self.plan_file(app).read_text()))
-        except FileNotFoundError:
-            raise BackupError(f"No restore of {app} has been prepared on this host.") from None
+    @property
+    def plans(self) -> Plans:
+        return Plans(self.state / "restores")
 
     def engine(self, target: str, host: str) -> Restic:
         return Restic(self.settings.target(target), host or self.settings.host, self.config, self.state)
@@ -112,7 +69,14 @@ class Restorer:
     # --- 1. prepare ---------------------------------------------------------------------------------------------------
 
     def prepare(
-        self, name: str, at: str = "", as_name: str = "", replace: bool = False, target: str = "", host: str = ""
+        self,
+        name: str,
+        at: str = "",
+        as_name: str = "",
+        replace: bool = False,
+        target: str = "",
+        host: str = "",
+        stamp: str = "",
     ) -> Plan:
         """Restore the files and the database of an app beside the live ones.
 
@@ -123,31 +87,50 @@ class Restorer:
             replace: whether data of a live app may be replaced.
             target: name of the target; the first one when empty.
             host: host whose backup it is; this one when empty.
+            stamp: when the restore began, if the run that has begun it has the lock of the app; now when empty.
 
         Raises:
             BackupError: when that is not possible. Nothing is left of it.
         """
         app = self.settings.app(name)
+        self.check_former_plan(name, stamp)
         self.refuse(app, as_name, replace)
-        if self.plan_file(name).exists():  # of a restore that was interrupted
-            self.undo(self.plan(name))
         engine = self.engine(target, host)
         run = runs.choose(runs.runs_of(engine.snapshots()), name, at, f"The target {engine.target.name}")
         if app.database and not run.database:
             raise BackupError(
                 f"The backup of {run.shown} has no database, but the app has one. Choose another one with at."
             )
-        stamp = runs.new_stamp()
         parent = APPS / name if app.data else self.state
-        plan = Plan(name, stamp, run.shown, app.data, app.database, str(parent / f".restore-{stamp}"), as_name)
+        begun = checked_stamp(stamp) if stamp else runs.new_stamp()
+        plan = Plan(name, begun, run.shown, app.data, app.database, str(parent / f".restore-{begun}"), as_name)
         with locked(self.state / "lock"):
-            self.store(plan)
+            former = self.check_former_plan(name, stamp)
+            if former:
+                self.undo(former)
+            self.plans.store(plan)
             try:
                 self.fetch(plan, run, engine)
             except BaseException:
                 self.undo(plan)
                 raise
         return plan
+
+    def check_former_plan(self, name: str, stamp: str) -> Plan | None:
+        """The plan of a restore that has changed nothing yet, and whose run has ended; None without any.
+
+        Raises:
+            BackupError: when that restore has changed something, or its run may still be alive.
+        """
+        found = self.plans.find(name)
+        if found and found.swapped:
+            raise found.interrupted()
+        if found and not has_lock(name, stamp):
+            raise BackupError(
+                f"Another restore of {name} has begun on this host at {found.stamp}. Nothing was changed.\nWait "
+                f"until it ends. If it was interrupted, clean up first: sudo backup restore {name} --step undo"
+            )
+        return found
 
     def refuse(self, app: App, as_name: str, replace: bool) -> None:
         """Refuse what would overwrite something, or has no place.
@@ -203,7 +186,7 @@ class Restorer:
         about = json.loads((stage / MANIFEST).read_text())
         plan.facts = {"size": needed, "files": 0, "tables": 0, "rows": 0}
         if plan.data:
-            data = folder / "data"
+            data = plan.restored_data
             Path(f"{folder}{APPS / plan.app / 'data'}").rename(data)
             put_copies(stage / "sqlite", data, about["sqlite"])
             owner = account_of(plan.app)
@@ -213,13 +196,26 @@ class Restorer:
         if plan.database:
             engine.restore(run.database, folder)
             self.load(plan, folder / f"{plan.app}.dump", about)
-        if plan.as_name and plan.data:
-            (APPS / plan.as_name).mkdir(mode=0o755)
-            shutil.move(folder / "data", APPS / plan.as_name / "data")
         if plan.as_name:
+            self.place_copy(plan)
             self.finish(plan)
         else:
-            self.store(plan)
+            self.plans.store(plan)
+
+    def place_copy(self, plan: Plan) -> None:
+        """Give a copy its name, which nothing else has."""
+        folder = APPS / plan.as_name
+        if plan.data:
+            folder.mkdir(mode=0o755)
+        try:
+            if plan.data:
+                shutil.move(plan.restored_data, folder / "data")
+            if plan.database:
+                self.server.rename(plan.restored_database, plan.as_name)
+        except BaseException:
+            if plan.data:  # created here, so nobody else has used it
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def load(self, plan: Plan, dump: Path, about: dict[str, Any]) -> None:
         """Load a dump into a new database. What is in the dump never runs as a superuser: it runs as a role that is a
@@ -249,82 +245,114 @@ class Restorer:
 
     def stop(self, plan: Plan) -> None:
         """Stop the units of the app; remember which of them ran."""
-        patterns = [f"{plan.app}@*", f"{plan.app}.*@*"]
-        listed = systemctl("list-units", "--plain", "--no-legend", "--state=active", *patterns).splitlines()
-        plan.units = [line.split()[0] for line in listed]
-        self.store(plan)
-        # Sockets and timers first, as they start services.
-        for kind in ("socket", "timer", "service"):
-            systemctl("stop", *(f"{pattern}.{kind}" for pattern in patterns))
+        plan.units = active_units(plan.app) or plan.units  # none are active when it is repeated
+        self.plans.store(plan)
+        stop_units(plan.app)
 
     def swap(self, plan: Plan) -> None:
-        """Put the former data aside, and the restored data in its place."""
+        """Put the former data aside, and the restored data in its place. After a crash, what is left of it is done."""
+        live = plan.live_data
         if plan.data:
-            live = APPS / plan.app / "data"
-            live.rename(plan.former_data)
-            self.note(plan, "data aside")
-            (Path(plan.folder) / "data").rename(live)
-            self.note(plan, "data")
+            if not os.path.lexists(plan.former_data):
+                self.note(plan, "data aside")
+                live.rename(plan.former_data)
+            if plan.restored_data.exists() or not os.path.lexists(live):
+                self.note(plan, "data")
+                plan.restored_data.rename(live)
         if plan.database:
-            if self.server.exists(plan.app):
-                self.server.rename(plan.app, plan.former_database)
+            restored = self.server.exists(plan.restored_database)
+            if restored and self.server.exists(plan.app) and not self.server.exists(plan.former_database):
                 self.note(plan, "database aside")
-            self.server.rename(plan.restored_database, plan.app)
-            self.note(plan, "database")
+                self.server.rename(plan.app, plan.former_database)
+            if restored or not self.server.exists(plan.app):
+                self.note(plan, "database")
+                self.server.rename(plan.restored_database, plan.app)
+            self.server.allow_connections(plan.app)
 
     def note(self, plan: Plan, step: str) -> None:
-        plan.swapped.append(step)
-        self.store(plan)
+        """Store a step before it is done, so that a crash cannot hide it."""
+        if step not in plan.swapped:
+            plan.swapped.append(step)
+            self.plans.store(plan)
 
     def start(self, plan: Plan) -> None:
         """Start the units that ran before; the restore is complete.
 
         Raises:
-            BackupError: when one does not start.
+            BackupError: when the restored data is not in place, or a unit does not start.
         """
-        self.start_units(plan)
+        if not plan.swapped or "undo" in plan.swapped:
+            raise BackupError(
+                f"The restored data of {plan.app} is not in place. Type: sudo backup restore {plan.app} --step undo"
+            )
+        if not plan.complete:
+            self.swap(plan)  # what a crash has left of it
+            plan.complete = True
+            self.plans.store(plan)
+        start_units(plan)
         self.finish(plan)
-
-    def start_units(self, plan: Plan) -> None:
-        for kind in ("socket", "service", "timer"):
-            units = [unit for unit in plan.units if unit.endswith(f".{kind}")]
-            if units and subprocess.run(["systemctl", "start", *units], capture_output=True).returncode:
-                raise BackupError(f"{', '.join(units)}: not all of them start.\nSee: journalctl -u '{plan.app}*'")
 
     def finish(self, plan: Plan) -> None:
+        """Forget the plan, then delete the files that it has restored and not put in place."""
+        self.plans.remove(plan)
         shutil.rmtree(plan.folder, ignore_errors=True)
-        self.plan_file(plan.app).unlink(missing_ok=True)
 
     def undo(self, plan: Plan) -> None:
-        """Take back what a restore has done, so that the app is as before."""
-        live = APPS / plan.app / "data"
-        if "database" in plan.swapped:
-            self.server.rename(plan.app, plan.restored_database)
-        if "database aside" in plan.swapped:
-            self.server.rename(plan.former_database, plan.app)
-        if "data" in plan.swapped:
-            live.rename(Path(plan.folder) / "data")
-        if "data aside" in plan.swapped:
-            plan.former_data.rename(live)
+        """Take back what a restore has done, so that the app is as before. What was in place is put aside."""
+        if plan.swapped:
+            if plan.complete:  # since then, other units may have been started
+                plan.units = active_units(plan.app) or plan.units
+                self.plans.store(plan)
+            self.note(plan, "undo")
+            stop_units(plan.app)
+            self.put_back(plan)
+        with contextlib.suppress(BackupError):
+            start_units(plan)
+        self.finish(plan)
         if plan.database:
             self.server.drop(plan.restored_database)
-        if plan.as_name and plan.data:
-            shutil.rmtree(APPS / plan.as_name, ignore_errors=True)
-        with contextlib.suppress(BackupError):
-            self.start_units(plan)
-        self.finish(plan)
+
+    def put_back(self, plan: Plan) -> None:
+        """Give the former data its names again. What exists decides, so it can be repeated after a crash."""
+        aside = []
+        if plan.database:
+            former, restored = (self.server.exists(x) for x in (plan.former_database, plan.restored_database))
+            # Without a former database, there may have been none, or it has its name again.
+            alone = "database" in plan.swapped and "database aside" not in plan.swapped and not restored
+            if (former or alone) and self.server.exists(plan.app):
+                self.server.rename(plan.app, plan.undone_database)
+            if former:
+                self.server.rename(plan.former_database, plan.app)
+            if self.server.exists(plan.app):
+                self.server.allow_connections(plan.app)
+            aside += [f"database {plan.undone_database}"] if self.server.exists(plan.undone_database) else []
+        if plan.data:
+            if os.path.lexists(plan.former_data):
+                if os.path.lexists(plan.live_data):
+                    plan.live_data.rename(plan.undone_data)
+                plan.former_data.rename(plan.live_data)
+            aside += [str(plan.undone_data)] if os.path.lexists(plan.undone_data) else []
+        plan.facts["undone"] = aside
 
     # --- what is kept aside -------------------------------------------------------------------------------------------
 
     def former(self, name: str) -> list[str]:
         """What earlier restores of an app have put aside."""
         app = self.settings.app(name)
-        folders = [str(path) for path in sorted((APPS / name).glob("data.before-*"))] if app.data else []
-        databases = self.server.named(f"{name}.before-%") if app.database else []
+        kinds = ("before", "undone")
+        folders = [str(path) for kind in kinds for path in sorted((APPS / name).glob(f"data.{kind}-*")) if app.data]
+        databases = [found for kind in kinds if app.database for found in self.server.named(f"{name}.{kind}-%")]
         return folders + [f"database {database}" for database in databases]
 
     def delete_former(self, name: str) -> list[str]:
-        """Delete what earlier restores of an app have put aside, and return it."""
+        """Delete what earlier restores of an app have put aside, and return it.
+
+        Raises:
+            BackupError: when a restore has not ended, as its undo needs the former data.
+        """
+        plan = self.plans.find(name)
+        if plan and plan.swapped:
+            raise plan.interrupted()
         found = self.former(name)
         for one in found:
             if one.startswith("database "):
@@ -338,6 +366,33 @@ def account_of(name: str) -> pwd.struct_passwd | None:
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(name)
     return None
+
+
+def patterns(app: str) -> list[str]:
+    return [f"{app}@*", f"{app}.*@*"]
+
+
+def active_units(app: str) -> list[str]:
+    listed = systemctl("list-units", "--plain", "--no-legend", "--state=active", *patterns(app)).splitlines()
+    return [line.split()[0] for line in listed]
+
+
+def stop_units(app: str) -> None:
+    # Sockets and timers first, as they start services.
+    for kind in ("socket", "timer", "service"):
+        systemctl("stop", *(f"{pattern}.{kind}" for pattern in patterns(app)))
+
+
+def start_units(plan: Plan) -> None:
+    """Start the units that ran before the restore.
+
+    Raises:
+        BackupError: when one does not start.
+    """
+    for kind in ("socket", "service", "timer"):
+        units = [unit for unit in plan.units if unit.endswith(f".{kind}")]
+        if units and subprocess.run(["systemctl", "start", *units], capture_output=True).returncode:
+            raise BackupError(f"{', '.join(units)}: not all of them start.\nSee: journalctl -u '{plan.app}*'")
 
 
 def systemctl(*argv: str) -> str:

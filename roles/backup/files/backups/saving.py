@@ -113,6 +113,11 @@ class Saver:
         try:
             exclude: list[str] = []
             if app.data:
+                if app.folder.is_symlink():
+                    raise BackupError(
+                        f"{app.folder} is a symbolic link, so the data behind it would not be saved.\nMake it a "
+                        "folder, for example with a bind mount of the other place."
+                    )
                 if not app.folder.is_dir():
                     raise BackupError(f"{app.folder} is missing. Deploy the app, or remove it from the inventory.")
                 copied = copies.copy_all(app.folder, stage / "sqlite")
