@@ -256,7 +256,7 @@ def test_a_swap_that_a_crash_has_interrupted_can_be_finished_or_undone(
     saver.run([])
     (data / "uploads/a.txt").write_text("former")
     plan = restorer.prepare("shop", replace=True)
-    done = []
+    done: list[Path] = []
 
     def crash(path: Path, to: Path) -> None:
         if len(done) == renames:
