@@ -16,7 +16,7 @@ testinfra_hosts = ["ansible://debian13"]
 Deploy = Callable[..., Run]
 Load = Callable[..., Any]
 Play = Callable[..., Run]
-DEPLOYS = int(os.environ.get("DEPLOYS", "8"))  # in a row, and a quarter as many rollbacks
+DEPLOYS = int(os.environ.get("DEPLOYS", "5"))  # in a row, and a quarter as many rollbacks
 
 
 @pytest.mark.alone
