@@ -78,10 +78,16 @@ def test_site_is_live_after_a_reboot(machine: Machine, running: Running, echo: W
         booted = machine.host.check_output("stat -c %Y /run/systemd/system")
         # Without stopping any service, like a power failure; delayed, so that this command returns.
         machine.host.run_expect([0], "systemd-run --collect sh -c 'sleep 0.5; systemctl reboot --force'")
-        time.sleep(2)
+
+        def has_restarted() -> bool:
+            try:
+                return bool(machine.host.check_output("stat -c %Y /run/systemd/system") != booted)
+            except (AssertionError, RuntimeError):  # SSH does not work in between
+                return False
+
+        wait_for(has_restarted, 90, "the machine has restarted")
         wait_for(lambda: machine.web.ask("/").status == 200, 60, "the site responds")
         wait_for(lambda: echo.ask("/").status == 200, 30, "the second app responds")
-        assert machine.host.check_output("stat -c %Y /run/systemd/system") != booted
         assert "Status: active" in machine.host.check_output("ufw status")
         for app in ("blueoctopus", "echo"):
             assert running(app) == [f"{app}@{machine.live(app)}.service"]
