@@ -116,7 +116,10 @@ def test_a_host_that_does_not_answer_is_a_row_and_the_others_are_shown(
 
 
 def test_an_old_backup_and_a_failed_unit_are_problems(machine: Machine, status: Status) -> None:
-    content = json.dumps({"last_backup": "2020-01-01T00:00:00Z", "size_bytes": 5, "problem": ""})
+    limits = {"backup": 50, "check": 340, "drill": 340}
+    settings = {"apps": [{"name": "echo"}], "targets": [{"name": "store"}], "max_age": limits}
+    made = {"echo": {"store": {"time": 1_577_836_800, "size": 5, "error": ""}}}  # in 2020
+    content = json.dumps({"settings": settings, "backups": made})
     with machine.host.sudo():
         machine.host.run_expect([0], f"mkdir -p /var/lib/backup && echo '{content}' >/var/lib/backup/status.json")
         machine.host.run("systemd-run --unit=broken --service-type=oneshot false")
