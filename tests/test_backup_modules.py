@@ -293,6 +293,7 @@ def test_the_status_of_a_host_shows_the_app_that_is_worst_off() -> None:
     now = 1_767_322_800.0  # 2026-01-02 03:00
     status = {
         "settings": {
+            "since": 0,
             "apps": [{"name": "shop"}, {"name": "blog"}],
             "targets": SETTINGS["targets"],
             "max_age": SETTINGS["max_age"],
@@ -309,7 +310,10 @@ def test_the_status_of_a_host_shows_the_app_that_is_worst_off() -> None:
         "last_check": "2026-01-02T02:59:00Z",
         "last_drill": None,
         "size_bytes": 22,
-        "problem": "blog: the last backup to store failed: No space left",
+        # No drill has been made since the beginning.
+        "problem": "shop: no backup was restored for a check for 340 hours; "
+        "blog: the last backup to store failed: No space left; "
+        "blog: no backup was restored for a check for 340 hours",
     }
 
 

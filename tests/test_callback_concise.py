@@ -131,6 +131,14 @@ def test_an_unchanged_run_is_the_name_of_each_play_and_the_recap(play: Play) -> 
     ]
 
 
+def test_a_play_for_an_empty_list_of_hosts_is_not_shown(play: Play) -> None:
+    check = "- hosts: all\n  name: Check\n  gather_facts: false\n  tasks: [{ansible.builtin.meta: noop}]\n"
+    output = play(check + check.replace("Check", "Unused").replace("all", '"{{ groups.unused | default([]) }}"'))
+    assert "PLAY [Check]" in output
+    assert "Unused" not in output
+    assert "no hosts matched" not in output
+
+
 ERRORS = """\
     - name: Rescue
       block:

@@ -12,6 +12,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.databases import (
     database_clients,
     database_servers,
     databases_of,
+    hosts_with_databases,
     redis_of,
     server_address,
     with_databases,
@@ -179,6 +180,22 @@ def test_a_run_that_leaves_out_the_database_host_is_refused() -> None:
     found = problems(hosts(web1=[APP | {"postgresql": True}], web2=[]), REMOTE, "web1")
     assert found == ["web1, option --limit: a run without db1, which has the database of shop"]
     assert problems(hosts(web1=[APP | {"postgresql": True}], web2=[]), REMOTE, "web2") == []
+
+
+def test_a_database_host_without_backups_beside_a_webserver_with_them_is_refused() -> None:
+    hostvars = hosts(web1=[APP | {"postgresql": True}], web2=[])
+    hostvars["web1"]["backup_targets"] = targets = [{"name": "store", "host": "store1"}]
+    (shown,) = problems(hostvars, REMOTE)
+    assert shown == ("web1, key backup_targets: set for web1, but not for db1, which has the database of shop")
+    hostvars["db1"]["backup_targets"] = targets
+    assert problems(hostvars, REMOTE) == []
+
+
+def test_only_hosts_with_a_database_or_an_instance_of_redis_have_the_play_for_them() -> None:
+    hostvars = hosts(web1=[APP | {"postgresql": True}], web2=[APP], web3=[APP | {"redis": True}])
+    groups = {"webservers": ["web1", "web2", "web3"], "databases": ["db1"]}
+    assert hosts_with_databases(hostvars, groups) == ["web3", "db1"]
+    assert hosts_with_databases(hosts(web1=[APP]), LOCAL) == []
 
 
 def test_a_webserver_whose_address_is_a_name_needs_its_addresses_for_the_firewall() -> None:

@@ -90,7 +90,8 @@ class CallbackModule(DefaultCallback):
     def v2_playbook_on_play_start(self, play: Any) -> None:
         if self._is_full:
             return super().v2_playbook_on_play_start(play)
-        self._play, self._pending_play = play, play
+        # A play whose list of hosts is empty belongs to a feature that no host uses.
+        self._play, self._pending_play = play, play if play.hosts else None
         self._stop_timer()
         # A play that is imported again is announced only if it has something to show.
         if play.get_name() not in self._shown_plays:
@@ -114,6 +115,10 @@ class CallbackModule(DefaultCallback):
     def v2_playbook_on_no_hosts_remaining(self) -> None:
         if self._is_full:
             super().v2_playbook_on_no_hosts_remaining()
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        if self._is_full or self._play.hosts:
+            super().v2_playbook_on_no_hosts_matched()
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._stop_timer()

@@ -82,6 +82,12 @@ def known_name(address: str, port: int) -> str:
     return address if port == 22 else f"[{address}]:{port}"
 
 
+def hosts_to_back_up(hostvars: Mapping[str, Entry], groups: Mapping[str, Iterable[str]]) -> list[str]:
+    """The hosts whose apps are backed up."""
+    hosts = dict.fromkeys([*groups.get("webservers", []), *groups.get("databases", [])])
+    return [host for host in hosts if hostvars[host].get("backup_targets")]
+
+
 def backup_servers(hostvars: Mapping[str, Entry]) -> dict[str, Any]:
     """Address, port and host key of the hosts of the group backups that this run has reached."""
     return {host: hostvars[host]["backup_server"] for host in hostvars if "backup_server" in hostvars[host]}
@@ -142,6 +148,7 @@ class FilterModule:
             "backup_addresses": backup_addresses,
             "backup_apps": backup_apps,
             "backup_clients_of": backup_clients_of,
+            "hosts_to_back_up": hosts_to_back_up,
             "backup_known_hosts": backup_known_hosts,
             "backup_repositories": backup_repositories,
             "backup_servers": backup_servers,

@@ -104,6 +104,17 @@ def redis_of(apps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"name": app["name"], **app["redis"]} for app in complete if app["redis"]]
 
 
+def hosts_with_databases(hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The hosts that have databases, or instances of Redis for their apps."""
+    hosts = dict.fromkeys([*groups.get("webservers", []), *groups.get("databases", [])])
+    webs = [*groups.get("webservers", [])]
+    return [
+        host
+        for host in hosts
+        if databases_of(host, hostvars, groups) or (host in webs and redis_of(hostvars[host].get("apps", [])))
+    ]
+
+
 class FilterModule:
     """The filters of this file."""
 
@@ -112,6 +123,7 @@ class FilterModule:
             "database_authorities": database_authorities,
             "database_clients": database_clients,
             "database_connections": connections,
+            "hosts_with_databases": hosts_with_databases,
             "database_servers": database_servers,
             "databases_of": databases_of,
             "max_connections": max_connections,

@@ -38,14 +38,6 @@ def size(number: float) -> str:
     return f"{number:.1f} TiB"
 
 
-def age(since: float, now: float) -> str:
-    """The time since a moment, for people."""
-    hours = (now - since) / 3600
-    return (
-        f"{hours * 60:.0f} min ago" if hours < 1 else f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"
-    )
-
-
 def first_line(text: str) -> str:
     return text.splitlines()[0] if text else ""
 
@@ -59,7 +51,7 @@ def find_problems(
         app: name of the app.
         settings: the host's settings of backups.
         status: the results.
-        since: when the settings were written; before that, nothing could have been done.
+        since: when the host began to make backups; before that, nothing could have been done.
         now: the time.
     """
     limits = settings["max_age"]
@@ -103,7 +95,8 @@ def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
     newest: list[dict[str, Any]] = [
         max(status["backups"].get(app, {}).values(), key=lambda one: one.get("time", 0), default={}) for app in apps
     ]
-    problems = [f"{app}: {text}" for app in apps for text in find_problems(app, settings, status, now, now)]
+    since = settings["since"]
+    problems = [f"{app}: {text}" for app in apps for text in find_problems(app, settings, status, since, now)]
     return {
         "last_backup": oldest(newest, "time"),
         "last_check": oldest([status["targets"].get(target, {}) for target in targets], "checked"),

@@ -107,6 +107,11 @@ def find_database_problems(hosts: Iterable[str], hostvars: Hostvars, groups: Gro
                 expected = f"true, as its database is on {server}"
                 yield web, Problem(f"app {app['name']}, key network", "False", expected, "network: true")
             yield from find_network_problems(web, hostvars[web], server, chosen, app["name"])
+        if server != web and hostvars[web].get("backup_targets") and not hostvars.get(server, {}).get("backup_targets"):
+            shown = f"set for {web}, but not for {server}, which has the database of {app['name']}"
+            expected = "the same on both, in group_vars/all.yml: each host backs up what it has"
+            example = example_of("backup_targets", machine_settings()["backup_targets"])
+            yield web, Problem("key backup_targets", shown, expected, example)
     for name, found in webs.items():
         if len(found) > 1:
             expected = "one database for all of them, on a host in the group databases"

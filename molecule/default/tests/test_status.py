@@ -117,7 +117,7 @@ def test_a_host_that_does_not_answer_is_a_row_and_the_others_are_shown(
 
 def test_an_old_backup_and_a_failed_unit_are_problems(machine: Machine, status: Status) -> None:
     limits = {"backup": 50, "check": 340, "drill": 340}
-    settings = {"apps": [{"name": "echo"}], "targets": [{"name": "store"}], "max_age": limits}
+    settings = {"apps": [{"name": "echo"}], "targets": [{"name": "store"}], "max_age": limits, "since": 0}
     made = {"echo": {"store": {"time": 1_577_836_800, "size": 5, "error": ""}}}  # in 2020
     content = json.dumps({"settings": settings, "backups": made})
     with machine.host.sudo():

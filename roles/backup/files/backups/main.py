@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -163,9 +164,10 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
 
 
 def record(settings: Settings, status: Status) -> None:
-    """Store what the status needs to know of the settings, which only root can read."""
+    """Store what the status needs to know of the settings, which only root can read, and when it was stored first."""
     apps, targets = ([{"name": one.name} for one in found] for found in (settings.apps, settings.targets))
-    status.record("settings", apps=apps, targets=targets, max_age=settings.max_age)
+    since = status.read().get("settings", {}).get("since", int(time.time()))
+    status.record("settings", apps=apps, targets=targets, max_age=settings.max_age, since=since)
 
 
 def remove_copy(name: str, restorer: Restorer) -> int:
