@@ -59,7 +59,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Let the webserver add backups
+- name: Allow the webserver to add backups
   blueoctopus.site.backup_access:
     clients:
       - name: web1
