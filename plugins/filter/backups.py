@@ -85,7 +85,7 @@ def known_name(address: str, port: int) -> str:
 def hosts_to_back_up(hostvars: Mapping[str, Entry], groups: Mapping[str, Iterable[str]]) -> list[str]:
     """The hosts whose apps are backed up."""
     hosts = dict.fromkeys([*groups.get("webservers", []), *groups.get("databases", [])])
-    return [host for host in hosts if hostvars[host].get("backup_targets")]
+    return [host for host in hosts if host in hostvars and hostvars[host].get("backup_targets")]
 
 
 def backup_servers(hostvars: Mapping[str, Entry]) -> dict[str, Any]:

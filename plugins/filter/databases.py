@@ -106,6 +106,8 @@ def redis_of(apps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def hosts_with_databases(hostvars: Hostvars, groups: Groups) -> list[str]:
     """The hosts that have databases, or instances of Redis for their apps."""
+    if not hostvars:
+        return []
     hosts = dict.fromkeys([*groups.get("webservers", []), *groups.get("databases", [])])
     webs = [*groups.get("webservers", [])]
     return [

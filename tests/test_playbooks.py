@@ -1,0 +1,27 @@
+"""The playbooks as Ansible reads them without connecting to a host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("option", ["--syntax-check", "--list-tasks"])
+def test_ansible_reads_every_playbook_with_the_shipped_inventory(option: str) -> None:
+    paths = sorted((PROJECT / "playbooks").glob("*.yml"))
+    assert len(paths) > 10
+    program = Path(sys.executable).parent / "ansible-playbook"
+    done = subprocess.run(
+        [program, option, "-i", "inventory/production", *paths],
+        cwd=PROJECT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
