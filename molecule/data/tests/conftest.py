@@ -39,3 +39,19 @@ def picture() -> bytes:
     header = struct.pack(">IIBBBBB", 640, 480, 8, 0, 0, 0, 0)
     rows = zlib.compress(b"".join(b"\0" + bytes([128]) * 640 for _ in range(480)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def local(machine: Machine) -> Machine:
+    """The webserver that has its databases itself."""
+    if machine.name != "web13":
+        pytest.skip("for the webserver with databases of its own")
+    return machine
+
+
+@pytest.fixture
+def remote(machine: Machine) -> Machine:
+    """The webserver that uses the database host."""
+    if machine.name != "web12":
+        pytest.skip("for the webserver that uses the database host")
+    return machine

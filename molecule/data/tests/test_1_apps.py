@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from uuid import uuid4
 
+import pytest
 from data.guestbook import NAMES, Guestbook
 from testinfra.host import Host
 from testing import Machine, Run, wait_for
@@ -92,18 +93,17 @@ def test_a_restart_of_postgresql_is_survived_without_a_restart_of_the_app(
     wait_for(lambda: guestbook.web.ask("/").status == 200, 15, "the app has connected again")
 
 
-def test_a_second_run_changes_nothing_and_check_mode_agrees(machine: Machine, play: Play) -> None:
-    if machine.name != "web13":
-        return  # both webservers and the database host are part of one run
+@pytest.mark.usefixtures("local")  # once: both webservers and the database host are part of the run
+def test_a_second_run_changes_nothing_and_check_mode_agrees(play: Play) -> None:
     for options in ([], ["--check", "--diff"]):
         run = play("site", *options, limit=ALL)
         assert run.code == 0, run.output
         assert [run.recap(name)["changed"] for name in ("web12", "web13", "db13")] == [0, 0, 0], run.output
 
 
-def test_a_run_without_the_database_host_is_refused_before_any_change(machine: Machine, play: Play) -> None:
-    if machine.name == "web12":
-        run = play("deploy")
-        assert run.code != 0
-        assert "option --limit" in run.output
-        assert "No host was changed" in run.output
+@pytest.mark.usefixtures("remote")
+def test_a_run_without_the_database_host_is_refused_before_any_change(play: Play) -> None:
+    run = play("deploy")
+    assert run.code != 0
+    assert "option --limit" in run.output
+    assert "No host was changed" in run.output

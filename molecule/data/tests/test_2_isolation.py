@@ -13,22 +13,6 @@ testinfra_hosts = ["ansible://webservers"]
 At = Callable[[str], Host]
 
 
-@pytest.fixture
-def local(machine: Machine) -> Machine:
-    """The webserver that has its databases itself."""
-    if machine.name != "web13":
-        pytest.skip("for the webserver with databases of its own")
-    return machine
-
-
-@pytest.fixture
-def remote(machine: Machine) -> Machine:
-    """The webserver that uses the database host."""
-    if machine.name != "web12":
-        pytest.skip("for the webserver that uses the database host")
-    return machine
-
-
 def test_through_the_socket_an_app_reaches_its_own_database_alone(local: Machine) -> None:
     with local.host.sudo():
         own = local.host.run("runuser -u other -- psql -h /run/postgresql -d other -Atc 'select 1'")
