@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.filter.apps import source_path
+from ansible_collections.blueoctopus.site.plugins.filter.apps import with_source_path
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from ansible_collections.blueoctopus.site.plugins.filter.apps import source_path
     ],
 )
 def test_a_folder_becomes_absolute_and_a_git_url_is_unchanged(source: str, path: str) -> None:
-    assert source_path(source, "/project") == path
+    assert with_source_path({"name": "shop", "source": source}, "/project") == {"name": "shop", "source": path}

@@ -162,7 +162,7 @@ def test_a_lock_needs_its_project(source: Path) -> None:
 
 def pack_source(**args: Any) -> dict[str, Any]:
     """The result of the whole action."""
-    task = SimpleNamespace(args={"name": "shop"} | args, async_val=0, environment=None)
+    task = SimpleNamespace(args={"app": {"name": "shop"} | args}, async_val=0, environment=None)
     action = packing.ActionModule.__new__(packing.ActionModule)
     action._task = task
     return dict(action.run(None, None)["package"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.blueoctopus.site.plugins.action.release_source import SECRET_SETTINGS, SETTINGS
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys, role_settings, with_defaults
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
@@ -89,7 +90,8 @@ def test_every_key_of_an_app_is_used_and_every_used_key_exists() -> None:
     used |= set(re.findall(r"site\.([a-z_]+)", (PROJECT / "roles/certificate/tasks/site.yml").read_text())) - {
         "certificate"
     }
-    used |= set(re.findall(r"entry\.([a-z_]+)", (PROJECT / "playbooks/deploy.yml").read_text()))
+    packing = (PROJECT / "plugins/action/release_source.py").read_text()
+    used |= {*SETTINGS, *SECRET_SETTINGS, *re.findall(r'args(?:\.get\(|\[)"([a-z_]+)"', packing)} - {"app"}
     used |= set(re.findall(r'app\["(postgresql|redis)"\]', (PROJECT / "plugins/filter/databases.py").read_text()))
     assert used == set(app_keys())
 

@@ -21,8 +21,9 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        args = dict(self._task.args)
-        archive = args["source"]["archive"]
+        source = dict(self._task.args["source"])
+        args = source.pop("settings", {}) | self._task.args | {"source": source}
+        archive = source["archive"]
         # As one string: Ansible masks each secret in all output, and a secret "1" would mask every 1.
         for name in ("secrets", "build_secrets", "basic_auth"):
             args[name] = json.dumps(args[name]) if args.get(name) else ""

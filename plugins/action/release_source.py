@@ -37,6 +37,9 @@ EXCLUDED = {
     ".ruff_cache",
     ".tox",
 }
+# The keys of an app that are options of release_build, too. Two further ones are secret.
+SETTINGS = ("requirements", "extras", "groups", "python", "environment", "static", "shared_paths")
+SECRET_SETTINGS = ("secrets", "basic_auth")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # A credential helper, so that the user name and the password do not appear in git's arguments.
 CREDENTIAL_HELPER = r"""!f() { printf 'username=%s\npassword=%s\n' "$RELEASE_GIT_USER" "$RELEASE_GIT_PASSWORD"; }; f"""
@@ -292,10 +295,9 @@ def remove_old_archives() -> None:
 
 def digest_of(manifest: str, args: dict[str, Any]) -> str:
     """The digest of everything that the release runs with on one host, as hex digits."""
-    keys = ("requirements", "extras", "groups", "python", "environment", "files", "static", "about", "shared_paths")
-    content = {key: args.get(key) for key in keys}
+    content = {key: args.get(key) for key in (*SETTINGS, "files", "about")}
     # A slow hash, so that nobody can guess short secrets from the digest.
-    hidden = [args.get(key) or {} for key in ("secrets", "basic_auth")]
+    hidden = [args.get(key) or {} for key in SECRET_SETTINGS]
     secrets = json.dumps(hidden, sort_keys=True, default=str).encode()
     slow = hashlib.scrypt(secrets, salt=str(args["name"]).encode(), n=2**14, r=8, p=1)
     whole = json.dumps([manifest, content, slow.hex()], sort_keys=True, default=str)
@@ -310,7 +312,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        args = dict(self._task.args)
+        args = {**self._task.args.get("app", {}), **{key: self._task.args.get(key, {}) for key in ("files", "about")}}
         CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_old_archives()
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
@@ -331,6 +333,7 @@ class ActionModule(ActionBase):
             "version": args.get("version") or "",
             "digest": digest_of(package["manifest"], args),
             "time": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+            "settings": {key: args[key] for key in (*SETTINGS, "files", "about") if key in args},
         }
         return result | {"changed": False, "package": package}
 

@@ -11,11 +11,11 @@ from typing import Any
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import with_defaults
 
 
-def source_path(source: str, project: str) -> str:
-    """The absolute path of a source folder, which may be relative to the project's root; a Git URL as it is."""
-    if re.match(r"\w+://|[\w.-]+@[\w.-]+:", source):
-        return source
-    return str((Path(project) / source).resolve())
+def with_source_path(app: Mapping[str, Any], project: str) -> dict[str, Any]:
+    """An entry of `apps` with the absolute path of a source folder that is relative to the project's root."""
+    source = app["source"]
+    is_url = re.match(r"\w+://|[\w.-]+@[\w.-]+:", source)
+    return {**app, "source": source if is_url else str((Path(project) / source).resolve())}
 
 
 def hosts_with_app(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], app: str) -> list[str]:
@@ -55,6 +55,6 @@ class FilterModule:
         return {
             "hosts_with_app": hosts_with_app,
             "log_lines": log_lines,
-            "source_path": source_path,
             "with_defaults": with_defaults,
+            "with_source_path": with_source_path,
         }

@@ -22,7 +22,9 @@ description:
   - When the host already has the release, nothing changes.
 options:
   source:
-    description: The return value RV(blueoctopus.site.release_source#module:package).
+    description: >-
+      The return value RV(blueoctopus.site.release_source#module:package). The options that it contains need not be
+      given again.
     type: dict
     required: true
   requirements:

@@ -13,72 +13,24 @@ description:
     any name are never packed. Submodules that are checked out are packed.
   - Fails for a work tree that git can't read, for pointers of Git LFS, for submodules of a repository at a URL, and
     for a list of dependencies that can't be installed in a release, such as one with an editable install.
-  - Calculates a digest of everything that a release runs with on this host. For this, it has some of the options of
-    M(blueoctopus.site.release_build).
+  - Calculates a digest of everything that a release runs with on this host.
 options:
-  name:
-    description: Name of the app.
-    type: str
-    required: true
-  source:
-    description: >-
-      Folder of the app on the control node, or the URL of a Git repository, which is cloned there. A password in it
-      never appears in errors, logs or lists of processes.
-    type: str
-    required: true
-  version:
-    description: Branch, tag or commit, only for a Git repository; its default branch when omitted.
-    type: str
-  subfolder:
-    description: Folder of the app in O(source). Other files of the source are not part of the release.
-    type: str
-    default: .
-  requirements:
-    description: File in that folder that lists the dependencies. See M(blueoctopus.site.release_build).
-    type: str
-    default: requirements.txt
-  extras:
-    description: See M(blueoctopus.site.release_build).
-    type: list
-    elements: str
-    default: []
-  groups:
-    description: See M(blueoctopus.site.release_build).
-    type: list
-    elements: str
-    default: []
-  python:
-    description: See M(blueoctopus.site.release_build).
-    type: str
-    default: /usr/bin/python3
-  environment:
-    description: See M(blueoctopus.site.release_build).
+  app:
+    description:
+      - The app, as an entry of C(apps) with the defaults of omitted keys. These of its keys are used.
+      - C(name) and C(source), the folder of the app on the control node or the URL of a Git repository, which is cloned
+        there. A password in the URL never appears in errors, logs or lists of processes.
+      - C(version), a branch, tag or commit of a Git repository; C(subfolder) of the source, outside of which no file is
+        part of the release.
+      - The options of M(blueoctopus.site.release_build) with the same names. A C(static) folder that the source does
+        not contain is an error, except for the folder C(static) at C(/static/). So is a path in C(shared_paths) that is
+        a link in the source or lies in a file.
     type: dict
-    default: {}
-  secrets:
-    description: See M(blueoctopus.site.release_build).
-    type: dict
-    default: {}
+    required: true
   files:
     description: See M(blueoctopus.site.release_build).
     type: dict
     default: {}
-  static:
-    description: >-
-      See M(blueoctopus.site.release_build). A folder that the source does not contain is an error, except for the
-      folder C(static) at C(/static/).
-    type: list
-    elements: dict
-    default: []
-  basic_auth:
-    description: See M(blueoctopus.site.release_build).
-    type: dict
-    default: {}
-  shared_paths:
-    description: See M(blueoctopus.site.release_build). Fails for a path that is a link in the source or lies in a file.
-    type: list
-    elements: str
-    default: []
   about:
     description: See M(blueoctopus.site.release_build).
     type: dict
@@ -95,8 +47,9 @@ attributes:
 EXAMPLES = r"""
 - name: Pack the source
   blueoctopus.site.release_source:
-    name: blueoctopus
-    source: "{{ playbook_dir }}/../app"
+    app:
+      name: blueoctopus
+      source: "{{ playbook_dir }}/../app"
   register: app_source
 """
 
@@ -104,7 +57,8 @@ RETURN = r"""
 package:
   description: >-
     The path of the C(archive) on the control node, its C(manifest), the C(commit) and C(version) of the source, the
-    C(time), and the C(digest) of everything that the release runs with on this host.
+    C(time), the C(digest) of everything that the release runs with on this host, and the C(settings), options of
+    M(blueoctopus.site.release_build) without secrets.
   returned: success
   type: dict
 """
