@@ -18,7 +18,7 @@ from typing import Any
 from testinfra.host import Host
 
 PROJECT = Path(__file__).resolve().parent.parent
-TIMEOUT = 15  # seconds for one response
+TIMEOUT = 60  # seconds for one response
 
 
 @dataclass

@@ -52,7 +52,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "a wrong wsgi name": (lambda _shop: None, {"wsgi": "shop:application"}, "Failed to find attribute 'application'"),
     "a health path that answers 500": (
         lambda shop: edit(shop / "shop.py", 'return "ok\\n"', 'raise RuntimeError("the database is gone")'),
-        {"health_timeout": 3},
+        {"health_timeout": 10},
         "RuntimeError: the database is gone",
     ),
     "a health path that never responds": (

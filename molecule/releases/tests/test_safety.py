@@ -265,7 +265,7 @@ def test_port_that_an_app_opens_is_closed_by_the_firewall(machine: Machine, depl
     )
     (shop / "shop.py").write_text((shop / "shop.py").read_text().replace("app = Flask", listen, 1))
     assert deploy("with a port").code == 0
-    assert machine.host.socket("tcp://5050").is_listening
+    assert machine.host.socket("tcp://0.0.0.0:5050").is_listening
     assert not machine.accepts(5050)
     assert deploy("without a port").code == 0
 
