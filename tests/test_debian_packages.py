@@ -1,4 +1,4 @@
-"""The tasks of the role app that install the Debian packages of an app, in check mode on the control node."""
+"""The tasks of the roles app and base that install Debian packages, in check mode on the control node."""
 
 from __future__ import annotations
 
@@ -16,23 +16,32 @@ PROJECT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not shutil.which("dpkg-query"), reason="the tasks are for Debian")
 
 
-CASES: dict[str, tuple[dict[str, list[str]], str]] = {
-    "without": ({"packages": [], "build_packages": []}, ""),
-    "installed": ({"packages": ["dpkg"], "build_packages": ["bash", "dpkg"]}, ""),
-    "missing": ({"packages": ["dpkg", "libnone1"], "build_packages": ["none-dev"]}, "libnone1, none-dev"),
+# For each role: its list of packages, and what it gets in each case.
+ROLES = {
+    "app": ("__app_debian_packages", "__app_missing_packages"),
+    "base": ("__base_all_packages", "__base_missing_packages"),
+}
+CASES: dict[str, tuple[list[str], list[str], str]] = {
+    "without": ([], [], ""),
+    "installed": (["dpkg"], ["bash", "dpkg"], ""),
+    "missing": (["dpkg", "libnone1"], ["none-dev"], "libnone1, none-dev"),
 }
 
 
-@pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The output of these tasks, with a host for each case."""
+@pytest.fixture(scope="module", params=ROLES)
+def output(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:
+    """The output of the tasks of a role, with a host for each case."""
+    role = request.param
     folder = tmp_path_factory.mktemp("packages")
-    known = yaml.safe_load((PROJECT / "roles/app/vars/main.yml").read_text())
-    variables = {name: known[name] for name in ("__app_debian_packages", "__app_missing_packages")}
-    play = {"hosts": "all", "gather_facts": False, "vars": variables}
-    play["tasks"] = [{"ansible.builtin.include_tasks": str(PROJECT / "roles/app/tasks/packages.yml")}]
+    known = yaml.safe_load((PROJECT / f"roles/{role}/vars/main.yml").read_text())
+    variables = {name: known[name] for name in ROLES[role]}
+    play = {"hosts": "all", "gather_facts": False, "vars": variables | {"base_role_packages": []}}
+    play["tasks"] = [{"ansible.builtin.include_tasks": str(PROJECT / f"roles/{role}/tasks/packages.yml")}]
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
-    hosts = {case: {"__app_entry": keys} for case, (keys, _missing) in CASES.items()}
+    hosts: dict[str, dict[str, object]] = {}
+    for case, (first, second, _missing) in CASES.items():
+        app = {"packages": first, "build_packages": second}
+        hosts[case] = {"__app_entry": app, "base_packages": first, "base_extra_packages": second}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
     run = subprocess.run(
@@ -48,7 +57,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("case", CASES)
 def test_only_missing_packages_are_installed(output: str, case: str) -> None:
-    _keys, missing = CASES[case]
+    _first, _second, missing = CASES[case]
     shown = output.partition(f"[{case}]\n")[2].split("\n")[0]
     assert shown == (f"Would install {missing}" if missing else ""), output
     recap = re.search(rf"^{case} .* changed=(\d+) ", output, re.MULTILINE)
