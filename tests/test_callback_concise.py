@@ -25,17 +25,15 @@ def play(tmp_path: Path) -> Play:
     def run(tasks: str, *options: str, hosts: str = "web1", color: bool = False) -> str:
         tasks = textwrap.dedent(tasks)
         if not tasks.startswith("- hosts:"):
-            tasks = (
-                f"- hosts: all\n  name: Provision\n  gather_facts: false\n  tasks:\n{textwrap.indent(tasks, '    ')}"
-            )
+            tasks = textwrap.indent(tasks, "    ")
+            tasks = f"- hosts: all\n  name: Provision\n  gather_facts: false\n  tasks:\n{tasks}"
         (tmp_path / "play.yml").write_text(tasks)
         inventory = {"all": {"hosts": dict.fromkeys(hosts.split()), "vars": {"ansible_connection": "local"}}}
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
         own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         colors = {"ANSIBLE_FORCE_COLOR": "1"} if color else {"ANSIBLE_NOCOLOR": "1"}
-        program = Path(sys.executable).parent / "ansible-playbook"
         return subprocess.run(
-            [str(program), "play.yml", "-i", "hosts.yml", *options],
+            [Path(sys.executable).parent / "ansible-playbook", "play.yml", "-i", "hosts.yml", *options],
             cwd=tmp_path,
             env=own | colors | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
             stdout=subprocess.PIPE,
@@ -48,8 +46,7 @@ def play(tmp_path: Path) -> Play:
 
 def lines(output: str) -> list[str]:
     """The lines between the name of the play and the recap, without announcements, which depend on the computer."""
-    body = output.partition("\nPLAY RECAP")[0].splitlines()
-    return [line for line in body[2:] if not line.startswith("running: ")]
+    return [line for line in output.partition("\nPLAY RECAP")[0].splitlines()[2:] if not line.startswith("running: ")]
 
 
 def test_a_changed_task_is_one_line_and_everything_else_is_left_out(play: Play, tmp_path: Path) -> None:
@@ -381,8 +378,7 @@ def test_with_v_everything_is_shown(play: Play, tmp_path: Path) -> None:
     (tmp_path / "library").mkdir()
     result = {"changed": True, "diff": {"before": "old\n", "after": MANY}}
     (tmp_path / "library/write.sh").write_text(f"#!/bin/sh\n# WANT_JSON\ncat <<'END'\n{json.dumps(result)}\nEND\n")
-    output = play(
-        """\
+    tasks = """\
         - name: Write
           write:
         - name: Change nothing
@@ -391,9 +387,8 @@ def test_with_v_everything_is_shown(play: Play, tmp_path: Path) -> None:
         - name: Fail
           ansible.builtin.fail:
             msg: reason
-        """,
-        *("-v", "--diff"),
-    )
+        """
+    output = play(tasks, "-v", "--diff")
     assert "+line 99" in output
     assert "TASK [Change nothing] ***" in output
     assert "stdout: hello" in output
