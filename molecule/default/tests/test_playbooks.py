@@ -91,3 +91,4 @@ def test_site_is_live_after_a_reboot(machine: Machine, running: Running, echo: W
         assert "Status: active" in machine.host.check_output("ufw status")
         for app in ("blueoctopus", "echo"):
             assert running(app) == [f"{app}@{machine.live(app)}.service"]
+        assert machine.host.check_output("su --login --command='echo $LANG'") == "C.UTF-8"
