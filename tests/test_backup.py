@@ -535,6 +535,64 @@ def test_a_link_to_another_database_is_not_followed(tmp_path: Path, data: Path, 
     assert copies.copy_all(data, tmp_path / "stage") == []
 
 
+@pytest.mark.parametrize("swapped", ["the database", "its folder"])
+def test_a_database_that_is_swapped_for_a_link_while_sqlite_opens_it_is_not_copied(
+    make: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    make()
+    for folder in (data / "own", tmp_path / "secret"):
+        folder.mkdir()
+        database(folder / "app.db", 3).close()
+    given = data / "own" if swapped == "its folder" else data / "own/app.db"
+    secret = tmp_path / "secret" / given.relative_to(data / "own")
+    real = sqlite3.connect
+
+    def connect(path: Any, **options: Any) -> sqlite3.Connection:
+        if "own/app.db" not in str(path) or "stage" in str(path):
+            return real(path, **options)
+        given.rename(tmp_path / "aside")
+        given.symlink_to(secret)
+        opened = real(path, **options)
+        opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        given.unlink()
+        (tmp_path / "aside").rename(given)
+        return opened
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(Path, "resolve", lambda path: path)  # as if that was before the swap
+    assert copies.copy_all(data, tmp_path / "stage") == []
+    assert not (tmp_path / "stage/own/app.db").exists()
+
+
+def test_a_database_that_is_swapped_for_a_link_before_its_bytes_are_copied_is_not_copied(
+    make: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make()
+    database(data / "app.db", 3).close()
+    database(tmp_path / "secret.db", 3).close()
+    (data / "app.db-wal").write_bytes(b"")
+
+    def swap(*_: Any, **__: Any) -> None:
+        (data / "app.db").unlink()
+        (data / "app.db").symlink_to(tmp_path / "secret.db")
+        raise sqlite3.OperationalError
+
+    monkeypatch.setattr(copies, "read", swap)
+    assert copies.copy_all(data, tmp_path / "stage") == []
+    assert not os.path.lexists(tmp_path / "stage/app.db")
+
+
+def test_a_copy_that_is_a_link_in_the_backup_is_refused(tmp_path: Path) -> None:
+    for folder in ("data", "copies"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "copies/app.db").symlink_to(tmp_path / "secret")
+    entry = {"path": "app.db", "mode": 0o600, "uid": os.getuid(), "gid": os.getgid()}
+    with pytest.raises(BackupError, match=r"app\.db cannot be restored"):
+        placing.put_copies(tmp_path / "copies", tmp_path / "data", [entry])
+    assert list((tmp_path / "data").iterdir()) == []
+
+
 def test_a_database_is_never_put_behind_a_link(tmp_path: Path) -> None:
     for folder in ("data", "copies/inner", "elsewhere"):
         (tmp_path / folder).mkdir(parents=True)

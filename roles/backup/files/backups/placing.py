@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from backups.settings import BackupError
 
@@ -26,6 +26,20 @@ def open_below(top: Path, parts: tuple[str, ...]) -> int:
     return folder
 
 
+def open_inside(top: Path, path: PurePosixPath, flags: int) -> IO[bytes]:
+    """Open a file below a folder.
+
+    Raises:
+        OSError: when it, or a part of its path, is a link, or does not exist.
+    """
+    folder = open_below(top, path.parts[:-1])
+    try:
+        opened = os.open(path.name, flags | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+    finally:
+        os.close(folder)
+    return os.fdopen(opened, "wb" if flags & os.O_WRONLY else "rb")
+
+
 def put_copies(copies: Path, data: Path, described: list[dict[str, Any]]) -> None:
     """Put copies of SQLite databases into a data folder, with their modes and owners.
 
@@ -41,22 +55,18 @@ def put_copies(copies: Path, data: Path, described: list[dict[str, Any]]) -> Non
         path = PurePosixPath(one["path"])
         if path.is_absolute() or ".." in path.parts:
             raise BackupError(f"The backup has a database at {path}, which is not in the data folder.")
+        create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
-            folder = open_below(data, path.parts[:-1])
-        except OSError as error:
-            raise BackupError(f"The database {path} cannot be restored: {error.strerror} in its path.") from None
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             with (
-                (copies / path).open("rb") as source,
-                os.fdopen(os.open(path.name, flags, 0o600, dir_fd=folder), "wb") as to,
+                open_inside(copies, path, os.O_RDONLY) as source,
+                open_inside(data, path, create) as to,
             ):
                 shutil.copyfileobj(source, to)
                 if os.geteuid() == 0:
                     os.fchown(to.fileno(), one["uid"], one["gid"])
                 os.fchmod(to.fileno(), one["mode"] & 0o777)
-        finally:
-            os.close(folder)
+        except OSError as error:
+            raise BackupError(f"The database {path} cannot be restored: {error.strerror} in its path.") from None
 
 
 def give_to(folder: Path, before: tuple[int, int], after: tuple[int, int]) -> None:
