@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import threading
 import time
@@ -39,7 +40,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     (data / "uploads").mkdir(parents=True)
     (data / "uploads/a.txt").write_text("ahoy")
     (data / "uploads/link").symlink_to("a.txt")
-    for folder in ("etc", "state", "state/drill"):
+    for folder in ("etc", "state", "state/drill", "state/shared"):
         (tmp_path / folder).mkdir()
     (tmp_path / "etc/password").write_text("squid-ink")
 
@@ -631,6 +632,82 @@ def test_files_belong_to_the_app_although_its_number_differs_on_this_host(
     assert data.stat().st_uid == 60002
 
 
+def forge(data: Path, state: Path, kind: str) -> None:
+    """Change the stage and the data before they are saved, as a user who can write to the repository may."""
+    if kind == "folder":
+        shutil.rmtree(data)
+        data.symlink_to("/etc")
+    elif kind == "manifest":
+        (state / "stage/shop" / saving.MANIFEST).rename(state / "stage/shop/other")
+        (state / "stage/shop" / saving.MANIFEST).symlink_to("other")
+    elif os.getuid() == 0:
+        os.mknod(data / "disk", 0o660 | stat.S_IFBLK, os.makedev(7, 0))
+        (data / "uploads/a.txt").chmod(0o4755)
+
+
+@pytest.mark.parametrize("kind", ["folder", "manifest"])
+def test_a_link_in_a_backup_leads_a_restore_nowhere(
+    saver: Saver, restorer: Restorer, data: Path, folders: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Restic.save_files
+
+    def save(restic: Restic, *given: Any) -> engine.Saved:
+        forge(data, folders["state"], kind)
+        return real(restic, *given)
+
+    saver.engine(saver.settings.target()).create()
+    monkeypatch.setattr(Restic, "save_files", save)
+    assert saver.run(["shop"]) == []
+    with pytest.raises(BackupError, match="has a link or a device at"):
+        restorer.prepare("shop", replace=True)
+    assert list(data.parent.glob(".restore-*")) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+def test_a_restore_creates_no_devices_and_no_files_that_run_as_another_user(
+    saver: Saver, restorer: Restorer, data: Path, folders: dict[str, Any]
+) -> None:
+    forge(data, folders["state"], "privileges")
+    assert saver.run([]) == []
+    replaced(restorer)
+    assert (data / "uploads/a.txt").stat().st_mode & 0o7777 == 0o755
+    assert not (data / "disk").exists()
+
+
+@pytest.mark.parametrize("name", ["lock", "status.json", "status.lock"])
+def test_root_follows_no_link_in_the_folder_that_it_shares(saver: Saver, tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"secret": 1}')
+    secret.chmod(0o600)
+    (tmp_path / "state/shared" / name).symlink_to(secret)
+    with contextlib.suppress(OSError):
+        status.Status(saver.state).record("settings", since=1)
+        with status.locked(status.shared(saver.state) / "lock"):
+            pass
+    assert secret.read_text() == '{"secret": 1}'
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert "secret" not in status.Status(saver.state).read()
+
+
+def test_root_lets_the_unit_make_a_backup(
+    make: Make, folders: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = make()
+    monkeypatch.setattr(main, "load", lambda: chosen)
+    monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
+    monkeypatch.setattr(main, "is_root", lambda: True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/systemctl").write_text(f"#!/bin/sh\necho $* >>{tmp_path}/called\n")
+    (tmp_path / "bin/systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
+    assert [main.main(argv) for argv in (["run", "all"], ["drill", "shop"], ["run", "../x"])] == [0, 0, 1]
+    assert (tmp_path / "called").read_text().splitlines() == [
+        "start backup@all.service",
+        "start backup-drill@shop.service",
+    ]
+    assert not (tmp_path / "state/stage").exists()
+
+
 # --- append-only ----------------------------------------------------------------------------------------------------
 
 
@@ -678,6 +755,7 @@ def test_the_commands_of_the_guide(
     monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
     monkeypatch.setattr(main, "Restorer", lambda given: Restorer(given, **folders))
     monkeypatch.setattr(main, "Drill", lambda given: Drill(given, **folders))
+    monkeypatch.setattr(main, "is_root", lambda: False)
     for command in (["run", "all"], ["drill", "shop"], ["check"], ["list"], ["prune", "disk"]):
         assert main.main(command) == 0, command
     assert main.main(["restore", "shop"]) == 1

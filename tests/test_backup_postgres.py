@@ -99,7 +99,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(restoring, "systemctl", lambda *_: "")
     monkeypatch.setattr(saving, "Server", lambda: Server(role="backups"))
     monkeypatch.setattr(saving, "dump_command", lambda name: [*dump_command(name), "--username=backups"])
-    for folder in ("etc", "state", "state/drill"):
+    for folder in ("etc", "state", "state/drill", "state/shared"):
         (tmp_path / folder).mkdir()
     (tmp_path / "etc/password").write_text("squid-ink")
     return {"state": tmp_path / "state", "config": tmp_path / "etc"}

@@ -16,12 +16,12 @@ from typing import Any
 from backups import runs
 from backups.copies import problems
 from backups.engine import Restic
-from backups.placing import put_copies
+from backups.placing import put_copies, restored
 from backups.postgres import Server
 from backups.restoring import SPARE
 from backups.saving import CHECKED_EVERY, MANIFEST
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
-from backups.status import Status, locked
+from backups.status import Status, locked, shared
 
 COMMAND_TIMEOUT = 3600  # seconds
 
@@ -53,7 +53,7 @@ class Drill:
         """Drill some apps, or all, and record the results; return what failed."""
         chosen = [self.settings.app(name) for name in names] or list(self.settings.apps)
         failures = []
-        with locked(self.state / "drill.lock"):
+        with locked(shared(self.state) / "drill.lock"):
             for app in chosen:
                 begun = time.time()
                 result: dict[str, Any] = {"time": int(begun), "target": self.target.name, "error": ""}
@@ -100,15 +100,13 @@ class Drill:
 
     def check_files(self, app: App, folder: Path) -> dict[str, Any]:
         """Check the restored files, whose contents restic has verified, and the SQLite databases among them."""
-        stage = Path(f"{folder}{self.state}/stage/{app.name}")
-        about = json.loads((stage / MANIFEST).read_text())
+        stage = self.state / "stage" / app.name
+        about = json.loads(restored(folder, stage / MANIFEST).read_text())
         if not app.data:
             return {}
-        data = Path(f"{folder}{APPS / app.name / 'data'}")
-        if data.is_symlink() or not data.is_dir():
-            raise BackupError(f"The backup of {app.name} has no data folder, so its files were not saved.")
+        data = restored(folder, APPS / app.name / "data")
         make_removable(data)
-        put_copies(stage / "sqlite", data, about["sqlite"])
+        put_copies(Path(f"{folder}{stage / 'sqlite'}"), data, about["sqlite"])
         if damaged := problems(data):
             raise BackupError(f"Damaged SQLite databases in the backup of {app.name}: {'; '.join(damaged)}")
         return {"files": sum(len(names) for _, _, names in os.walk(data)), "sqlite": len(about["sqlite"])}

@@ -19,7 +19,7 @@ from backups import copies, runs
 from backups.engine import NoRepository, Restic
 from backups.postgres import Server, dump_command
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
-from backups.status import Status, locked
+from backups.status import Status, locked, shared
 
 CHECKED_EVERY = 7 * 86400  # seconds
 CHECKED_PART = 10  # a check reads one of so many parts of the data
@@ -45,13 +45,14 @@ class Saver:
 
     def engine(self, target: Target) -> Restic:
         limit = self.settings.limit_upload
-        return Restic(target, self.settings.host, self.config, self.state, self.cache, limit)
+        known_hosts = shared(self.state) if os.geteuid() else self.state
+        return Restic(target, self.settings.host, self.config, known_hosts, self.cache, limit)
 
     def run(self, names: list[str]) -> list[str]:
         """Back up some apps, or all, to every target; return what failed. A failure stops nothing else."""
         chosen = [self.settings.app(name) for name in names] or list(self.settings.apps)
         failures = []
-        with locked(self.state / "lock"):
+        with locked(shared(self.state) / "lock"):
             for target in self.settings.targets:
                 for app in chosen:
                     if error := self.back_up(app, target):
