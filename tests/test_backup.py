@@ -384,6 +384,29 @@ def test_a_damaged_repository_is_found_by_the_check_and_the_drill(
     assert "is damaged" in status.Status(folders["state"]).read()["drills"]["shop"]["error"]
 
 
+def test_a_repository_that_is_gone_is_not_replaced_by_an_empty_one(
+    make: Make,
+    folders: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = make()
+    saver = Saver(chosen, cache=None, **folders)
+    assert saver.run(["shop"]) == []
+    shutil.rmtree(tmp_path / "repository")
+    assert "The repository on disk is gone" in saver.run(["shop"])[0]
+    assert not (tmp_path / "repository").exists()
+    moved = replace(chosen, targets=(Target("disk", str(tmp_path / "new")),))
+    assert Saver(moved, cache=None, **folders).run(["shop"]) == []  # the first time there
+    shutil.rmtree(tmp_path / "new")
+    monkeypatch.setattr(main, "load", lambda: moved)
+    monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
+    assert main.main(["forget-repository", "disk"]) == 0
+    assert "the next backup starts a new one" in capsys.readouterr().out
+    assert Saver(moved, cache=None, **folders).run(["shop"]) == []
+
+
 @pytest.mark.parametrize(
     ("target", "cause"),
     [
@@ -407,6 +430,7 @@ def test_a_target_that_is_down_is_named(
         ("Fatal: unable to save snapshot: write: no space left on device", "is full"),
         ("Fatal: unable to create lock in backend: repository is already locked by PID 1", "Another run uses"),
         ("client.PutObject: Access Denied.", "refused it"),
+        ("Fatal: unable to open config file: x\nIs there a repository at the following location?", "has no repository"),
         ("Load(<data/1>): ciphertext verification failed", "is damaged"),
         ("nobody@host: Permission denied (publickey).", "does not accept the login"),
         ("rclone: Permission denied (publickey).\nFatal: error talking HTTP to rclone", "does not accept the login"),

@@ -83,9 +83,28 @@ class Saver:
         try:
             size, added = self.save_once(app, restic, stamp, about)
         except NoRepository:
+            self.check_first_time(restic.target)
             restic.create()
             size, added = self.save_once(app, restic, stamp, about)
+        Status(self.state).record("targets", restic.target.name, repository=restic.target.repository)
         return {"size": size, "added": added, "stamp": stamp, "warnings": about.get("warnings", [])}
+
+    def check_first_time(self, target: Target) -> None:
+        """Check that this host has not had a repository on a target.
+
+        Raises:
+            BackupError: when it had one, which is gone.
+        """
+        known = Status(self.state).read()["targets"].get(target.name, {})
+        if known.get("repository") == target.repository:
+            raise BackupError(
+                f"The repository on {target.name} is gone, with all backups in it. Nothing was saved.\nIs the disk "
+                f"mounted, was a folder renamed? To start a new repository: sudo backup forget-repository {target.name}"
+            )
+
+    def forget_repository(self, target: Target) -> None:
+        """Forget that a target had a repository, so that the next backup starts a new one."""
+        Status(self.state).record("targets", target.name, repository="", error="")
 
     def save_once(self, app: App, restic: Restic, stamp: str, about: dict[str, Any]) -> tuple[int, int]:
         size = added = 0
