@@ -220,6 +220,30 @@ def test_the_drill_restores_into_a_scratch_database_and_drops_it(
     assert shop.named("shop%") == ["shop"]
 
 
+@pytest.mark.parametrize("statement", ["", "CREATE TABLE public.orders (id int)"])
+def test_the_drill_accepts_a_database_that_was_empty_when_it_was_saved(
+    chosen: Settings, folders: dict[str, Any], cluster: Server, statement: str
+) -> None:
+    cluster.create("shop", "shop")
+    try:
+        cluster.let_connect("shop", "backups")
+        cluster.sql(statement, "shop")
+        assert Saver(chosen, cache=None, **folders).run([]) == []
+        assert Drill(chosen, server=Server(role="backups-restore"), **folders).run([]) == []
+    finally:
+        cluster.drop("shop")
+
+
+def test_the_drill_reports_a_backup_without_the_rows_of_its_database(
+    chosen: Settings, folders: dict[str, Any], shop: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_tables = [*dump_command("shop"), "--username=backups", "--schema-only"]
+    monkeypatch.setattr(saving, "dump_command", lambda _: only_tables)
+    assert Saver(chosen, cache=None, **folders).run([]) == []
+    failures = Drill(chosen, server=Server(role="backups-restore"), **folders).run([])
+    assert "has 2 tables and no row, but had rows" in failures[0]
+
+
 def test_a_database_that_is_down_is_an_error_and_saves_nothing(
     chosen: Settings, folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -85,10 +85,11 @@ class Drill:
             if needed + SPARE > free:
                 raise BackupError(f"The drill needs {needed >> 20} MiB, but {folder} has {free >> 20} MiB free.")
             engine.restore(run.files, folder)
-            found = {"backup": run.stamp, "size": needed, **self.check_files(app, folder)}
+            about = json.loads(restored(folder, self.state / "stage" / app.name / MANIFEST).read_text())
+            found = {"backup": run.stamp, "size": needed, **self.check_files(app, folder, about)}
             if database:
                 engine.restore(run.database, folder)
-                found |= self.check_database(folder / f"{app.name}.dump", database)
+                found |= self.check_database(restored(folder, Path(f"/{app.name}.dump")), database, about)
             self.call_command(app, folder, database)
             return found
         finally:
@@ -98,27 +99,27 @@ class Drill:
             make_removable(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def check_files(self, app: App, folder: Path) -> dict[str, Any]:
+    def check_files(self, app: App, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
         """Check the restored files, whose contents restic has verified, and the SQLite databases among them."""
-        stage = self.state / "stage" / app.name
-        about = json.loads(restored(folder, stage / MANIFEST).read_text())
         if not app.data:
             return {}
         data = restored(folder, APPS / app.name / "data")
         make_removable(data)
-        put_copies(Path(f"{folder}{stage / 'sqlite'}"), data, about["sqlite"])
+        put_copies(Path(f"{folder}{self.state}/stage/{app.name}/sqlite"), data, about["sqlite"])
         if damaged := problems(data):
             raise BackupError(f"Damaged SQLite databases in the backup of {app.name}: {'; '.join(damaged)}")
         return {"files": sum(len(names) for _, _, names in os.walk(data)), "sqlite": len(about["sqlite"])}
 
-    def check_database(self, dump: Path, name: str) -> dict[str, Any]:
+    def check_database(self, dump: Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
         """Load a dump into a scratch database, and count its tables and rows."""
         self.server.drop(name)
         self.server.create(name, self.server.sql("SELECT current_user"), like=name.removesuffix(".drill"))
         self.server.load(dump, name)
         tables, rows = self.server.rows(name)
-        if not rows:
-            raise BackupError(f"The database in the backup has {tables} tables and no row.")
+        if not rows and about.get("has_rows"):
+            raise BackupError(
+                f"The database in the backup has {tables} tables and no row, but had rows when it was saved."
+            )
         return {"tables": tables, "rows": rows}
 
     def call_command(self, app: App, folder: Path, database: str) -> None:

@@ -136,6 +136,12 @@ class Server:
         if self.sql("SELECT 1 FROM pg_roles WHERE rolname = :'role'", role=role):
             self.sql('GRANT CONNECT ON DATABASE :"name" TO :"role"', name=name, role=role)
 
+    def has_rows(self, name: str) -> bool:
+        """Whether a table of a database has a row."""
+        tables = self.sql(TABLES, name).splitlines()
+        found = " OR ".join(f"EXISTS (SELECT FROM {table})" for table in tables)
+        return bool(tables) and self.sql(f"SELECT {found}", name) == "t"
+
     def rows(self, name: str) -> tuple[int, int]:
         """The number of tables of a database, and of their rows."""
         tables = self.sql(TABLES, name).splitlines()

@@ -111,6 +111,7 @@ class Saver:
         if app.database:
             server = Server()
             about |= {"postgresql": server.major(), "extensions": server.extensions(app.name)}
+            about["has_rows"] = server.has_rows(app.name)
             saved = restic.save_output(
                 dump_command(app.name), f"/{app.name}.dump", runs.tags_of(app.name, "database", stamp)
             )
