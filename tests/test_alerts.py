@@ -177,7 +177,9 @@ def test_a_message_for_a_channel_that_was_removed_is_dropped() -> None:
     assert state["waiting"] == []
 
 
-@pytest.mark.parametrize(("status", "left"), [("400", 0), ("413", 0), ("401", 2), ("404", 2), ("410", 2), ("429", 2), ("500", 2)])
+@pytest.mark.parametrize(
+    ("status", "left"), [("400", 0), ("413", 0), ("401", 2), ("404", 2), ("410", 2), ("429", 2), ("500", 2)]
+)
 def test_only_a_message_that_is_refused_for_good_is_dropped(web: str, status: str, left: int) -> None:
     waiting = [{"time": NOW, "channels": ["webhook"], "message": {"text": "x"}} for _ in range(2)]
     state: dict[str, Any] = {"waiting": waiting}
