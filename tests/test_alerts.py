@@ -462,3 +462,25 @@ def test_the_history_of_the_apps_is_copied_for_the_program(render: Callable[...,
     assert len(lines) == 10
     assert lines[0] == 'blog {"n": 4}'
     assert lines[-1] == 'shop {"n": 8}'
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("systemd-sysusers"), reason="needs root and systemd-sysusers")
+def test_the_groups_of_the_unit_exist_before_other_roles_create_their_users(
+    render: Callable[..., str], tmp_path: Path
+) -> None:
+    groups = ["certificates", "backups"]
+    for role in ("alert", "backup"):
+        (tmp_path / f"{role}.conf").write_text(render(role, "sysusers.conf.j2", alert_groups=groups))
+    (tmp_path / "root/etc").mkdir(parents=True)
+
+    def create(name: str) -> str:
+        command = ["systemd-sysusers", f"--root={tmp_path}/root", f"{tmp_path}/{name}.conf"]
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        return (tmp_path / "root/etc/group").read_text()
+
+    made = {line.partition(":")[0] for line in create("alert").splitlines()}
+    shown = render("alert", "alert.service.j2", alert_groups=groups)
+    (line,) = [line for line in shown.splitlines() if line.startswith("SupplementaryGroups=")]
+    assert set(line.partition("=")[2].split()) - {"adm", "systemd-journal"} <= made  # Debian has these two
+    assert create("backup").count("\nbackups:") == 1
+    assert "backups:" in (tmp_path / "root/etc/passwd").read_text()
