@@ -244,6 +244,8 @@ def test_results_since_the_start_are_shown() -> None:
     assert problems == ["shop to cloud: down"]
     drills = {"drills": {"shop": {"time": 100, "target": "store", "error": "", "rows": 3, "size": 5, "seconds": 2}}}
     assert backup_run.drill_lines(drills, 100) == (["shop from store: 3 rows, 5 B, 2 s"], [])
+    drills["drills"]["shop"]["note"] = "not loaded"
+    assert backup_run.drill_lines(drills, 100)[0][1] == "  not loaded"
 
 
 # --- the status -----------------------------------------------------------------------------------------------------

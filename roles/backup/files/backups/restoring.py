@@ -231,12 +231,9 @@ class Restorer:
             plan.facts["note"] = f"The backup is of PostgreSQL {there}; it is now in PostgreSQL {here}."
         name = plan.restored_database
         self.server.create(name, plan.app, like=plan.app)
-        for extension in about["extensions"]:
-            self.server.sql(
-                'CREATE EXTENSION IF NOT EXISTS :"extension" SCHEMA public CASCADE', name, extension=extension
-            )
+        schemas = self.server.create_extensions(name, about["extensions"], plan.app)
         with self.server.member(plan.app, LOADER):
-            self.loader.load(dump, name, owner=plan.app)
+            self.loader.load(dump, name, owner=plan.app, schemas=schemas)
         dump.unlink()
         self.server.sql("ANALYZE", name)
         self.server.let_connect(name, READER)

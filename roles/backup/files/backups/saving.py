@@ -111,7 +111,8 @@ class Saver:
         if app.database:
             server = Server()
             about |= {"postgresql": server.major(), "extensions": server.extensions(app.name)}
-            about["has_rows"] = server.has_rows(app.name)
+            with contextlib.suppress(BackupError):  # a table was dropped in the meantime
+                about["has_rows"] = server.has_rows(app.name)
             saved = restic.save_output(
                 dump_command(app.name), f"/{app.name}.dump", runs.tags_of(app.name, "database", stamp)
             )
