@@ -180,14 +180,8 @@ def test_the_time_that_other_hosts_need_is_no_error_of_a_clock() -> None:
 
 
 def test_the_answer_of_a_host_has_the_times_of_the_control_node() -> None:
-    command = [
-        Path(sys.executable).parent / "ansible",
-        "localhost",
-        "-m",
-        "blueoctopus.site.host_status",
-        "-a",
-        "apps=shop",
-    ]
+    program = str(Path(sys.executable).parent / "ansible")
+    command = [program, "localhost", "-m", "blueoctopus.site.host_status", "-a", "apps=shop"]
     own = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "json", "LC_ALL": "C.UTF-8"}
     own |= {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "true"}
     done = subprocess.run(command, cwd=PROJECT, env=os.environ | own, capture_output=True, text=True)
