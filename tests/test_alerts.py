@@ -177,12 +177,15 @@ def test_a_message_for_a_channel_that_was_removed_is_dropped() -> None:
     assert state["waiting"] == []
 
 
-@pytest.mark.parametrize(("status", "left"), [("400", 0), ("413", 0), ("401", 2), ("429", 2), ("500", 2)])
+@pytest.mark.parametrize(
+    ("status", "left"), [("400", 0), ("413", 0), ("401", 2), ("404", 2), ("410", 2), ("429", 2), ("500", 2)]
+)
 def test_only_a_message_that_is_refused_for_good_is_dropped(web: str, status: str, left: int) -> None:
     waiting = [{"time": NOW, "channels": ["webhook"], "message": {"text": "x"}} for _ in range(2)]
     state: dict[str, Any] = {"waiting": waiting}
     deliver(state, {"webhook": lambda content: send_webhook(f"{web}/{status}", content)}, NOW)
     assert len(state["waiting"]) == left
+    assert f"status {status}" in state["delivery"]["error"]
     assert ("dropped" in state["delivery"]["error"]) == (not left)
 
 
@@ -459,3 +462,25 @@ def test_the_history_of_the_apps_is_copied_for_the_program(render: Callable[...,
     assert len(lines) == 10
     assert lines[0] == 'blog {"n": 4}'
     assert lines[-1] == 'shop {"n": 8}'
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("systemd-sysusers"), reason="needs root and systemd-sysusers")
+def test_the_groups_of_the_unit_exist_before_other_roles_create_their_users(
+    render: Callable[..., str], tmp_path: Path
+) -> None:
+    groups = ["certificates", "backups"]
+    for role in ("alert", "backup"):
+        (tmp_path / f"{role}.conf").write_text(render(role, "sysusers.conf.j2", alert_groups=groups))
+    (tmp_path / "root/etc").mkdir(parents=True)
+
+    def create(name: str) -> str:
+        command = ["systemd-sysusers", f"--root={tmp_path}/root", f"{tmp_path}/{name}.conf"]
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        return (tmp_path / "root/etc/group").read_text()
+
+    made = {line.partition(":")[0] for line in create("alert").splitlines()}
+    shown = render("alert", "alert.service.j2", alert_groups=groups)
+    (line,) = [line for line in shown.splitlines() if line.startswith("SupplementaryGroups=")]
+    assert set(line.partition("=")[2].split()) - {"adm", "systemd-journal"} <= made  # Debian has these two
+    assert create("backup").count("\nbackups:") == 1
+    assert "backups:" in (tmp_path / "root/etc/passwd").read_text()

@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.apps import hosts_with_
 from ansible_collections.blueoctopus.site.plugins.module_utils.logs import (
     BLOCK,
     Entry,
+    app_paths,
     count_outcomes,
     decode,
     entry,
@@ -108,10 +109,35 @@ def test_an_error_of_nginx_belongs_to_the_site_of_its_server(tmp_path: Path) -> 
     names = server_names(site)
     assert names == {"shop.example", "www.shop.example"}
     line = '2026/01/02 03:04:05 [error] 12#12: *7 upstream timed out, client: 192.0.2.1, server: {}, request: "GET /"'
-    found = parse_error(names, line.format("shop.example"))
+    found = parse_error("shop", names, {}, line.format("shop.example"))
     assert found
     assert found["text"].startswith("error: *7 upstream timed out")
-    assert parse_error(names, line.format("blog.example")) is None
+    assert parse_error("shop", names, {}, line.format("blog.example")) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "app"),
+    [
+        ("/shop/cart?from=/x", "shop"),
+        ("/%73hop/", "shop"),
+        ("/shop/admin/", "admin"),
+        ("/shops", "blog"),
+        ("/?/shop/", "blog"),
+    ],
+)
+def test_an_error_below_a_path_belongs_to_the_app_of_that_path(
+    render: Callable[..., str], tmp_path: Path, uri: str, app: str
+) -> None:
+    nginx = dict.fromkeys(("challenge", "error_pages", "errors", "paths", "site", "websockets"), "/x")
+    for name, path in (("shop", "/shop/"), ("admin", "/shop/admin/")):
+        (tmp_path / f"{name}.conf").mkdir()
+        text = render("app", "site-path.conf.j2", {"name": name, "path": path}, app_nginx=nginx)
+        (tmp_path / f"{name}.conf/blog.example.conf").write_text(text)
+    paths = app_paths(tmp_path)
+    line = "2026/01/02 03:04:05 [error] 12#12: *7 upstream timed out, client: 192.0.2.1, server: blog.example, "
+    line += f'request: "GET {uri} HTTP/1.1", upstream: "http://unix:/x:/", host: "blog.example"'
+    servers = {"blog": {"blog.example"}, "shop": set(), "admin": set()}
+    assert [name for name, names in servers.items() if parse_error(name, names, paths, line)] == [app]
 
 
 def test_the_newest_entries_of_all_sources_come_in_order_of_time() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import threading
 import time
@@ -39,7 +40,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     (data / "uploads").mkdir(parents=True)
     (data / "uploads/a.txt").write_text("ahoy")
     (data / "uploads/link").symlink_to("a.txt")
-    for folder in ("etc", "state", "state/drill"):
+    for folder in ("etc", "state", "state/drill", "state/shared"):
         (tmp_path / folder).mkdir()
     (tmp_path / "etc/password").write_text("squid-ink")
 
@@ -383,6 +384,29 @@ def test_a_damaged_repository_is_found_by_the_check_and_the_drill(
     assert "is damaged" in status.Status(folders["state"]).read()["drills"]["shop"]["error"]
 
 
+def test_a_repository_that_is_gone_is_not_replaced_by_an_empty_one(
+    make: Make,
+    folders: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = make()
+    saver = Saver(chosen, cache=None, **folders)
+    assert saver.run(["shop"]) == []
+    shutil.rmtree(tmp_path / "repository")
+    assert "The repository on disk is gone" in saver.run(["shop"])[0]
+    assert not (tmp_path / "repository").exists()
+    moved = replace(chosen, targets=(Target("disk", str(tmp_path / "new")),))
+    assert Saver(moved, cache=None, **folders).run(["shop"]) == []  # the first time there
+    shutil.rmtree(tmp_path / "new")
+    monkeypatch.setattr(main, "load", lambda: moved)
+    monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
+    assert main.main(["forget-repository", "disk"]) == 0
+    assert "the next backup starts a new one" in capsys.readouterr().out
+    assert Saver(moved, cache=None, **folders).run(["shop"]) == []
+
+
 @pytest.mark.parametrize(
     ("target", "cause"),
     [
@@ -406,6 +430,7 @@ def test_a_target_that_is_down_is_named(
         ("Fatal: unable to save snapshot: write: no space left on device", "is full"),
         ("Fatal: unable to create lock in backend: repository is already locked by PID 1", "Another run uses"),
         ("client.PutObject: Access Denied.", "refused it"),
+        ("Fatal: unable to open config file: x\nIs there a repository at the following location?", "has no repository"),
         ("Load(<data/1>): ciphertext verification failed", "is damaged"),
         ("nobody@host: Permission denied (publickey).", "does not accept the login"),
         ("rclone: Permission denied (publickey).\nFatal: error talking HTTP to rclone", "does not accept the login"),
@@ -535,6 +560,64 @@ def test_a_link_to_another_database_is_not_followed(tmp_path: Path, data: Path, 
     assert copies.copy_all(data, tmp_path / "stage") == []
 
 
+@pytest.mark.parametrize("swapped", ["the database", "its folder"])
+def test_a_database_that_is_swapped_for_a_link_while_sqlite_opens_it_is_not_copied(
+    make: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    make()
+    for folder in (data / "own", tmp_path / "secret"):
+        folder.mkdir()
+        database(folder / "app.db", 3).close()
+    given = data / "own" if swapped == "its folder" else data / "own/app.db"
+    secret = tmp_path / "secret" / given.relative_to(data / "own")
+    real = sqlite3.connect
+
+    def connect(path: Any, **options: Any) -> sqlite3.Connection:
+        if "own/app.db" not in str(path) or "stage" in str(path):
+            return real(path, **options)
+        given.rename(tmp_path / "aside")
+        given.symlink_to(secret)
+        opened = real(path, **options)
+        opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        given.unlink()
+        (tmp_path / "aside").rename(given)
+        return opened
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(Path, "resolve", lambda path: path)  # as if that was before the swap
+    assert copies.copy_all(data, tmp_path / "stage") == []
+    assert not (tmp_path / "stage/own/app.db").exists()
+
+
+def test_a_database_that_is_swapped_for_a_link_before_its_bytes_are_copied_is_not_copied(
+    make: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make()
+    database(data / "app.db", 3).close()
+    database(tmp_path / "secret.db", 3).close()
+    (data / "app.db-wal").write_bytes(b"")
+
+    def swap(*_: Any, **__: Any) -> None:
+        (data / "app.db").unlink()
+        (data / "app.db").symlink_to(tmp_path / "secret.db")
+        raise sqlite3.OperationalError
+
+    monkeypatch.setattr(copies, "read", swap)
+    assert copies.copy_all(data, tmp_path / "stage") == []
+    assert not os.path.lexists(tmp_path / "stage/app.db")
+
+
+def test_a_copy_that_is_a_link_in_the_backup_is_refused(tmp_path: Path) -> None:
+    for folder in ("data", "copies"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "copies/app.db").symlink_to(tmp_path / "secret")
+    entry = {"path": "app.db", "mode": 0o600, "uid": os.getuid(), "gid": os.getgid()}
+    with pytest.raises(BackupError, match=r"app\.db cannot be restored"):
+        placing.put_copies(tmp_path / "copies", tmp_path / "data", [entry])
+    assert list((tmp_path / "data").iterdir()) == []
+
+
 def test_a_database_is_never_put_behind_a_link(tmp_path: Path) -> None:
     for folder in ("data", "copies/inner", "elsewhere"):
         (tmp_path / folder).mkdir(parents=True)
@@ -571,6 +654,82 @@ def test_files_belong_to_the_app_although_its_number_differs_on_this_host(
     replaced(restorer)
     assert {(path.lstat().st_uid, path.lstat().st_gid) for path in data.rglob("*")} == {(60002, 60003), (0, 60003)}
     assert data.stat().st_uid == 60002
+
+
+def forge(data: Path, state: Path, kind: str) -> None:
+    """Change the stage and the data before they are saved, as a user who can write to the repository may."""
+    if kind == "folder":
+        shutil.rmtree(data)
+        data.symlink_to("/etc")
+    elif kind == "manifest":
+        (state / "stage/shop" / saving.MANIFEST).rename(state / "stage/shop/other")
+        (state / "stage/shop" / saving.MANIFEST).symlink_to("other")
+    elif os.getuid() == 0:
+        os.mknod(data / "disk", 0o660 | stat.S_IFBLK, os.makedev(7, 0))
+        (data / "uploads/a.txt").chmod(0o4755)
+
+
+@pytest.mark.parametrize("kind", ["folder", "manifest"])
+def test_a_link_in_a_backup_leads_a_restore_nowhere(
+    saver: Saver, restorer: Restorer, data: Path, folders: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Restic.save_files
+
+    def save(restic: Restic, *given: Any) -> engine.Saved:
+        forge(data, folders["state"], kind)
+        return real(restic, *given)
+
+    saver.engine(saver.settings.target()).create()
+    monkeypatch.setattr(Restic, "save_files", save)
+    assert saver.run(["shop"]) == []
+    with pytest.raises(BackupError, match="has a link or a device at"):
+        restorer.prepare("shop", replace=True)
+    assert list(data.parent.glob(".restore-*")) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+def test_a_restore_creates_no_devices_and_no_files_that_run_as_another_user(
+    saver: Saver, restorer: Restorer, data: Path, folders: dict[str, Any]
+) -> None:
+    forge(data, folders["state"], "privileges")
+    assert saver.run([]) == []
+    replaced(restorer)
+    assert (data / "uploads/a.txt").stat().st_mode & 0o7777 == 0o755
+    assert not (data / "disk").exists()
+
+
+@pytest.mark.parametrize("name", ["lock", "status.json", "status.lock"])
+def test_root_follows_no_link_in_the_folder_that_it_shares(saver: Saver, tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"secret": 1}')
+    secret.chmod(0o600)
+    (tmp_path / "state/shared" / name).symlink_to(secret)
+    with contextlib.suppress(OSError):
+        status.Status(saver.state).record("settings", since=1)
+        with status.locked(status.shared(saver.state) / "lock"):
+            pass
+    assert secret.read_text() == '{"secret": 1}'
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert "secret" not in status.Status(saver.state).read()
+
+
+def test_root_lets_the_unit_make_a_backup(
+    make: Make, folders: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = make()
+    monkeypatch.setattr(main, "load", lambda: chosen)
+    monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
+    monkeypatch.setattr(main, "is_root", lambda: True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/systemctl").write_text(f"#!/bin/sh\necho $* >>{tmp_path}/called\n")
+    (tmp_path / "bin/systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
+    assert [main.main(argv) for argv in (["run", "all"], ["drill", "shop"], ["run", "../x"])] == [0, 0, 1]
+    assert (tmp_path / "called").read_text().splitlines() == [
+        "start backup@all.service",
+        "start backup-drill@shop.service",
+    ]
+    assert not (tmp_path / "state/stage").exists()
 
 
 # --- append-only ----------------------------------------------------------------------------------------------------
@@ -620,6 +779,7 @@ def test_the_commands_of_the_guide(
     monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
     monkeypatch.setattr(main, "Restorer", lambda given: Restorer(given, **folders))
     monkeypatch.setattr(main, "Drill", lambda given: Drill(given, **folders))
+    monkeypatch.setattr(main, "is_root", lambda: False)
     for command in (["run", "all"], ["drill", "shop"], ["check"], ["list"], ["prune", "disk"]):
         assert main.main(command) == 0, command
     assert main.main(["restore", "shop"]) == 1

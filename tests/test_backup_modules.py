@@ -231,6 +231,23 @@ def test_a_run_neither_undoes_the_restore_of_another_one_nor_takes_its_lock(
     assert "--stamp=20260102T030405Z" in (tmp_path / "calls").read_text()
 
 
+def test_a_restore_that_takes_long_keeps_its_lock(run: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, renewed = tmp_path / "backup", tmp_path / "locks/shop/renewed"
+    # It succeeds when somebody writes its renewal again.
+    program.write_text(
+        f"#!/bin/sh\necho 0 >{renewed}\nfor n in $(seq 100); do\n"
+        f"grep -qx 0 {renewed} || exec echo '{{}}'\nsleep 0.1\ndone\n"
+        "echo the lock was not renewed >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(backup_restore, "PROGRAM", str(program))
+    monkeypatch.setattr(backup_restore, "Lock", lambda name: Lock(name, tmp_path / "locks"))
+    monkeypatch.setattr(backup_restore, "RENEWAL_INTERVAL", 0.1, raising=False)
+    result = run(backup_restore, name="shop", step="prepare", by="ann")
+    assert "failed" not in result, result
+    assert Lock("shop", tmp_path / "locks").token.startswith("restore-")
+
+
 def test_results_since_the_start_are_shown() -> None:
     entry = {"time": 100, "size": 2048, "added": 10, "seconds": 1.5, "error": ""}
     status = {
@@ -244,6 +261,8 @@ def test_results_since_the_start_are_shown() -> None:
     assert problems == ["shop to cloud: down"]
     drills = {"drills": {"shop": {"time": 100, "target": "store", "error": "", "rows": 3, "size": 5, "seconds": 2}}}
     assert backup_run.drill_lines(drills, 100) == (["shop from store: 3 rows, 5 B, 2 s"], [])
+    drills["drills"]["shop"]["note"] = "not loaded"
+    assert backup_run.drill_lines(drills, 100)[0][1] == "  not loaded"
 
 
 # --- the status -----------------------------------------------------------------------------------------------------

@@ -35,6 +35,10 @@ CONTENT = """
 SET search_path = public;
 CREATE EXTENSION pg_trgm SCHEMA public;
 CREATE SCHEMA stock AUTHORIZATION shop;
+CREATE SCHEMA words AUTHORIZATION shop;
+CREATE EXTENSION unaccent SCHEMA words;
+CREATE SCHEMA geo;
+CREATE EXTENSION cube SCHEMA geo;
 SET ROLE shop;
 CREATE TABLE orders (id serial PRIMARY KEY, name text);
 INSERT INTO orders (name) SELECT 'octopus ' || n FROM generate_series(1, 1000) AS n;
@@ -99,7 +103,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(restoring, "systemctl", lambda *_: "")
     monkeypatch.setattr(saving, "Server", lambda: Server(role="backups"))
     monkeypatch.setattr(saving, "dump_command", lambda name: [*dump_command(name), "--username=backups"])
-    for folder in ("etc", "state", "state/drill"):
+    for folder in ("etc", "state", "state/drill", "state/shared"):
         (tmp_path / folder).mkdir()
     (tmp_path / "etc/password").write_text("squid-ink")
     return {"state": tmp_path / "state", "config": tmp_path / "etc"}
@@ -129,7 +133,7 @@ def test_a_database_is_restored_with_everything_in_it_and_the_former_one_is_kept
         step(plan)
     assert shop.rows("shop") == (2, 1001)
     assert shop.rows(plan.former_database) == (2, 1)
-    assert shop.extensions("shop") == ["pg_trgm"]
+    assert shop.extensions("shop") == {"pg_trgm": "public", "unaccent": "words", "cube": "geo"}
     assert shop.owner("shop") == "shop"
     owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'stock')"
     assert shop.sql(owners, "shop") == "shop"
@@ -218,6 +222,48 @@ def test_the_drill_restores_into_a_scratch_database_and_drops_it(
     assert shop.named("shop%") == ["shop"]
     assert "division by zero" in Drill(strict, server=loader, **folders).run([])[0]
     assert shop.named("shop%") == ["shop"]
+
+
+@pytest.mark.parametrize("statement", ["", "CREATE TABLE public.orders (id int)"])
+def test_the_drill_accepts_a_database_that_was_empty_when_it_was_saved(
+    chosen: Settings, folders: dict[str, Any], cluster: Server, statement: str
+) -> None:
+    cluster.create("shop", "shop")
+    try:
+        cluster.let_connect("shop", "backups")
+        cluster.sql(statement, "shop")
+        assert Saver(chosen, cache=None, **folders).run([]) == []
+        assert Drill(chosen, server=Server(role="backups-restore"), **folders).run([]) == []
+    finally:
+        cluster.drop("shop")
+
+
+@pytest.mark.usefixtures("shop")
+def test_the_drill_reports_a_backup_without_the_rows_of_its_database(
+    chosen: Settings, folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_tables = [*dump_command("shop"), "--username=backups", "--schema-only"]
+    monkeypatch.setattr(saving, "dump_command", lambda _: only_tables)
+    assert Saver(chosen, cache=None, **folders).run([]) == []
+    failures = Drill(chosen, server=Server(role="backups-restore"), **folders).run([])
+    assert "has 2 tables and no row, but it had rows" in failures[0]
+
+
+@pytest.mark.usefixtures("restorer")
+def test_the_drill_reads_a_dump_that_needs_an_extension_of_a_superuser(
+    chosen: Settings, folders: dict[str, Any], shop: Server, tmp_path: Path
+) -> None:
+    shop.sql("CREATE EXTENSION pageinspect SCHEMA public", "shop")
+    loader = Server(role="backups-restore")
+    assert Saver(chosen, cache=None, **folders).run([]) == []
+    assert Drill(chosen, server=loader, **folders).run([]) == []
+    found = status.Status(folders["state"]).read()["drills"]["shop"]
+    assert found["note"].endswith("only a superuser may create pageinspect")
+    dump = tmp_path / "shop.dump"
+    whole = subprocess.run([*dump_command("shop"), "--username=postgres"], check=True, capture_output=True).stdout
+    dump.write_bytes(whole[:-100])
+    with pytest.raises(BackupError, match="pg_restore failed"):
+        loader.read(dump)
 
 
 def test_a_database_that_is_down_is_an_error_and_saves_nothing(

@@ -20,6 +20,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.databases import (
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import (
     connections,
     find_database_problems,
+    knows_connections,
     max_connections,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import with_defaults
@@ -131,6 +132,15 @@ def test_connections_are_those_of_all_threads_and_processes_and_twice_for_the_ap
     hostvars = hosts(web1=[shop, blog], web2=[shop])
     # shop: 2 hosts with 3 x 4 + 2; blog: 5 workers on 2 cores; once more for shop; 10 are reserved
     assert connections("db1", hostvars, REMOTE) == 28 + 5 + 28 + 10
+
+
+@pytest.mark.parametrize("workers", [{}, {"workers": 3}])
+def test_a_number_of_connections_without_the_cores_of_a_webserver_is_not_exact(workers: dict[str, int]) -> None:
+    app = APP | {"postgresql": True} | workers
+    hostvars = hosts(web1=[app], web2=[app, APP | {"name": "plain"}])
+    assert knows_connections("db1", hostvars, REMOTE)
+    del hostvars["web2"]["cores"]  # --limit leaves it out
+    assert knows_connections("db1", hostvars, REMOTE) == bool(workers)
 
 
 @pytest.mark.parametrize(("needed", "accepted"), [(10, 100), (100, 100), (101, 150), (450, 450)])

@@ -186,3 +186,15 @@ def test_a_rollback_ends_with_the_releases_too(run: Run) -> None:
     state = LOCK | {"live": V2, "stack": [V1, V2], "releases": {V1: "", V2: ""}}
     output = run("rollback", "-e", "app=shop", "--limit", "web1", release_lock={"all": state})
     assert lines(output)[-5:-2] == ["", "shop", f"  release   {V2} → {V1}"]
+
+
+def test_the_status_has_a_row_for_a_host_that_has_only_databases(run: Run, tmp_path: Path) -> None:
+    variables = {"ansible_connection": "local", "ansible_become": False}
+    app = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
+    databases = {"databases": {"hosts": {"db1": {}}, "vars": variables}, "all": {"vars": {"apps": [app]}}}
+    (tmp_path / "databases.yml").write_text(yaml.safe_dump(databases))
+    shown = run("status", "-i", str(tmp_path / "databases.yml"))
+    rows = [line.removeprefix("!").split() for line in shown.splitlines()]
+    assert ["web1", "shop", "absent"] in [row[:3] for row in rows], shown
+    assert ["db1", "-"] in [row[:2] for row in rows], shown
+    assert not [row for row in rows if row[:2] == ["db1", "shop"]]

@@ -239,6 +239,15 @@ def test_a_setting_that_needs_a_restart_gets_one(config: Module) -> None:
 
 
 @needs_server
+def test_a_run_that_does_not_know_all_clients_lowers_no_number_of_connections(config: Module) -> None:
+    config("# none\n", max_connections=70)
+    assert not config("# none\n", max_connections=60, lower_connections=False)["changed"]
+    assert psql("SHOW max_connections;") == "70"
+    assert config("# none\n", max_connections=80, lower_connections=False)["restarted"]
+    assert psql("SHOW max_connections;") == "80"
+
+
+@needs_server
 def test_a_change_that_an_interrupted_run_did_not_apply_is_applied(config: Module, server: Path) -> None:
     config("work_mem = 5MB\n")
     time.sleep(0.05)

@@ -386,3 +386,31 @@ def test_a_task_finds_the_process_of_its_run() -> None:
     assert receiver.poll(10)
     assert receiver.recv() == os.getpid()
     task.join(10)
+
+
+def test_a_run_renews_its_lock_while_a_module_works_for_long(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(action, "RENEWAL_INTERVAL", 0.1)
+    monkeypatch.setattr(action, "CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr(
+        action, "shell_command", lambda name, token, what: shell_command(name, token, what, lock.folder.parent)
+    )
+    run = action.ActionModule.__new__(action.ActionModule)
+    run.ansible, run.begun = os.getpid(), action.identity(os.getpid())
+
+    def execute(command: str) -> dict[str, int]:
+        return {"rc": subprocess.run(["sh", "-c", command]).returncode}
+
+    monkeypatch.setattr(run, "_low_level_execute_command", execute, raising=False)
+    lock.take("a", OWNER)
+    module = worker(lock, "a")
+    run.renew_in_background("shop", "a")
+    try:
+        for _ in range(2):
+            grow_old(lock, STALE_AFTER + 1)
+            deadline = time.monotonic() + 30
+            while lock.is_stale and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not lock.is_stale
+    finally:
+        end(module)
+        lock.free("a")  # ends the renewal

@@ -169,6 +169,27 @@ def test_a_clock_that_is_off_is_a_problem() -> None:
     assert problem["text"] == "the clock is 400 s behind that of the control node"
 
 
+def test_the_time_that_other_hosts_need_is_no_error_of_a_clock() -> None:
+    asked = {"asked": NOW - 300, "answered": NOW - 290}
+    assert (
+        document({"web1": {**result(time=NOW - 295), **asked}}, now=NOW)["hosts"]["web1"]["clock_offset_seconds"] == 0
+    )
+    assert document({"web1": {**result(time=NOW - 295), **asked}}, now=NOW)["problems"] == []
+    (problem,) = document({"web1": {**result(time=NOW), **asked}}, now=NOW)["problems"]
+    assert problem["text"] == "the clock is 290 s ahead of that of the control node"
+
+
+def test_the_answer_of_a_host_has_the_times_of_the_control_node() -> None:
+    program = str(Path(sys.executable).parent / "ansible")
+    command = [program, "localhost", "-m", "blueoctopus.site.host_status", "-a", "apps=shop"]
+    own = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "json", "LC_ALL": "C.UTF-8"}
+    own |= {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "true"}
+    done = subprocess.run(command, cwd=PROJECT, env=os.environ | own, capture_output=True, text=True)
+    assert '"asked"' in done.stdout, done.stdout + done.stderr
+    found = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
+    assert found["asked"] <= found["host"]["time"] <= found["answered"]
+
+
 def test_control_characters_of_a_log_reach_no_terminal() -> None:
     status = document({"web1": result({"state": "failed", "cause": "\x1b[2Jboo\x07\u202e"})}, now=NOW)
     assert "boo" in "\n".join(problem_lines(status))

@@ -14,6 +14,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import 
     client_addresses,
     connections,
     database_host,
+    knows_connections,
     max_connections,
     uses,
 )
@@ -125,6 +126,7 @@ class FilterModule:
             "database_authorities": database_authorities,
             "database_clients": database_clients,
             "database_connections": connections,
+            "database_connections_known": knows_connections,
             "hosts_with_databases": hosts_with_databases,
             "database_servers": database_servers,
             "databases_of": databases_of,

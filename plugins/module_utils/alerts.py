@@ -38,7 +38,7 @@ CONFIRMED = 2  # checks in a row that find a problem, or do not find it any more
 TIMEOUT = 10  # seconds to send a message
 TIME_TO_SEND = 30.0  # seconds in one check
 MOST_WAITING = 100  # messages; then the oldest are dropped
-TRY_AGAIN = (401, 403, 408, 429)  # statuses that are not about the message
+REFUSED = (400, 413, 415, 422)  # statuses about the message; others, such as 404, are about the address or the server
 MOST_LOG = 1000  # characters of a log in a message
 LONGEST_WAIT = 3 * 86400  # seconds; then a message is dropped
 FIRST_PAUSE, LONGEST_PAUSE = 60, 1800  # seconds between two attempts to send
@@ -220,7 +220,7 @@ def reason_of(error: Exception) -> str:
 
 def is_refused(error: Exception) -> bool:
     """Whether the receiver will never accept this message, while it may accept others."""
-    return isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in TRY_AGAIN
+    return isinstance(error, urllib.error.HTTPError) and error.code in REFUSED
 
 
 Send = Callable[[Mapping[str, Any]], None]

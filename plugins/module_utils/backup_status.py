@@ -1,4 +1,4 @@
-"""What a host knows of its backups, in /var/lib/backup/status.json, and what is wrong with it."""
+"""What a host knows of its backups, in /var/lib/backup/shared/status.json, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-STATUS = Path("/var/lib/backup/status.json")
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import read_untrusted
+
+STATUS = Path("/var/lib/backup/shared/status.json")
 SETTINGS = Path("/etc/backup/settings.json")
 PROGRAM = "/usr/local/sbin/backup"
 NOT_INSTALLED = (
@@ -19,7 +21,7 @@ NOT_INSTALLED = (
 def read_json(path: Path) -> dict[str, Any]:
     """A file of JSON; empty when it is missing or incomplete."""
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(read_untrusted(path)))
     except (OSError, ValueError):
         return {}
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import summary
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import read_untrusted
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import systemctl
 
 MOUNTS = ("/", "/var", "/var/log", "/var/lib", "/srv", "/tmp")  # noqa: S108
-BACKUP = Path("/var/lib/backup/status.json")
+BACKUP = Path("/var/lib/backup/shared/status.json")
 # The second one survives a reboot; the first one, in memory, a full disk.
 ALERTS = (Path("/run/alert/state.json"), Path("/var/lib/alert/state.json"))
 REBOOT = (Path("/run/reboot-required"), Path("/var/run/reboot-required"))
@@ -24,7 +25,7 @@ APT_TIMEOUT = 5  # seconds
 def read_json(path: Path) -> dict[str, Any] | None:
     """A file with a JSON object; None when it does not exist, cannot be read or holds something else."""
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_text())
+        found = json.loads(read_untrusted(path))
         return found if isinstance(found, dict) else None
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gzip
 import heapq
@@ -10,10 +11,11 @@ import os
 import re
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 BLOCK = 1 << 16  # bytes
 MOST_LINES = 500_000  # lines of a source that are read; a search in a huge log ends there
@@ -169,11 +171,24 @@ def count_outcomes(folder: Path, site: str, release: str, switched: float, befor
     return [(requests, failed) for requests, failed in counts]
 
 
-def parse_error(names: set[str], line: str) -> Entry | None:
-    """An entry from a line of nginx's error log; None when it belongs to another site."""
+def parse_error(name: str, names: set[str], paths: Mapping[str, Mapping[str, str]], line: str) -> Entry | None:
+    """An entry from a line of nginx's error log; None when it belongs to another app.
+
+    Args:
+        name: the app.
+        names: the names of the servers of its site.
+        paths: for each domain, the apps that have a path of it, by these paths.
+        line: the line.
+    """
     found = ERROR_LINE.match(line)
     server = re.search(r", server: ([^,]+)", line)
-    if not found or not server or server[1] not in names:
+    if not found or not server:
+        return None
+    request = re.search(r', request: "\S+ ([^\s?"]+)', line)
+    path = unquote(request[1]) if request else ""
+    owners = paths.get(server[1], {})
+    owner = max((prefix for prefix in owners if path.startswith(prefix)), key=len, default="")
+    if owners[owner] != name if owner else server[1] not in names:
         return None
     time = datetime.datetime.strptime(found[1], "%Y/%m/%d %H:%M:%S").astimezone().timestamp()
     return entry(time, "nginx", f"{found[2]}: {found[3]}")
@@ -183,6 +198,21 @@ def server_names(site: Path) -> set[str]:
     """The first name of each server of an app's site, which nginx writes to its error log."""
     text = site.read_text() if site.exists() else ""
     return {names.split()[0] for names in re.findall(r"^\s*server_name ([^;]+);", text, re.MULTILINE)}
+
+
+def app_paths(folder: Path) -> dict[str, dict[str, str]]:
+    """For each domain, the apps that have a path of it, by these paths.
+
+    Args:
+        folder: the folder that nginx includes, with a folder NAME.conf for each app and a file DOMAIN.conf in it.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for site in folder.glob("*.conf/*.conf"):
+        with contextlib.suppress(OSError):  # a release that is switched at this moment
+            location = re.search(r"^\s*location (/\S*/) \{", site.read_text(), re.MULTILINE)
+            if location:
+                found.setdefault(site.stem, {})[location[1]] = site.parent.stem
+    return found
 
 
 # --- all sources --------------------------------------------------------------------------------------------------

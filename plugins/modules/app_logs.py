@@ -36,6 +36,10 @@ options:
     description: Folder of nginx's log files.
     type: path
     default: /var/log/nginx
+  nginx_paths:
+    description: Folder with the locations of the apps that have a path of another app's domain.
+    type: path
+    default: /etc/nginx/paths
 extends_documentation_fragment:
   - blueoctopus.site.attributes
 attributes:
@@ -75,6 +79,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.logs import (
+    app_paths,
     journal_entries,
     newest,
     parse_error,
@@ -94,6 +99,7 @@ def main() -> None:
             "grep": {"type": "str", "default": ""},
             "lines": {"type": "int", "default": 200},
             "nginx_logs": {"type": "path", "default": "/var/log/nginx"},
+            "nginx_paths": {"type": "path", "default": "/etc/nginx/paths"},
         },
         supports_check_mode=True,
     )
@@ -111,10 +117,11 @@ def main() -> None:
         module.fail_json(msg=f"'{params['grep']}' is not a regular expression: {error}.")
     subprocess.run(["journalctl", "--sync"], capture_output=True)
     logs, names = Path(params["nginx_logs"]), server_names(Path(params["root"]) / "live/site.conf")
+    paths = app_paths(Path(params["nginx_paths"]))
     sources = [
         journal_entries(name, since),
         read_back(logs, "access.log", since, lambda line: parse_request(name, line)),
-        read_back(logs, "error.log", since, lambda line: parse_error(names, line)),
+        read_back(logs, "error.log", since, lambda line: parse_error(name, names, paths, line)),
     ]
     entries, complete = newest(sources, pattern, max(params["lines"], 1))
     module.exit_json(changed=False, entries=entries, complete=complete)

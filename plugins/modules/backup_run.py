@@ -98,6 +98,7 @@ def drill_lines(status: dict[str, Any], since: float) -> tuple[list[str], list[s
             continue
         found = ", ".join(f"{entry[key]} {key}" for key in ("files", "sqlite", "tables", "rows") if key in entry)
         lines.append(f"{app} from {entry['target']}: {found}, {size(entry['size'])}, {entry['seconds']} s")
+        lines += [f"  {entry['note']}"] if entry.get("note") else []
     return lines, problems
 
 

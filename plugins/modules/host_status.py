@@ -42,6 +42,14 @@ host:
   description: The state of the host, as docs/status.schema.json describes it.
   returned: always
   type: dict
+asked:
+  description: When the control node has asked the host, in seconds since 1970 by its own clock.
+  returned: always
+  type: float
+answered:
+  description: When it had the answer, by the same clock.
+  returned: always
+  type: float
 """
 
 import time

@@ -25,6 +25,10 @@ options:
     description: Number of connections that the server accepts.
     type: int
     default: 100
+  lower_connections:
+    description: Whether O(max_connections) may lower the number in the present configuration.
+    type: bool
+    default: true
   dedicated:
     description: Whether the machine runs nothing but PostgreSQL. It gets more of the memory then.
     type: bool
@@ -57,6 +61,7 @@ restarted:
 """
 
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -95,6 +100,12 @@ def server_file(total: int, connections: int, dedicated: bool) -> str:
     return "# Managed by Ansible: from the memory of this machine.\n" + "".join(
         f"{name} = {value}\n" for name, value in settings.items()
     )
+
+
+def configured_connections(content: str) -> int:
+    """The number of connections in the file with the settings that depend on the machine; 0 without one."""
+    found = re.search(r"^max_connections = (\d+)$", content, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 class Server:
@@ -176,6 +187,7 @@ def main() -> None:
             "files": {"type": "dict", "required": True},
             "also_read": {"type": "list", "elements": "path", "default": []},
             "max_connections": {"type": "int", "default": 100},
+            "lower_connections": {"type": "bool", "default": True},
             "dedicated": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -187,7 +199,10 @@ def main() -> None:
             "pg_lsclusters shows the clusters of the host."
         )
     folder = CONFIG / (version or "VERSION") / CLUSTER
-    own = server_file(machine_memory(), params["max_connections"], params["dedicated"])
+    connections = params["max_connections"]
+    if not params["lower_connections"]:
+        connections = max(connections, configured_connections(read(folder / SERVER_FILE)))
+    own = server_file(machine_memory(), connections, params["dedicated"])
     files = {folder / name: str(content) for name, content in {SERVER_FILE: own, **params["files"]}.items()}
     before = {path: read(path) for path in files}
     written = [path for path, content in files.items() if before[path] != content]

@@ -70,6 +70,15 @@ def connections(host: str, hostvars: Hostvars, groups: Groups) -> int:
     return sum(per_app.values()) + max(per_app.values(), default=0) + RESERVED
 
 
+def knows_connections(host: str, hostvars: Hostvars, groups: Groups) -> bool:
+    """Whether `connections` is exact: a run with --limit does not know the cores of webservers that it leaves out."""
+    return all(
+        app.get("workers") or hostvars[web].get("cores")
+        for web, app, server in uses(hostvars, groups, host)
+        if server == host
+    )
+
+
 def max_connections(needed: int) -> int:
     """The value of max_connections for a number of connections."""
     return max(LEAST, -(-needed // STEP) * STEP)

@@ -11,7 +11,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import cl
 from ansible_collections.blueoctopus.site.plugins.module_utils.checks import problem
 
 VERSION = 1
-CLOCK_OFFSET = 60.0  # seconds; the measurements of the other hosts may take a while
+CLOCK_OFFSET = 60.0  # seconds
 
 
 def cleaned(value: Any) -> Any:
@@ -32,7 +32,9 @@ def describe_host(result: Mapping[str, Any], app: str, now: float) -> dict[str, 
         error = (lines or ["no reason was given"])[0].removeprefix("Task failed: ")
         return {"reachable": not is_lost, "error": error, "apps": [], "problems": [problem(kind, f"{words}: {error}")]}
     host: dict[str, Any] = cleaned(result["host"])
-    offset = round(host["time"] - now)
+    # A right clock is between the two; how long other hosts took to answer does not count.
+    asked, answered = result.get("asked", now), result.get("answered", now)
+    offset = round(host["time"] - min(max(host["time"], asked), answered))
     if abs(offset) > CLOCK_OFFSET:
         way = "ahead of" if offset > 0 else "behind"
         host["problems"].append(problem("clock", f"the clock is {abs(offset)} s {way} that of the control node"))

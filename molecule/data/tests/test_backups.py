@@ -54,7 +54,7 @@ def sqlite(machine: Machine) -> Callable[[str], str]:
 
 
 def status(machine: Machine) -> dict[str, Any]:
-    return dict(json.loads(machine.host.check_output("cat /var/lib/backup/status.json")))
+    return dict(json.loads(machine.host.check_output("cat /var/lib/backup/shared/status.json")))
 
 
 def backup(play: Play, *options: str) -> Run:

@@ -16,12 +16,12 @@ from typing import Any
 from backups import runs
 from backups.copies import problems
 from backups.engine import Restic
-from backups.placing import put_copies
+from backups.placing import put_copies, restored
 from backups.postgres import Server
 from backups.restoring import SPARE
 from backups.saving import CHECKED_EVERY, MANIFEST
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
-from backups.status import Status, locked
+from backups.status import Status, locked, shared
 
 COMMAND_TIMEOUT = 3600  # seconds
 
@@ -53,10 +53,10 @@ class Drill:
         """Drill some apps, or all, and record the results; return what failed."""
         chosen = [self.settings.app(name) for name in names] or list(self.settings.apps)
         failures = []
-        with locked(self.state / "drill.lock"):
+        with locked(shared(self.state) / "drill.lock"):
             for app in chosen:
                 begun = time.time()
-                result: dict[str, Any] = {"time": int(begun), "target": self.target.name, "error": ""}
+                result: dict[str, Any] = {"time": int(begun), "target": self.target.name, "error": "", "note": ""}
                 try:
                     result |= self.restore(app)
                 except (BackupError, OSError, ValueError) as error:
@@ -85,11 +85,12 @@ class Drill:
             if needed + SPARE > free:
                 raise BackupError(f"The drill needs {needed >> 20} MiB, but {folder} has {free >> 20} MiB free.")
             engine.restore(run.files, folder)
-            found = {"backup": run.stamp, "size": needed, **self.check_files(app, folder)}
+            about = json.loads(restored(folder, self.state / "stage" / app.name / MANIFEST).read_text())
+            found = {"backup": run.stamp, "size": needed, **self.check_files(app, folder, about)}
             if database:
                 engine.restore(run.database, folder)
-                found |= self.check_database(folder / f"{app.name}.dump", database)
-            self.call_command(app, folder, database)
+                found |= self.check_database(restored(folder, Path(f"/{app.name}.dump")), database, about)
+            self.call_command(app, folder, "" if "note" in found else database)
             return found
         finally:
             if database:
@@ -98,29 +99,33 @@ class Drill:
             make_removable(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def check_files(self, app: App, folder: Path) -> dict[str, Any]:
+    def check_files(self, app: App, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
         """Check the restored files, whose contents restic has verified, and the SQLite databases among them."""
-        stage = Path(f"{folder}{self.state}/stage/{app.name}")
-        about = json.loads((stage / MANIFEST).read_text())
         if not app.data:
             return {}
-        data = Path(f"{folder}{APPS / app.name / 'data'}")
-        if data.is_symlink() or not data.is_dir():
-            raise BackupError(f"The backup of {app.name} has no data folder, so its files were not saved.")
+        data = restored(folder, APPS / app.name / "data")
         make_removable(data)
-        put_copies(stage / "sqlite", data, about["sqlite"])
+        put_copies(Path(f"{folder}{self.state}/stage/{app.name}/sqlite"), data, about["sqlite"])
         if damaged := problems(data):
             raise BackupError(f"Damaged SQLite databases in the backup of {app.name}: {'; '.join(damaged)}")
         return {"files": sum(len(names) for _, _, names in os.walk(data)), "sqlite": len(about["sqlite"])}
 
-    def check_database(self, dump: Path, name: str) -> dict[str, Any]:
-        """Load a dump into a scratch database, and count its tables and rows."""
+    def check_database(self, dump: Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
+        """Load a dump into a scratch database, and count its tables and rows.
+
+        The user of the drill is no superuser. If the dump needs an extension that only a superuser may create, it is
+        read as a whole, and not loaded.
+        """
+        if needed := self.server.untrusted(about["extensions"]):
+            self.server.read(dump)
+            note = f"the database was read, but not loaded: only a superuser may create {', '.join(needed)}"
+            return {"note": note, "tables": 0, "rows": 0}
         self.server.drop(name)
         self.server.create(name, self.server.sql("SELECT current_user"), like=name.removesuffix(".drill"))
         self.server.load(dump, name)
         tables, rows = self.server.rows(name)
-        if not rows:
-            raise BackupError(f"The database in the backup has {tables} tables and no row.")
+        if not rows and about.get("has_rows"):
+            raise BackupError(f"The database in the backup has {tables} tables and no row, but it had rows then.")
         return {"tables": tables, "rows": rows}
 
     def call_command(self, app: App, folder: Path, database: str) -> None:

@@ -21,10 +21,16 @@ TRACE = re.compile(r"/restic/|/cenkalti/|^(\[\d+:|main\.|runtime\.|golang\.org|g
 NO_REPOSITORY = re.compile(r"Is there a repository at the following location|repository does not exist")
 MEANINGS = [
     (
+        NO_REPOSITORY.pattern,
+        "The target {target} has no repository.",
+        "The first backup starts one: run backup.yml. If there was one before, check that the target is mounted.",
+    ),
+    (
         r"wrong password or no key found",
         "The repository on {target} has another password than this host.",
         "Set backup_password in the inventory to the password that you have kept, and run site.yml. Without any of the "
-        "repository's passwords, nobody can read it: move it away on the target, and the next backup starts a new one.",
+        "repository's passwords, nobody can read it: move it away on the target, and type on the host: "
+        "sudo backup forget-repository {target}",
     ),
     (
         r"no space left|quota|disk full|insufficient storage|storagefull|not enough space",
@@ -85,7 +91,7 @@ def explain(target: str, output: str) -> str:
     said = "\n".join(dict.fromkeys(lines))
     for pattern, cause, advice in MEANINGS:
         if re.search(pattern, said, re.IGNORECASE):
-            return f"{cause.format(target=target)}\n{advice}\nrestic: {said[-600:]}"
+            return f"{cause.format(target=target)}\n{advice.format(target=target)}\nrestic: {said[-600:]}"
     return f"restic failed for the target {target}: {said[-600:] or 'without a message'}"
 
 

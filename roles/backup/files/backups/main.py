@@ -8,6 +8,7 @@
     backup restore NAME            restore an app: --at TIME, --as NAME-copy, --yes replace
     backup former NAME             list what restores have put aside; --delete deletes it
     backup remove-copy NAME        remove a copy that a restore has created
+    backup forget-repository TARGET  start a new repository with the next backup, if that of the target is gone
     backup restic TARGET …         run restic itself on the repository of a target
 
 The program reads /etc/backup/settings.json, which Ansible writes.
@@ -19,6 +20,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
@@ -64,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     former.add_argument("--delete", action="store_true")
     former.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     commands.add_parser("remove-copy").add_argument("name")
+    commands.add_parser("forget-repository").add_argument("target")
     engine = commands.add_parser("restic", prefix_chars="\0")
     engine.add_argument("target")
     engine.add_argument("words", nargs=argparse.REMAINDER)
@@ -126,6 +129,9 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         folder = Path(given.config)
         settings = replace(settings, targets=load(folder).targets)
         restorer, saver = Restorer(settings, config=folder), Saver(settings, config=folder)
+    if given.command in ("run", "drill") and is_root():
+        app = settings.app(given.app).name if names else "all"
+        return start_unit("backup" if given.command == "run" else "backup-drill", app)
     if given.command in ("run", "drill", "check"):
         record(settings, Status(saver.state))
     if given.command in ("run", "drill"):
@@ -159,8 +165,25 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         return 0
     if given.command == "remove-copy":
         return remove_copy(given.name, restorer)
+    if given.command == "forget-repository":
+        saver.forget_repository(settings.target(given.target))
+        print(f"If {given.target} has no repository, the next backup starts a new one.")
+        return 0
     engine = Restic(settings.target(given.target), settings.host)
     os.execvpe("restic", engine.argv(*given.words), engine.environment())  # noqa: S606
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def start_unit(kind: str, app: str) -> int:
+    """Let the user of a unit do it: root writes no file in the folders of that user."""
+    unit = f"{kind}@{app}.service"
+    if subprocess.run(["systemctl", "start", unit]).returncode:
+        raise BackupError(f"{unit} has failed.\nSee: journalctl --unit={unit}")
+    print("Done.")
+    return 0
 
 
 def record(settings: Settings, status: Status) -> None:

@@ -1,11 +1,15 @@
-"""Put restored files in place. An app can choose the names and links in its data, so no link is followed."""
+"""Put restored files in place. An app can choose the names and links in its data, so no link is followed.
+
+Nor is anything in a backup trusted: users with fewer rights than root write it.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from backups.settings import BackupError
 
@@ -26,6 +30,54 @@ def open_below(top: Path, parts: tuple[str, ...]) -> int:
     return folder
 
 
+def open_inside(top: Path, path: PurePosixPath, flags: int) -> IO[bytes]:
+    """Open a file below a folder.
+
+    Raises:
+        OSError: when it, or a part of its path, is a link, or does not exist.
+    """
+    folder = open_below(top, path.parts[:-1])
+    try:
+        opened = os.open(path.name, flags | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+    finally:
+        os.close(folder)
+    return os.fdopen(opened, "wb" if flags & os.O_WRONLY else "rb")
+
+
+def restored(folder: Path, path: Path) -> Path:
+    """The place of something that was restored below a folder.
+
+    Args:
+        folder: the folder, in which nobody else can change anything.
+        path: its absolute path in the backup.
+
+    Raises:
+        BackupError: when the backup does not have it, or has a link in its path.
+    """
+    try:
+        parent = open_below(folder, path.parts[1:-1])
+        try:
+            found = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        raise BackupError(f"The backup has no {path}: {error.strerror}.") from None
+    if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
+        raise BackupError(f"The backup has a link or a device at {path}. Nothing was changed.")
+    return Path(f"{folder}{path}")
+
+
+def remove_privileges(folder: Path) -> None:
+    """Remove devices, and the bits that let a file run as another user: an app needs neither, and can't create all."""
+    for _root, _folders, names, descriptor in os.fwalk(folder):
+        for name in names:
+            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            if stat.S_ISBLK(found.st_mode) or stat.S_ISCHR(found.st_mode):
+                os.unlink(name, dir_fd=descriptor)
+            elif stat.S_ISREG(found.st_mode) and found.st_mode & (stat.S_ISUID | stat.S_ISGID):
+                os.chmod(name, found.st_mode & 0o777, dir_fd=descriptor)
+
+
 def put_copies(copies: Path, data: Path, described: list[dict[str, Any]]) -> None:
     """Put copies of SQLite databases into a data folder, with their modes and owners.
 
@@ -41,22 +93,18 @@ def put_copies(copies: Path, data: Path, described: list[dict[str, Any]]) -> Non
         path = PurePosixPath(one["path"])
         if path.is_absolute() or ".." in path.parts:
             raise BackupError(f"The backup has a database at {path}, which is not in the data folder.")
+        create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
-            folder = open_below(data, path.parts[:-1])
-        except OSError as error:
-            raise BackupError(f"The database {path} cannot be restored: {error.strerror} in its path.") from None
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             with (
-                (copies / path).open("rb") as source,
-                os.fdopen(os.open(path.name, flags, 0o600, dir_fd=folder), "wb") as to,
+                open_inside(copies, path, os.O_RDONLY) as source,
+                open_inside(data, path, create) as to,
             ):
                 shutil.copyfileobj(source, to)
                 if os.geteuid() == 0:
                     os.fchown(to.fileno(), one["uid"], one["gid"])
                 os.fchmod(to.fileno(), one["mode"] & 0o777)
-        finally:
-            os.close(folder)
+        except OSError as error:
+            raise BackupError(f"The database {path} cannot be restored: {error.strerror} in its path.") from None
 
 
 def give_to(folder: Path, before: tuple[int, int], after: tuple[int, int]) -> None:

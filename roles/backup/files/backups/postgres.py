@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,9 @@ from typing import IO, Any
 from backups.settings import BackupError
 
 LOCALE = """SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = :'name'"""
+EXTENSIONS = """SELECT coalesce(json_agg(json_build_array(extname, nspname) ORDER BY pg_extension.oid), '[]')
+    FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname <> 'plpgsql'"""
+TRUSTED = "SELECT DISTINCT name FROM pg_available_extension_versions WHERE trusted OR NOT superuser"
 TABLES = """SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
     WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"""
 
@@ -91,9 +95,29 @@ class Server:
         """The databases whose names match a pattern of LIKE."""
         return self.sql("SELECT datname FROM pg_database WHERE datname LIKE :'p' ORDER BY 1", p=pattern).splitlines()
 
-    def extensions(self, name: str) -> list[str]:
-        """The extensions of a database, besides the language that each one has."""
-        return self.sql("SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1", name).splitlines()
+    def extensions(self, name: str) -> dict[str, str]:
+        """The extensions of a database, besides the language that each one has, and their schemas.
+
+        An extension comes after those that it needs.
+        """
+        return dict(json.loads(self.sql(EXTENSIONS, name)))
+
+    def create_extensions(self, name: str, extensions: Mapping[str, str] | list[str], owner: str) -> list[str]:
+        """Create extensions in a database, in the schemas of the original; return the schemas that were created."""
+        if isinstance(extensions, list):  # of a backup without schemas
+            extensions = dict.fromkeys(extensions, "public")
+        own = [schema for schema in dict.fromkeys(extensions.values()) if not re.match("pg_|public$", schema)]
+        for schema in own:
+            self.sql('CREATE SCHEMA :"schema" AUTHORIZATION :"owner"', name, schema=schema, owner=owner)
+        for extension, schema in extensions.items():
+            create = 'CREATE EXTENSION IF NOT EXISTS :"extension" SCHEMA :"schema" CASCADE'
+            self.sql(create, name, extension=extension, schema=schema)
+        return own
+
+    def untrusted(self, extensions: Iterable[str]) -> list[str]:
+        """Those extensions that only a superuser may create."""
+        trusted = self.sql(TRUSTED).splitlines()
+        return [extension for extension in extensions if extension not in trusted]
 
     def create(self, name: str, owner: str, like: str = "") -> None:
         """Create an empty database that only its owner can enter, with the locale of another one."""
@@ -136,6 +160,12 @@ class Server:
         if self.sql("SELECT 1 FROM pg_roles WHERE rolname = :'role'", role=role):
             self.sql('GRANT CONNECT ON DATABASE :"name" TO :"role"', name=name, role=role)
 
+    def has_rows(self, name: str) -> bool:
+        """Whether a table of a database has a row."""
+        tables = self.sql(TABLES, name).splitlines()
+        found = " OR ".join(f"EXISTS (SELECT FROM {table})" for table in tables)
+        return bool(tables) and self.sql(f"SELECT {found}", name) == "t"
+
     def rows(self, name: str) -> tuple[int, int]:
         """The number of tables of a database, and of their rows."""
         tables = self.sql(TABLES, name).splitlines()
@@ -145,7 +175,12 @@ class Server:
         counted = self.sql(" UNION ALL ".join(f"SELECT count(*) FROM {table}" for table in tables), name)  # noqa: S608
         return len(tables), sum(map(int, counted.splitlines()))
 
-    def load(self, dump: Path, name: str, owner: str = "") -> None:
+    def read(self, dump: Path) -> None:
+        """Read a dump from its beginning to its end, and load it nowhere."""
+        with dump.open("rb") as file:
+            self.run("pg_restore", "--file=/dev/null", file=file)
+
+    def load(self, dump: Path, name: str, owner: str = "", schemas: Collection[str] = ()) -> None:
         """Restore a dump into an empty database.
 
         Args:
@@ -153,10 +188,11 @@ class Server:
             name: the database.
             owner: role of which this user is a member; it owns everything. Extensions exist already. Without it, the
                 user owns everything, and creates the extensions too.
+            schemas: those that exist already.
         """
         with dump.open("rb") as file:
             contents = self.run("pg_restore", "--list", file=file)
-        chosen = [line for line in contents.splitlines() if wanted(line, extensions=not owner)]
+        chosen = [line for line in contents.splitlines() if wanted(line, not owner, schemas)]
         options = ["--no-owner", "--no-privileges", "--exit-on-error", "--no-password", f"--dbname={name}"]
         options += [f"--role={owner}"] if owner else []
         # Not in $TMPDIR, a folder of root alone that libpam-tmpdir creates.
@@ -168,8 +204,11 @@ class Server:
             self.run("pg_restore", *options, f"--use-list={listed.name}", file=file)
 
 
-def wanted(line: str, extensions: bool) -> bool:
+def wanted(line: str, extensions: bool, schemas: Collection[str] = ()) -> bool:
     """Whether to restore a line of pg_restore's list. Only the owner of an extension or a schema may comment on it."""
+    schema = re.match(r"\d+; \d+ \d+ SCHEMA - (.*) \S*$", line)
+    if schema and schema[1] in schemas:
+        return False
     if re.match(r"\d+; \d+ \d+ (COMMENT - (EXTENSION|SCHEMA)|SCHEMA - public|ACL|DEFAULT ACL) ", line):
         return False
     return extensions or not re.match(r"\d+; \d+ \d+ EXTENSION ", line)

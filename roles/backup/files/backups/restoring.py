@@ -24,12 +24,12 @@ from typing import Any
 
 from backups import runs
 from backups.engine import Restic
-from backups.placing import give_to, put_copies
+from backups.placing import give_to, put_copies, remove_privileges, restored
 from backups.plans import Plan, Plans, checked_stamp, has_lock
 from backups.postgres import Server
 from backups.saving import MANIFEST
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings
-from backups.status import locked
+from backups.status import locked, shared
 
 SUPERUSER = "postgres"
 READER = "backups"  # the user and the role that read all databases
@@ -104,7 +104,7 @@ class Restorer:
         parent = APPS / name if app.data else self.state
         begun = checked_stamp(stamp) if stamp else runs.new_stamp()
         plan = Plan(name, begun, run.shown, app.data, app.database, str(parent / f".restore-{begun}"), as_name)
-        with locked(self.state / "lock"):
+        with locked(shared(self.state) / "lock"):
             former = self.check_former_plan(name, stamp)
             if former:
                 self.undo(former)
@@ -182,20 +182,21 @@ class Restorer:
                 "Nothing was changed."
             )
         engine.restore(run.files, folder)
-        stage = Path(f"{folder}{self.state}/stage/{plan.app}")
-        about = json.loads((stage / MANIFEST).read_text())
+        stage = self.state / "stage" / plan.app
+        about = json.loads(restored(folder, stage / MANIFEST).read_text())
         plan.facts = {"size": needed, "files": 0, "tables": 0, "rows": 0}
         if plan.data:
             data = plan.restored_data
-            Path(f"{folder}{APPS / plan.app / 'data'}").rename(data)
-            put_copies(stage / "sqlite", data, about["sqlite"])
+            restored(folder, APPS / plan.app / "data").rename(data)
+            remove_privileges(data)
+            put_copies(Path(f"{folder}{stage / 'sqlite'}"), data, about["sqlite"])
             owner = account_of(plan.app)
             if owner:
                 give_to(data, (about["uid"], about["gid"]), (owner.pw_uid, owner.pw_gid))
             plan.facts["files"] = sum(len(names) for _, _, names in os.walk(data))
         if plan.database:
             engine.restore(run.database, folder)
-            self.load(plan, folder / f"{plan.app}.dump", about)
+            self.load(plan, restored(folder, Path(f"/{plan.app}.dump")), about)
         if plan.as_name:
             self.place_copy(plan)
             self.finish(plan)
@@ -230,12 +231,9 @@ class Restorer:
             plan.facts["note"] = f"The backup is of PostgreSQL {there}; it is now in PostgreSQL {here}."
         name = plan.restored_database
         self.server.create(name, plan.app, like=plan.app)
-        for extension in about["extensions"]:
-            self.server.sql(
-                'CREATE EXTENSION IF NOT EXISTS :"extension" SCHEMA public CASCADE', name, extension=extension
-            )
+        schemas = self.server.create_extensions(name, about["extensions"], plan.app)
         with self.server.member(plan.app, LOADER):
-            self.loader.load(dump, name, owner=plan.app)
+            self.loader.load(dump, name, owner=plan.app, schemas=schemas)
         dump.unlink()
         self.server.sql("ANALYZE", name)
         self.server.let_connect(name, READER)

@@ -19,7 +19,7 @@ from backups import copies, runs
 from backups.engine import NoRepository, Restic
 from backups.postgres import Server, dump_command
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
-from backups.status import Status, locked
+from backups.status import Status, locked, shared
 
 CHECKED_EVERY = 7 * 86400  # seconds
 CHECKED_PART = 10  # a check reads one of so many parts of the data
@@ -45,13 +45,14 @@ class Saver:
 
     def engine(self, target: Target) -> Restic:
         limit = self.settings.limit_upload
-        return Restic(target, self.settings.host, self.config, self.state, self.cache, limit)
+        known_hosts = shared(self.state) if os.geteuid() else self.state
+        return Restic(target, self.settings.host, self.config, known_hosts, self.cache, limit)
 
     def run(self, names: list[str]) -> list[str]:
         """Back up some apps, or all, to every target; return what failed. A failure stops nothing else."""
         chosen = [self.settings.app(name) for name in names] or list(self.settings.apps)
         failures = []
-        with locked(self.state / "lock"):
+        with locked(shared(self.state) / "lock"):
             for target in self.settings.targets:
                 for app in chosen:
                     if error := self.back_up(app, target):
@@ -82,15 +83,36 @@ class Saver:
         try:
             size, added = self.save_once(app, restic, stamp, about)
         except NoRepository:
+            self.check_first_time(restic.target)
             restic.create()
             size, added = self.save_once(app, restic, stamp, about)
+        Status(self.state).record("targets", restic.target.name, repository=restic.target.repository)
         return {"size": size, "added": added, "stamp": stamp, "warnings": about.get("warnings", [])}
+
+    def check_first_time(self, target: Target) -> None:
+        """Check that this host has not had a repository on a target.
+
+        Raises:
+            BackupError: when it had one, which is gone.
+        """
+        known = Status(self.state).read()["targets"].get(target.name, {})
+        if known.get("repository") == target.repository:
+            raise BackupError(
+                f"The repository on {target.name} is gone, with all backups in it. Nothing was saved.\nIs the disk "
+                f"mounted, was a folder renamed? To start a new repository: sudo backup forget-repository {target.name}"
+            )
+
+    def forget_repository(self, target: Target) -> None:
+        """Forget that a target had a repository, so that the next backup starts a new one."""
+        Status(self.state).record("targets", target.name, repository="", error="")
 
     def save_once(self, app: App, restic: Restic, stamp: str, about: dict[str, Any]) -> tuple[int, int]:
         size = added = 0
         if app.database:
             server = Server()
             about |= {"postgresql": server.major(), "extensions": server.extensions(app.name)}
+            with contextlib.suppress(BackupError):  # a table was dropped in the meantime
+                about["has_rows"] = server.has_rows(app.name)
             saved = restic.save_output(
                 dump_command(app.name), f"/{app.name}.dump", runs.tags_of(app.name, "database", stamp)
             )

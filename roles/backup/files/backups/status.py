@@ -1,4 +1,7 @@
-"""What is known of the backups of this host: /var/lib/backup/status.json, which the status and the playbooks read."""
+"""What is known of the backups of this host, in status.json, which the status and the playbooks read.
+
+Root, the backup and the drill, which are different users, share its folder, so no one follows a link in it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ from backups.settings import STATE, BackupError
 PATIENCE = 3600.0  # seconds to wait for another run
 
 
+def shared(state: Path) -> Path:
+    """The folder that root and the users of the units share."""
+    return state / "shared"
+
+
 class Status:
     """The file status.json.
 
@@ -23,21 +31,21 @@ class Status:
     and `drills` the last drill of each app. Times are seconds since 1970.
 
     Args:
-        state: folder of the file.
+        state: folder of the program.
     """
 
     def __init__(self, state: Path = STATE) -> None:
-        self.state = state
-        self.path = state / "status.json"
+        self.folder = shared(state)
+        self.path = self.folder / "status.json"
 
     def read(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            return dict(json.loads(self.path.read_text()))
+        with contextlib.suppress(OSError, ValueError), open(self.path, opener=open_no_link) as file:
+            return dict(json.load(file))
         return {"backups": {}, "targets": {}, "drills": {}}
 
     def record(self, kind: str, *names: str, **values: Any) -> None:
         """Add values to an entry, such as those of `backups` `shop` `store`."""
-        with locked(self.state / "status.lock", 60):
+        with locked(self.folder / "status.lock", 60):
             content = self.read()
             entry = content.setdefault(kind, {})
             for name in names:
@@ -52,6 +60,11 @@ class Status:
             beside.replace(self.path)
 
 
+def open_no_link(path: str, flags: int) -> int:
+    """Open a file whose folder others can write to: a link is refused, and a pipe does not wait for a writer."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o660)
+
+
 @contextlib.contextmanager
 def locked(path: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Hold a lock, which ends with this process.
@@ -60,7 +73,7 @@ def locked(path: Path, patience: float = PATIENCE) -> Iterator[None]:
         BackupError: when another process still holds it after some seconds.
     """
     deadline = time.monotonic() + patience
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o660)
+    descriptor = open_no_link(str(path), os.O_CREAT | os.O_RDWR)
     with contextlib.suppress(PermissionError):  # of another user, who has done it
         os.fchmod(descriptor, 0o660)  # whatever the umask was
     with os.fdopen(descriptor, "w") as held:
