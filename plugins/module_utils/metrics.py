@@ -319,8 +319,9 @@ def app_lines(apps: Collection[Mapping[str, Any]], events: Iterable[tuple[str, M
     memory: list[Sample] = [({"app": app["name"]}, app["memory_mib"] << 20) for app in apps]
     yield from gauge("app_memory_bytes", "Memory of the web service without file pages.", memory)
     found = [(app["name"], app["certificate"]) for app in apps if app["certificate"]]
-    days: list[Sample] = [({"app": name}, entry["days_left"] if entry["is_there"] else 0) for name, entry in found]
-    yield from gauge("app_certificate_days", "Days until the certificate expires; 0 without one.", days)
+    left: list[Sample] = [({"app": name}, entry["days_left"] * 86400 * entry["is_there"]) for name, entry in found]
+    about = "Time until the certificate expires, in whole days; 0 without one."
+    yield from gauge("app_certificate_remaining_seconds", about, left)
     last = {name: event for name, event in events if name in {app["name"] for app in apps}}
     results: list[Sample] = [({"app": name}, event["result"] == "ok") for name, event in last.items()]
     yield from gauge("app_last_deploy_success", "Whether the last deploy or rollback succeeded.", results)
