@@ -31,7 +31,7 @@ state = json.load(open("{STATE}"))
 state["not_after"] = time.time() + 5 * 86400
 json.dump(state, open("{STATE}", "w"))
 """
-# Each alert: the command that causes it, and the one that ends it. LIVE is the live release of the app echo, and MONITOR
+# Each alert: the command that causes it, and the one that ends it. LIVE is the live release of the app echo; MONITOR is
 # the address of the monitor.
 CAUSES = {
     "AppDown": (
