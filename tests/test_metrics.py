@@ -32,6 +32,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.metrics import (
 )
 from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
 from log_lines import V1, request
+from nginx_site import Site, needs_nginx, own_address
 from status_examples import EVENT, host
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -223,6 +224,43 @@ def test_a_hundred_thousand_lines_take_less_than_a_second(log: Log) -> None:
     began = time.process_time()
     assert log.count() == 100_000
     assert time.process_time() - began < 1
+
+
+# --- nginx itself -----------------------------------------------------------------------------------------------------
+
+
+@needs_nginx
+def test_the_lines_of_a_real_nginx_are_counted(site: Site) -> None:
+    site.start({})
+    log, app = site.folder / "log", {"shop": V1}
+    state = count_requests({}, app, log)
+    for path in ("/", "/?x=%22,%22status%22:500", '/".\\', "/.git/config"):
+        site.ask(path.replace('"', "%22").replace("\\", "%5c"), Referer='"status":500,"release":"x"')
+
+    def counted() -> dict[str, int]:
+        found = Counters.load(count_requests(state, app, log))
+        assert found.ignored == 0
+        counts = {status: 0 for _, _, status in found.requests}
+        for (_, _, status), count in found.requests.items():
+            counts[status] += count
+        return counts
+
+    deadline = time.monotonic() + 10
+    while sum(counted().values()) < 4 and time.monotonic() < deadline:  # nginx writes once a second
+        time.sleep(0.1)
+    assert counted() == {"2xx": 3, "3xx": 0, "4xx": 1, "5xx": 0}
+
+
+@needs_nginx
+def test_nginx_offers_its_own_counters_to_its_host_alone_and_does_not_log_it(site: Site) -> None:
+    site.start({})
+    status, text = get(http.client.HTTPConnection("127.0.0.1", site.status_port, timeout=10), "/")
+    assert status == 200
+    assert text.startswith("Active connections:")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((own_address(), site.status_port), 5).close()
+    time.sleep(1.5)
+    assert "127.0.0.1" not in (site.folder / "log/access.log").read_text()
 
 
 # --- the metrics ------------------------------------------------------------------------------------------------------
