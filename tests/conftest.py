@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -94,7 +95,10 @@ def render() -> Render:
 
     def rendered(role: str, template: str, app: dict[str, Any] | None = None, **values: Any) -> str:
         text = (ROLES / role / "templates" / template).read_text()
-        options = {"trim_blocks": True}  # as Ansible does: an included file loses its last line break
+        options: dict[str, Any] = {"trim_blocks": True}  # as Ansible does: an included file loses its last line break
+        if text.startswith("#jinja2:"):
+            head, _, text = text.partition("\n")
+            options |= dict(re.findall(r"(\w+):'([^']*)'", head))
         return str(
             templar(role, app, **values)
             .copy_with_new_env(searchpath=[str(ROLES / role / "templates")])

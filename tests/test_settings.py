@@ -77,7 +77,8 @@ def test_every_argument_is_used_and_every_used_argument_exists(role: Path) -> No
         used |= set(re.findall(rf"(?<![\w./]){role.name}_[a-z0-9_]+(?=[^\w(]|$)", text))
     used -= results
     declared = set(role_settings(role.name)["arguments"])
-    written_by_playbooks = {"admin_addresses", "postgresql_client_addresses"}  # passed on to the firewall and others
+    # passed on to the firewall and others
+    written_by_playbooks = {"admin_addresses", "monitor_client_addresses", "postgresql_client_addresses"}
     assert declared - used <= written_by_playbooks, declared - used
     assert used <= declared, used - declared
 

@@ -19,12 +19,14 @@ NO_CONNECTION = ("refused", "timed out", "No route", "unreachable")
 # During a first boot, sshd may start before cloud-init installs the keys. After that, a denial is final.
 KEYS_TIMEOUT = 60  # seconds
 FIRST_BOOT_TIMEOUT = 900  # seconds that a first boot may take
-# Prints os-release, the number of cores, and whether the host has Python, a program that sets the clock, and alerts.
+# Prints os-release, the number of cores, and whether the host has Python, a program that sets the clock, alerts, and
+# metrics.
 SYSTEM_INFO = """cat /etc/os-release
 command -v python3 >/dev/null && echo PYTHON=yes
 PATH=$PATH:/usr/sbin
 command -v chronyd ntpd >/dev/null && echo CLOCK=yes
 [ -e /etc/systemd/system/alert.timer ] && echo ALERTS=yes
+[ -e /etc/metrics ] && echo METRICS=yes
 echo CORES=$(nproc)"""
 # Prints the unfinished jobs of a first boot. The holder of a lock is found by the inode of the lock file.
 FIRST_BOOT_JOBS = r"""
@@ -94,7 +96,7 @@ class ActionModule(ActionBase):
         system = parse(output)
         # The name that a gathered fact has.
         facts = {"distribution_major_version": system.get("VERSION_ID", "").split(".")[0]}
-        present = {name.lower(): system.pop(name, "") == "yes" for name in ("PYTHON", "CLOCK", "ALERTS")}
+        present = {name.lower(): system.pop(name, "") == "yes" for name in ("PYTHON", "CLOCK", "ALERTS", "METRICS")}
         cores = {"cores": int(system.pop("CORES", "") or 1)}
         current, final = {"user": user, "port": port}, {"administrator": logins.administrator, "sshd_port": logins.port}
         given = {"sudo_password_given": self.has_sudo_password(variables)}

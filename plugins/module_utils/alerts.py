@@ -5,7 +5,6 @@ It runs as a user without rights. The role alert installs copies of this module 
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import smtplib
@@ -14,13 +13,18 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import clean
-from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import APPS, describe_service, parse_time
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import (
+    APPS,
+    describe_service,
+    parse_time,
+    read_events,
+)
 from ansible_collections.blueoctopus.site.plugins.module_utils.checks import Problem, find_problems
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import (
@@ -119,17 +123,6 @@ def news(known: dict[str, Any], problems: list[Problem], host: str, now: float, 
             messages.append(message("over", before["entry"], host, now, before["since"]))
             del known[key]
     return messages
-
-
-def read_events(path: Path = EVENTS) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The last deploys and rollbacks of each app: its name, and an event of its history."""
-    with contextlib.suppress(OSError):
-        for line in path.read_text(errors="replace").splitlines():
-            app, _, event = line.partition(" ")
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                found = json.loads(event)
-                if found["result"] != "begun" and parse_time(found["time"]) is not None:
-                    yield app, found
 
 
 def new_events(state: State, host: str, now: float, with_log: bool, path: Path = EVENTS) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +175,14 @@ def parse_time(text: str) -> float | None:
     with contextlib.suppress(ValueError, TypeError):
         return float(calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")))
     return None
+
+
+def read_events(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The last deploys and rollbacks of each app: its name, and an event of its history."""
+    with contextlib.suppress(OSError):
+        for line in path.read_text(errors="replace").splitlines():
+            app, _, event = line.partition(" ")
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found = json.loads(event)
+                if found["result"] != "begun" and parse_time(found["time"]) is not None:
+                    yield app, found

@@ -1,30 +1,35 @@
 #!/usr/bin/python
-"""Create a server certificate that a certificate authority of this host alone has signed."""
+"""Create a certificate that a certificate authority of this host alone has signed."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: private_certificate
-short_description: Create a server certificate and the certificate authority that signs it
+short_description: Create a certificate and the certificate authority that signs it
 description:
-  - Creates a certificate authority on the host, once, and with it a certificate for a server of the host. Clients that
-    have the root certificate of the authority can verify the server, and trust it for nothing else.
-  - Creates the server certificate anew when its names differ, or when it expires within a year. Clients need no change.
+  - Creates a certificate authority on the host, once, and with it a certificate for a server or a client of the host.
+    Others that have the root certificate of the authority can verify it, and trust it for nothing else.
+  - Creates the certificate anew when its names differ, or when it expires within a year. The others need no change.
   - The key of the authority can be read by root alone. No key leaves the host.
 options:
   folder:
-    description: Folder of the files C(ca.key), C(ca.pem), C(server.key) and C(server.pem).
+    description: Folder of the files C(ca.key), C(ca.pem), C(USAGE.key) and C(USAGE.pem).
     type: path
     required: true
   names:
-    description: Host names and IP addresses of the server.
+    description: Host names and IP addresses of the server or the client.
     type: list
     elements: str
     required: true
   group:
-    description: Group that can read C(server.key).
+    description: Group that can read the key of the certificate.
     type: str
     required: true
+  usage:
+    description: Whether the certificate is that of a server or of a client.
+    type: str
+    choices: [server, client]
+    default: server
 extends_documentation_fragment:
   - blueoctopus.site.attributes
 attributes:
@@ -71,10 +76,10 @@ CN = {name}
 basicConstraints = critical, CA:TRUE, pathlen:0
 keyUsage = critical, keyCertSign, cRLSign
 subjectKeyIdentifier = hash
-[server]
+[{usage}]
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
-extendedKeyUsage = serverAuth
+extendedKeyUsage = {usage}Auth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 subjectAltName = {alternatives}
@@ -110,18 +115,20 @@ def alternatives(names: list[str]) -> list[str]:
 
 
 class Certificates:
-    """The authority and the server certificate in a folder.
+    """The authority and the certificate in a folder.
 
     Args:
         folder: where they are.
-        names: names and addresses of the server.
+        names: names and addresses of the server or the client.
+        usage: server or client.
     """
 
-    def __init__(self, folder: Path, names: list[str]) -> None:
+    def __init__(self, folder: Path, names: list[str], usage: str = "server") -> None:
         self.folder = folder
         self.names = names
+        self.usage = usage
         self.ca_key, self.ca = folder / "ca.key", folder / "ca.pem"
-        self.key, self.certificate = folder / "server.key", folder / "server.pem"
+        self.key, self.certificate = folder / f"{usage}.key", folder / f"{usage}.pem"
 
     @property
     def has_authority(self) -> bool:
@@ -129,7 +136,7 @@ class Certificates:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the server certificate has the names, is from the authority, and does not expire soon."""
+        """Whether the certificate has the names, is from the authority, and does not expire soon."""
         if not (self.has_authority and self.key.exists() and self.certificate.exists()):
             return False
         try:
@@ -151,20 +158,22 @@ class Certificates:
             work = Path(name)
             config = work / "config"
             if not self.has_authority:
-                config.write_text(CONFIG.format(name="Database servers", alternatives="DNS:none"))
+                config.write_text(CONFIG.format(name="Private authority", alternatives="DNS:none", usage=self.usage))
                 made = ["-keyout", work / "ca.key", "-out", work / "ca.pem"]
                 days = ["-days", str(AUTHORITY_DAYS)]
                 openssl("req", "-x509", *NEW_KEY, "-config", config, "-extensions", "authority", *days, *made)
                 write(self.ca_key, (work / "ca.key").read_text(), 0o600)
                 write(self.ca, (work / "ca.pem").read_text())
-            config.write_text(CONFIG.format(name=self.names[0], alternatives=",".join(alternatives(self.names))))
+            config.write_text(
+                CONFIG.format(name=self.names[0], alternatives=",".join(alternatives(self.names)), usage=self.usage)
+            )
             request = work / "request"
-            openssl("req", "-new", *NEW_KEY, "-config", config, "-keyout", work / "server.key", "-out", request)
+            openssl("req", "-new", *NEW_KEY, "-config", config, "-keyout", work / "own.key", "-out", request)
             signer = ["-CA", self.ca, "-CAkey", self.ca_key, "-CAserial", work / "serial", "-CAcreateserial"]
-            extensions = ["-extfile", config, "-extensions", "server", "-days", str(SERVER_DAYS)]
-            openssl("x509", "-req", "-in", request, *signer, *extensions, "-out", work / "server.pem")
-            write(self.key, (work / "server.key").read_text(), 0o600)
-            write(self.certificate, (work / "server.pem").read_text())
+            extensions = ["-extfile", config, "-extensions", self.usage, "-days", str(SERVER_DAYS)]
+            openssl("x509", "-req", "-in", request, *signer, *extensions, "-out", work / "own.pem")
+            write(self.key, (work / "own.key").read_text(), 0o600)
+            write(self.certificate, (work / "own.pem").read_text())
 
 
 def normal(name: str) -> str:
@@ -181,11 +190,12 @@ def main() -> None:
             "folder": {"type": "path", "required": True},
             "names": {"type": "list", "elements": "str", "required": True},
             "group": {"type": "str", "required": True},
+            "usage": {"type": "str", "choices": ["server", "client"], "default": "server"},
         },
         supports_check_mode=True,
     )
     params = module.params
-    certificates = Certificates(Path(params["folder"]), params["names"])
+    certificates = Certificates(Path(params["folder"]), params["names"], params["usage"])
     changed = not certificates.is_valid
     if changed and not module.check_mode:
         try:

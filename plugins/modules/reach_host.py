@@ -69,4 +69,8 @@ alerts:
   description: Whether the host sends alerts.
   returned: success
   type: bool
+metrics:
+  description: Whether the host has exporters for a monitor.
+  returned: success
+  type: bool
 """

@@ -31,7 +31,7 @@ Render = Callable[..., str]
 DOMAIN = "shop.example"
 # nginx's own configuration, by file name, with numbers in the place of the ports.
 MAIN: dict[str, str] = {}
-HTTP, HTTPS = 70080, 70443
+HTTP, HTTPS, STATUS = 70080, 70443, 70114
 HASH = "$6$salt$IxDD3jeSOb5eB1CX5LBsqZFVkJdido3OUILO5Ifz5iwMuTS4XMS130MTSuDDl3aCI6WouIL9AjRbLCelDCy.g."  # password
 # What the app answers: the headers of a response, by path. Other paths get none of their own.
 ANSWERS = {
@@ -99,6 +99,7 @@ class Site:
     def __init__(self, render: Render, folder: Path) -> None:
         self.render, self.folder = render, folder
         self.root, self.port, self.https_port = folder / "srv/shop", free_port(), free_port()
+        self.status_port = free_port()
         self.live = self.root / "live"
         for path in (self.live / "public", self.root / "data", folder / "log", folder / "nginx/conf.d"):
             path.mkdir(parents=True)
@@ -135,13 +136,14 @@ class Site:
     def write_main(self) -> None:
         """Write everything but the sites. All tests share one rendering."""
         if not MAIN:
-            main = self.render("nginx", "nginx.conf.j2", nginx_http_port=HTTP, nginx_https_port=HTTPS)
+            ports = {"nginx_http_port": HTTP, "nginx_https_port": HTTPS, "nginx_status_port": STATUS}
+            main = self.render("nginx", "nginx.conf.j2", **ports)
             MAIN["nginx.conf"] = re.sub(r"^error_log syslog.*\n", "", main, flags=re.MULTILINE)
             for name in ("challenge.conf", "errors.conf", "error-pages.conf"):
                 text = self.render("nginx", f"{name}.j2", nginx_challenge_folder="/srv/challenges")
                 MAIN[f"snippets/{name}"] = text
             MAIN.update(yaml.safe_load(self.render("nginx", "pages.yml.j2")))
-        own: dict[Any, Any] = {HTTP: self.port, HTTPS: self.https_port}
+        own: dict[Any, Any] = {HTTP: self.port, HTTPS: self.https_port, STATUS: self.status_port}
         own |= {"/run/nginx.pid": self.folder / "nginx.pid", "/var/log/nginx": self.folder / "log"}
         own |= {"/srv/challenges": self.folder / "challenges", "/etc/nginx/pages": self.folder / "nginx/pages"}
         for name, text in MAIN.items():

@@ -1,0 +1,59 @@
+"""The hosts that a monitor looks at: which they are, at which addresses, what can't work."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import Groups, Hostvars
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import plain
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem
+
+MEASURED = ("webservers", "databases", "backups", "monitors")  # groups
+
+
+def metrics_hosts(groups: Groups) -> list[str]:
+    """The hosts that offer metrics: all, as soon as there is a monitor."""
+    if not list(groups.get("monitors", [])):
+        return []
+    return list(dict.fromkeys(host for group in MEASURED for host in groups.get(group, [])))
+
+
+def metrics_address(variables: Mapping[str, Any], host: str) -> str:
+    """The address at which the monitors reach a host."""
+    return str(variables.get("metrics_address") or variables.get("ansible_host", host))
+
+
+def client_addresses(variables: Mapping[str, Any], host: str) -> list[str]:
+    """The addresses from which a monitor connects to the other hosts."""
+    return [*map(str, plain(variables.get("monitor_client_addresses")) or [variables.get("ansible_host", host)])]
+
+
+def find_monitor_problems(hosts: Iterable[str], hostvars: Hostvars, groups: Groups) -> Iterator[tuple[str, Problem]]:
+    """Find what can't work with the group monitors, one by one: the host of each problem, and the problem.
+
+    Args:
+        hosts: the hosts of this run.
+        hostvars: the variables of all hosts.
+        groups: the groups of the inventory.
+    """
+    for monitor in groups.get("monitors", []):
+        if monitor not in hosts:
+            continue
+        variables = hostvars[monitor]
+        if not list(groups.get("webservers", [])):
+            expected = "a group webservers, with the hosts to look at"
+            yield monitor, Problem("group monitors", "no host to look at", expected, "webservers: {hosts: {web1: {}}}")
+        if variables.get("alert_smtp_tls") == "tls" and int(variables.get("alert_smtp_port", 587)) != 465:
+            found = f"{variables.get('alert_smtp_port', 587)}, with alert_smtp_tls: tls"
+            expected = "465: Alertmanager knows TLS from the start by this port; or alert_smtp_tls: starttls"
+            yield monitor, Problem("key alert_smtp_port", found, expected, "alert_smtp_port: 465")
+        for address in client_addresses(variables, monitor):
+            try:
+                ipaddress.ip_network(address, strict=False)
+            except ValueError:
+                found = f"nothing, and ansible_host is the name {address}"
+                expected = f"the IP addresses from which {monitor} connects to the hosts, for their firewalls"
+                example = "monitor_client_addresses: [198.51.100.9]"
+                yield monitor, Problem("key monitor_client_addresses", found, expected, example)

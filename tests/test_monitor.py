@@ -1,0 +1,329 @@
+"""The monitor: its configuration as Prometheus and Alertmanager read it, each alert on series, the inventory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.blueoctopus.site.plugins.filter.monitoring import (
+    monitor_addresses,
+    monitor_authorities,
+    monitor_targets,
+)
+from ansible_collections.blueoctopus.site.plugins.module_utils import checks
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.monitoring import find_monitor_problems, metrics_hosts
+
+PROJECT = Path(__file__).resolve().parent.parent
+GRAFANA = sorted((PROJECT / "docs/grafana").glob("*.json"))
+Render = Callable[..., str]
+APP = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
+GROUPS = {"webservers": ["web1", "web2"], "databases": ["db1"], "monitors": ["mon1"]}
+HOSTS: dict[str, dict[str, Any]] = {
+    "web1": {"ansible_host": "192.0.2.1", "apps": [APP | {"postgresql": True}]},
+    "web2": {"ansible_host": "192.0.2.2", "apps": [APP], "metrics_address": "10.0.0.2", "metrics_port": 9000},
+    "db1": {"ansible_host": "fd00::3"},
+    "mon1": {"ansible_host": "192.0.2.9"},
+}
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Skip a test on a control node without some programs of Debian's packages."""
+    missing = [program for program in programs if not shutil.which(program)]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
+
+
+def run(*command: str | Path) -> None:
+    """Run a program, which must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+@needs("promtool")
+def test_prometheus_accepts_its_configuration(render: Render, tmp_path: Path) -> None:
+    for name in ("client.pem", "client.key"):
+        (tmp_path / "tls").mkdir(exist_ok=True)
+        (tmp_path / "tls" / name).touch()
+    targets = monitor_targets(HOSTS, GROUPS, "mon1")
+    values = {"monitor_targets": targets, "monitor_host": "mon1", "__monitor_folder": str(tmp_path)}
+    for name in ("prometheus.yml", "rules.yml"):
+        (tmp_path / name).write_text(render("monitor", f"{name}.j2", **values))
+    run("promtool", "check", "config", tmp_path / "prometheus.yml")
+    found = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
+    jobs = {job["job_name"]: job for job in found["scrape_configs"]}
+    assert set(jobs) == {
+        "prometheus", "alertmanager", "node web1", "nginx web1", "node web2", "nginx web2", "node db1", "postgres db1",
+        "node mon1",
+    }  # fmt: skip
+    assert jobs["node db1"]["static_configs"][0]["targets"] == ["[fd00::3]:9998"]
+    assert jobs["nginx web2"]["static_configs"][0]["targets"] == ["10.0.0.2:9000"]
+    assert jobs["node mon1"]["static_configs"][0]["targets"] == ["127.0.0.1:9998"]
+    for name, job in jobs.items():
+        if " " in name:
+            assert job["scheme"] == "https"
+            assert job["tls_config"]["ca_file"].endswith(f"/hosts/{name.split()[1]}.pem")
+            assert "insecure_skip_verify" not in job["tls_config"]
+
+
+MAIL = {"monitor_mail": ["a@x.example", "b@x.example"], "monitor_smtp_host": "smtp.example"}
+LOGIN = {"monitor_smtp_user": "u", "monitor_smtp_password": "p\"'{{ x }}\n"}
+
+
+@needs("amtool")
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"monitor_webhook": 'http://x.example/"hook'}, MAIL, MAIL | LOGIN | {"monitor_webhook": "https://x.example/"}],
+    ids=["no receiver", "webhook", "mail", "both"],
+)
+def test_alertmanager_accepts_its_configuration(render: Render, tmp_path: Path, values: dict[str, Any]) -> None:
+    path = tmp_path / "alertmanager.yml"
+    path.write_text(render("monitor", "alertmanager.yml.j2", **values))
+    run("amtool", "check-config", path)
+    receiver = yaml.safe_load(path.read_text())["receivers"][0]
+    assert [hook["url"] for hook in receiver.get("webhook_configs", [])] == [
+        value for key, value in values.items() if key == "monitor_webhook"
+    ]
+    assert [mail["to"] for mail in receiver.get("email_configs", [])] == values.get("monitor_mail", [])
+    for mail in receiver.get("email_configs", []):
+        assert mail.get("auth_password") == values.get("monitor_smtp_password")
+
+
+def test_the_services_listen_on_localhost_alone(render: Render) -> None:
+    for text in yaml.safe_load(render("monitor", "services.yml.j2")).values():
+        assert "--web.listen-address=127.0.0.1:" in text
+        assert "--cluster.listen-address= " in f"{text} ".replace("\n", " ") or "alertmanager" not in text
+
+
+def test_the_limits_are_those_of_the_status() -> None:
+    limits = yaml.safe_load((PROJECT / "roles/monitor/vars/main.yml").read_text())
+    assert limits["__monitor_errors"] == 100 * checks.ERRORS_SHARE
+    assert limits["__monitor_errors_least"] == checks.ERRORS_LEAST
+    assert limits["__monitor_disk"] == checks.DISK_PERCENT
+    assert limits["__monitor_certificate"] == checks.CERTIFICATE_DAYS
+
+
+# --- alerts -----------------------------------------------------------------------------------------------------------
+
+# Each alert: series that cause it for twenty minutes and end it then, and labels of the alert beside those of the host.
+# A value stands for half a minute.
+SHOP = 'host="web1",app="shop"'
+DISK = 'host="web1",mount="/"'
+UP = 'up{host="web1",job="node"}'
+MEASURED = 'host_measured_timestamp_seconds{host="web1"}'
+SEEN = {UP: "1x200", MEASURED: "0+30x200"}
+
+
+def gauge(bad: float, good: float) -> str:
+    """A value that is good for ten minutes, bad for twenty, and good again."""
+    return f"{good}x19 {bad}x39 {good}x100"
+
+
+ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "AppDown": ({f"app_up{{{SHOP}}}": gauge(0, 1)}, {"app": "shop"}),
+    "AppProcessDown": (
+        {f'app_process_up{{{SHOP},process="mail.1"}}': gauge(0, 1)},
+        {"app": "shop", "process": "mail.1"},
+    ),
+    "AppErrors": (
+        {
+            f'app_requests_total{{{SHOP},release="1",status="2xx"}}': "0+95x200",
+            f'app_requests_total{{{SHOP},release="1",status="5xx"}}': "0x19 0+6x39 234x100",
+        },
+        {"app": "shop"},
+    ),
+    "AppSlow": (
+        {
+            f'app_request_duration_seconds_bucket{{{SHOP},le="1"}}': "0+50x19 950x39 950+50x100",
+            f'app_request_duration_seconds_bucket{{{SHOP},le="5"}}': "0+50x200",
+            f'app_request_duration_seconds_bucket{{{SHOP},le="+Inf"}}': "0+50x200",
+            f"app_request_duration_seconds_count{{{SHOP}}}": "0+50x200",
+        },
+        {"app": "shop"},
+    ),
+    "CertificateExpires": (
+        {f"app_certificate_remaining_seconds{{{SHOP}}}": gauge(9 * 86400, 60 * 86400)},
+        {"app": "shop"},
+    ),
+    "DeployFailed": (
+        {
+            f"app_last_deploy_success{{{SHOP}}}": gauge(0, 1),
+            f"app_last_deploy_timestamp_seconds{{{SHOP}}}": "600x200",
+        },
+        {"app": "shop"},
+    ),
+    "HostGone": ({UP: gauge(0, 1)}, {"job": "node"}),
+    "MetricsMissing": (SEEN | {'up{host="web1",job="nginx"}': gauge(0, 1)}, {"job": "nginx"}),
+    "DiskFull": ({f"host_disk_percent{{{DISK}}}": gauge(90, 89)}, {"mount": "/"}),
+    "BackupBad": ({'host_backup_good{host="web1"}': gauge(0, 1)}, {}),
+    "UnitFailed": (
+        {'host_unit_failed{host="web1",unit="x.service"}': "_x19 1x39 _x100"},
+        {"unit": "x.service"},
+    ),
+    "PostgresqlDown": ({'pg_up{host="web1"}': gauge(0, 1)}, {}),
+    "ClockOff": ({'node_time_seconds{host="web1"}': "0+30x19 700+30x39 1800+30x100"}, {}),
+    "AlertsNotSent": (
+        {'alertmanager_notifications_failed_total{host="web1",integration="email"}': "0x19 0+1x39 39x100"},
+        {"integration": "email"},
+    ),
+}
+
+
+def firing(alert: str, at: str, labels: dict[str, str] | None) -> dict[str, Any]:
+    """What is expected of an alert at a time: that it fires with some labels, or does not fire."""
+    expected = []
+    if labels is not None:
+        shown = {"alertname": alert, "alertstate": "firing", "host": "web1"} | labels
+        sets = ", ".join(f'{key}="{value}"' for key, value in shown.items())
+        expected = [{"labels": f"ALERTS{{{sets}}}", "value": 1}]
+    expression = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
+    return {"expr": expression, "eval_time": at, "exp_samples": expected}
+
+
+def check_rules(folder: Path, rules: str, series: dict[str, str], expected: list[dict[str, Any]]) -> None:
+    """Let promtool evaluate the rules."""
+    (folder / "rules.yml").write_text(rules)
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    test = {"interval": "30s", "input_series": inputs, "promql_expr_test": expected}
+    content = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": [test]}
+    (folder / "test.yml").write_text(yaml.safe_dump(content))
+    run("promtool", "test", "rules", folder / "test.yml")
+
+
+def test_every_alert_is_tested_and_says_what_to_do_and_is_in_the_guide(render: Render) -> None:
+    groups = yaml.safe_load(render("monitor", "rules.yml.j2"))["groups"]
+    rules = {rule["alert"]: rule["annotations"] for group in groups for rule in group["rules"]}
+    assert set(rules) == {*ALERTS, "DiskFillsUp"}
+    guide = (PROJECT / "docs/monitoring.md").read_text()
+    for name, texts in rules.items():
+        assert texts["summary"].startswith("{{ $labels.host }}"), name
+        assert texts["todo"].endswith("."), name
+        assert f"| `{name}` |" in guide, name
+
+
+@needs("promtool")
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_fires_while_there_is_the_problem_and_ends_with_it(render: Render, tmp_path: Path, alert: str) -> None:
+    series, labels = ALERTS[alert]
+    others = SEEN | series if alert != "HostGone" else {MEASURED: "0+30x200"} | series
+    expected = [firing(alert, "9m", None), firing(alert, "24m", labels), firing(alert, "40m", None)]
+    expected += [firing(other, "24m", None) for other in ALERTS if other != alert]
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), others, expected)
+
+
+@needs("promtool")
+def test_a_disk_that_fills_up_within_a_day_is_an_alert_once_its_trend_is_known(render: Render, tmp_path: Path) -> None:
+    free, full = f"host_disk_free_bytes{{{DISK}}}", f"host_disk_percent{{{DISK}}}"
+    labels = {"mount": "/"}
+    expected = [
+        firing("DiskFillsUp", "2h", None),
+        firing("DiskFillsUp", "4h", labels),
+        firing("DiskFillsUp", "9h", None),
+    ]
+    # Four hours and a half of growth, then somebody deletes files.
+    series = SEEN | {free: "1000000-1000x540 9000000x600", full: "50x1200"}
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), series, expected)
+    steady = SEEN | {free: "1000000-100x1200", full: "50x1200"}
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), steady, [firing("DiskFillsUp", "9h", None)])
+
+
+@needs("promtool")
+def test_a_problem_that_lasts_shorter_than_the_patience_and_few_errors_are_no_alerts(
+    render: Render, tmp_path: Path
+) -> None:
+    short = {f"app_up{{{SHOP}}}": "1x19 0x2 1x100"}
+    few = {
+        f'app_requests_total{{{SHOP},release="1",status="2xx"}}': "0+1x60",
+        f'app_requests_total{{{SHOP},release="1",status="5xx"}}': "0x19 0+1x3 4x50",
+    }
+    expected = [firing(alert, f"{minutes}m", None) for alert in ("AppDown", "AppErrors") for minutes in range(9, 20)]
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), SEEN | short | few, expected)
+
+
+@needs("promtool")
+def test_metrics_that_are_old_or_absent_are_an_alert(render: Render, tmp_path: Path) -> None:
+    old = {UP: "1x100", MEASURED: "0+30x19 570x100"}
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), old, [firing("MetricsMissing", "24m", {})])
+    absent = [firing("MetricsMissing", "24m", {"job": "node"})]
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), {UP: "1x100"}, absent)
+
+
+@needs("promtool")
+def test_a_host_that_is_gone_misses_no_exporter(render: Render, tmp_path: Path) -> None:
+    series = {UP: "0x100", 'up{host="web1",job="nginx"}': "0x100"}
+    expected = [firing("HostGone", "24m", {"job": "node"}), firing("MetricsMissing", "24m", None)]
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), series, expected)
+
+
+# --- dashboards -------------------------------------------------------------------------------------------------------
+
+
+@needs("promtool")
+@pytest.mark.parametrize("path", GRAFANA, ids=lambda path: path.name)
+def test_prometheus_accepts_every_query_of_a_dashboard(path: Path, tmp_path: Path) -> None:
+    board = json.loads(path.read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    assert len(queries) > 4
+    plain = [query.replace("$__rate_interval", "5m").replace("$host", "web1").replace("$app", "x") for query in queries]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(plain)]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    run("promtool", "check", "rules", "--lint=none", tmp_path / "rules.yml")
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+# --- the inventory ----------------------------------------------------------------------------------------------------
+
+
+def problems(hostvars: dict[str, dict[str, Any]], groups: dict[str, list[str]]) -> list[str]:
+    found = find_monitor_problems(list(hostvars), hostvars, groups)
+    return [f"{host}, {problem.where}: {problem.found}" for host, problem in found]
+
+
+def test_without_a_monitor_no_host_offers_metrics_and_no_firewall_opens() -> None:
+    groups = {"webservers": ["web1"], "monitors": []}
+    assert metrics_hosts(groups) == metrics_hosts({}) == []
+    assert monitor_addresses(HOSTS, groups) == []
+    assert problems(HOSTS, groups) == []
+
+
+def test_the_firewalls_open_for_the_addresses_of_the_monitors() -> None:
+    assert monitor_addresses(HOSTS, GROUPS) == ["192.0.2.9"]
+    inside = HOSTS | {"mon1": {"ansible_host": "mon1.example", "monitor_client_addresses": ["10.0.0.9", "fd00::9"]}}
+    assert monitor_addresses(inside, GROUPS) == ["10.0.0.9", "fd00::9"]
+    assert problems(inside, GROUPS) == []
+
+
+def test_a_monitor_whose_address_is_a_name_is_refused() -> None:
+    found = problems(HOSTS | {"mon1": {"ansible_host": "mon1.example"}}, GROUPS)
+    assert found == ["mon1, key monitor_client_addresses: nothing, and ansible_host is the name mon1.example"]
+
+
+def test_a_monitor_without_webservers_is_refused() -> None:
+    assert problems(HOSTS, {"monitors": ["mon1"]}) == ["mon1, group monitors: no host to look at"]
+
+
+def test_tls_from_the_start_on_another_port_than_465_is_refused() -> None:
+    settings = {"ansible_host": "192.0.2.9", "alert_smtp_tls": "tls"}
+    assert problems(HOSTS | {"mon1": settings}, GROUPS) == ["mon1, key alert_smtp_port: 587, with alert_smtp_tls: tls"]
+    assert problems(HOSTS | {"mon1": settings | {"alert_smtp_port": 465}}, GROUPS) == []
+
+
+def test_a_run_that_leaves_out_a_monitor_changes_no_metrics() -> None:
+    groups = GROUPS | {"monitors": ["mon1", "mon2"]}
+    hosts = HOSTS | {"mon1": HOSTS["mon1"] | {"monitor_authority": {"root": "one"}}, "mon2": {}}
+    assert monitor_authorities(hosts, groups) == []
+    hosts["mon2"] = {"monitor_authority": {"root": "two"}}
+    assert monitor_authorities(hosts, groups) == ["one", "two"]
+
+
+def test_a_host_that_this_run_has_not_reached_is_a_target_without_a_certificate() -> None:
+    hosts = HOSTS | {"web1": HOSTS["web1"] | {"metrics_authority": {"root": "one"}}}
+    found = {target["name"]: target["root"] for target in monitor_targets(hosts, GROUPS, "mon1")}
+    assert found == {"web1": "one", "web2": "", "db1": "", "mon1": ""}
