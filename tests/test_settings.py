@@ -76,7 +76,11 @@ def test_every_argument_is_used_and_every_used_argument_exists(role: Path) -> No
         used |= set(re.findall(rf"(?<![\w./]){role.name}_[a-z0-9_]+(?=[^\w(]|$)", text))
     used -= results
     declared = set(role_settings(role.name)["arguments"])
-    written_by_playbooks = {"admin_addresses", "postgresql_client_addresses"}  # passed on to the firewall and others
+    written_by_playbooks = {
+        "admin_addresses",
+        "balancer_server_address",
+        "postgresql_client_addresses",
+    }  # passed on to the firewall and others
     assert declared - used <= written_by_playbooks, declared - used
     assert used <= declared, used - declared
 
@@ -91,6 +95,7 @@ def test_every_key_of_an_app_is_used_and_every_used_key_exists() -> None:
     }
     used |= set(re.findall(r"entry\.([a-z_]+)", (PROJECT / "playbooks/deploy.yml").read_text()))
     used |= set(re.findall(r'app\["(postgresql|redis)"\]', (PROJECT / "plugins/filter/databases.py").read_text()))
+    used |= set(re.findall(r"\"(sticky)\"", (PROJECT / "plugins/filter/balancers.py").read_text()))
     assert used == set(app_keys())
 
 

@@ -31,7 +31,12 @@ class ActionModule(ActionBase):
         variables, args = task_vars or {}, self._task.args
         self.check_ansible()
         try:
-            from ansible_collections.blueoctopus.site.plugins.plugin_utils import databases, evaluation, inventory
+            from ansible_collections.blueoctopus.site.plugins.plugin_utils import (
+                balancers,
+                databases,
+                evaluation,
+                inventory,
+            )
         except ImportError as error:
             raise AnsibleActionFail(
                 f"The Python package {error.name} is not installed on the control node. {SETUP}. No host was changed."
@@ -54,7 +59,11 @@ class ActionModule(ActionBase):
             without_apps=set(hosts) - set(groups.get("webservers", [])),
         )
         if not problems and args.get("keys") is None:
-            for host, problem in databases.find_database_problems(hosts, hostvars, groups):
+            found = [
+                *databases.find_database_problems(hosts, hostvars, groups),
+                *balancers.find_balancer_problems(hostvars, groups),
+            ]
+            for host, problem in found:
                 problems.setdefault(problem, []).append(host)
         if problems:
             raise AnsibleActionFail(inventory.report(problems))
