@@ -17,9 +17,8 @@ pytestmark = needs_haproxy
 
 
 @pytest.fixture
-def balancer(render: Callable[..., str], program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Balancer]:
+def balancer(render: Callable[..., str], program: ModuleType) -> Iterator[Balancer]:
     """A balancer that does not run yet."""
-    monkeypatch.setattr(program, "AUTHORITY", program.STATE / "authority")
     with temporary_balancer(render, program) as new:
         yield new
 

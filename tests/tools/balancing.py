@@ -138,9 +138,9 @@ class Balancer:
         text = self.render("balancer", "haproxy.cfg.j2", balancer_sites=list(sites), **own | values)
         for old, new in {
             "    user haproxy\n    group haproxy\n    chroot /var/lib/haproxy\n": "",
-            "maxconn 20000": "maxconn 500",
+            "maxconn 8000": "maxconn 500",
             "/run/haproxy": f"{self.folder}/run",
-            "inter 2s fastinter 1s": "inter 100ms fastinter 100ms",
+            "inter 2s fastinter 1s": "inter 300ms fastinter 300ms",
         }.items():
             assert old in text or not sites
             text = text.replace(old, new)
