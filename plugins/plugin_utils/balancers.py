@@ -43,7 +43,7 @@ def balanced_apps(hostvars: Hostvars, groups: Groups) -> dict[str, dict[str, Any
         for app in map(with_defaults, plain(variables.get("apps") or [])):
             if app["path"] == "/":
                 name, default = ("nginx_http_port", 80) if app["tls"] == "none" else ("nginx_https_port", 443)
-                server = {"name": web, "address": address_of(variables, web, SERVER)}
+                server: dict[str, Any] = {"name": web, "address": address_of(variables, web, SERVER)}
                 server["port"] = int(variables.get(name, default))
                 found.setdefault(app["name"], {**app, "servers": []})["servers"].append(server)
     return found

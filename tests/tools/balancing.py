@@ -129,7 +129,7 @@ class Balancer:
 
     def configuration(self, *sites: dict[str, Any], **values: Any) -> str:
         """The configuration, with the folders and ports of this balancer, and more health checks a second."""
-        own = {"balancer_http_port": self.http_port, "balancer_https_port": self.https_port}
+        own: dict[str, Any] = {"balancer_http_port": self.http_port, "balancer_https_port": self.https_port}
         own |= {"balancer_stats_port": self.stats_port, "balancer_certificates": f"{self.folder}/certificates"}
         own |= {
             "__balancer_challenge_port": self.challenge_port,
