@@ -148,7 +148,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name, path in {"SETTINGS": "etc", "STATE": "state", "CHALLENGES": "challenges"}.items():
         (tmp_path / path).mkdir()
         monkeypatch.setattr(module, name, tmp_path / path)
-    monkeypatch.setattr(module, "CHANGED", tmp_path / "state/changed")
+    for name in ("authority", "changed"):
+        monkeypatch.setattr(module, name.upper(), tmp_path / "state" / name)
+    monkeypatch.setattr(module, "COMBINED", tmp_path / "state/haproxy")
     return module
 
 

@@ -98,6 +98,36 @@ def test_certificate_with_a_wrong_key_is_refused(program: ModuleType, make: Make
     assert os.readlink(make().current) == before
 
 
+def test_private_certificate_is_signed_by_the_authority_of_the_host(program: ModuleType, make: Make) -> None:
+    program.create_authority()
+    root = (program.AUTHORITY / "ca.pem").read_text()
+    for _ in range(2):
+        make(method="private").obtain(force=True)
+        chain = make().current / "fullchain.pem"
+        program.openssl("verify", "-x509_strict", "-CAfile", program.AUTHORITY / "ca.pem", chain)
+        shown = program.openssl("x509", "-in", chain, "-noout", "-ext", "subjectAltName,basicConstraints")
+        assert "DNS:shop.example, DNS:www.shop.example" in shown
+        assert "CA:FALSE" in shown
+    assert (program.AUTHORITY / "ca.pem").read_text() == root
+    assert (program.AUTHORITY / "ca.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_haproxy_gets_each_certificate_with_its_key_in_one_file(program: ModuleType, make: Make) -> None:
+    program.COMBINED.mkdir()
+    make().obtain()
+    current = make().current
+    combined = program.COMBINED / "shop.pem"
+    assert combined.read_text() == (current / "fullchain.pem").read_text() + (current / "privkey.pem").read_text()
+    assert combined.stat().st_mode & 0o777 == 0o600
+    assert program.is_served("shop")
+
+
+def test_haproxy_gets_no_placeholder(program: ModuleType, make: Make) -> None:
+    program.COMBINED.mkdir()
+    make().take_over(*program.self_signed(["shop.example"], 30), real=False)
+    assert list(program.COMBINED.iterdir()) == []
+
+
 def test_provided_certificate_is_never_due(program: ModuleType, make: Make) -> None:
     certificate = make(method="provided")
     certificate.take_over(*program.self_signed(["shop.example"], 30))

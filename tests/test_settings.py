@@ -77,8 +77,12 @@ def test_every_argument_is_used_and_every_used_argument_exists(role: Path) -> No
         used |= set(re.findall(rf"(?<![\w./]){role.name}_[a-z0-9_]+(?=[^\w(]|$)", text))
     used -= results
     declared = set(role_settings(role.name)["arguments"])
-    # passed on to the firewall and others
-    written_by_playbooks = {"admin_addresses", "monitor_client_addresses", "postgresql_client_addresses"}
+    written_by_playbooks = {  # passed on to the firewall and others
+        "admin_addresses",
+        "balancer_server_address",
+        "monitor_client_addresses",
+        "postgresql_client_addresses",
+    }
     assert declared - used <= written_by_playbooks, declared - used
     assert used <= declared, used - declared
 
@@ -94,6 +98,7 @@ def test_every_key_of_an_app_is_used_and_every_used_key_exists() -> None:
     packing = (PROJECT / "plugins/action/release_source.py").read_text()
     used |= {*SETTINGS, *SECRET_SETTINGS, *re.findall(r'args(?:\.get\(|\[)"([a-z_]+)"', packing)} - {"app"}
     used |= set(re.findall(r'app\["(postgresql|redis)"\]', (PROJECT / "plugins/filter/databases.py").read_text()))
+    used |= set(re.findall(r"\"(sticky)\"", (PROJECT / "plugins/filter/balancers.py").read_text()))
     assert used == set(app_keys())
 
 

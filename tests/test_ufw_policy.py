@@ -23,6 +23,10 @@ def item(**keys: Any) -> dict[str, Any]:
         ({"from": "192.0.2.7"}, "allow from 192.0.2.7 to any port 80 proto tcp"),
         ({"from": "192.0.2.7/32"}, "allow from 192.0.2.7 to any port 80 proto tcp"),
         ({"from": "192.0.2.7/24"}, "allow from 192.0.2.0/24 to any port 80 proto tcp"),
+        (
+            {"port": "", "proto": "vrrp", "from": "192.0.2.7", "comment": "balancers"},
+            "allow from 192.0.2.7 proto vrrp comment 'balancers'",
+        ),
         ({"from": "2001:DB8::/32"}, "allow from 2001:db8::/32 to any port 80 proto tcp"),
     ],
 )
@@ -35,6 +39,9 @@ def test_a_rule_has_ufws_own_syntax(keys: dict[str, str], rule: str) -> None:
     "keys",
     [
         {"port": "0"},
+        {"port": ""},
+        {"port": "", "proto": "vrrp"},
+        {"port": "80", "proto": "vrrp", "from": "192.0.2.7"},
         {"port": "65536"},
         {"port": "ssh"},
         {"port": "90:80"},

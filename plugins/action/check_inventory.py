@@ -32,6 +32,7 @@ class ActionModule(ActionBase):
         self.check_ansible()
         try:
             from ansible_collections.blueoctopus.site.plugins.plugin_utils import (
+                balancers,
                 databases,
                 evaluation,
                 inventory,
@@ -59,9 +60,13 @@ class ActionModule(ActionBase):
             without_apps=set(hosts) - set(groups.get("webservers", [])),
         )
         if not problems and args.get("keys") is None:
-            for find in (databases.find_database_problems, monitoring.find_monitor_problems):
-                for host, problem in find(hosts, hostvars, groups):
-                    problems.setdefault(problem, []).append(host)
+            found = [
+                *databases.find_database_problems(hosts, hostvars, groups),
+                *monitoring.find_monitor_problems(hosts, hostvars, groups),
+                *balancers.find_balancer_problems(hostvars, groups),
+            ]
+            for host, problem in found:
+                problems.setdefault(problem, []).append(host)
         if problems:
             raise AnsibleActionFail(inventory.report(problems))
         return result | {"changed": False}

@@ -23,9 +23,11 @@ options:
     elements: str
     required: true
   method:
-    description: From an ACME certificate authority, self-signed, or provided in O(certificate) and O(key).
+    description: >-
+      From an ACME certificate authority, self-signed, signed by an authority of the host itself, or provided in
+      O(certificate) and O(key).
     type: str
-    choices: [acme, selfsigned, provided]
+    choices: [acme, selfsigned, private, provided]
     required: true
   directory:
     description: URL of the certificate authority's ACME directory.
@@ -136,7 +138,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "domains": {"type": "list", "elements": "str", "required": True},
-            "method": {"type": "str", "choices": ["acme", "selfsigned", "provided"], "required": True},
+            "method": {"type": "str", "choices": ["acme", "selfsigned", "private", "provided"], "required": True},
             "directory": {"type": "str", "default": ""},
             "ca_bundle": {"type": "str", "default": ""},
             "email": {"type": "str", "default": ""},

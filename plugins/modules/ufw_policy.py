@@ -21,13 +21,13 @@ options:
     required: true
     suboptions:
       port:
-        description: Port, or a range written C(FIRST:LAST).
+        description: Port, or a range written C(FIRST:LAST). V(vrrp) has none.
         type: str
-        required: true
+        default: ""
       proto:
         description: Protocol.
         type: str
-        choices: [tcp, udp]
+        choices: [tcp, udp, vrrp]
         default: tcp
       from:
         description: Address or network that may connect; any address when omitted.
@@ -90,20 +90,33 @@ def ufw_rule(item: dict[str, Any]) -> str:
         ValueError: with the invalid value.
     """
     port, proto, source, comment = item["port"], item["proto"], item["from"], item["comment"]
+    if not re.fullmatch(r"[\w .,:/()+-]*", comment):
+        raise ValueError(f"comment is '{comment}', but may only contain letters, digits, spaces and . , : / ( ) + -")
+    described = f" comment '{comment}'" if comment else ""
+    if proto == "vrrp":
+        if port or not source or item["limit"]:
+            raise ValueError("proto is 'vrrp', which needs from, and has neither a port nor a limit")
+        return f"allow from {shown_network(source)} proto vrrp{described}"
     numbers = [int(n) for n in port.split(":")] if re.fullmatch(r"\d{1,5}(:\d{1,5})?", port) else [0]
     if not all(0 < n < 65536 for n in numbers) or numbers != sorted(numbers):
         raise ValueError(f"port is '{port}', but must be a number from 1 to 65535 or a range such as 8000:8100")
-    if not re.fullmatch(r"[\w .,:/()+-]*", comment):
-        raise ValueError(f"comment is '{comment}', but may only contain letters, digits, spaces and . , : / ( ) + -")
     action = "limit" if item["limit"] else "allow"
     rule = f"{action} {port}/{proto}"
     if source:
-        network = ipaddress.ip_network(source, strict=False)
-        if network.prefixlen == 0:
-            raise ValueError(f"from is '{source}', which matches every address: omit it")
-        shown = network.network_address if network.num_addresses == 1 else network
-        rule = f"{action} from {shown} to any port {port} proto {proto}"
-    return f"{rule} comment '{comment}'" if comment else rule
+        rule = f"{action} from {shown_network(source)} to any port {port} proto {proto}"
+    return f"{rule}{described}"
+
+
+def shown_network(source: str) -> str:
+    """An address or network as UFW shows it.
+
+    Raises:
+        ValueError: for a network of all addresses.
+    """
+    network = ipaddress.ip_network(source, strict=False)
+    if network.prefixlen == 0:
+        raise ValueError(f"from is '{source}', which matches every address: omit it")
+    return str(network.network_address if network.num_addresses == 1 else network)
 
 
 def allows_port(item: dict[str, Any], ports: set[int]) -> bool:
@@ -157,8 +170,8 @@ def main() -> None:
                 "elements": "dict",
                 "required": True,
                 "options": {
-                    "port": {"type": "str", "required": True},
-                    "proto": {"type": "str", "choices": ["tcp", "udp"], "default": "tcp"},
+                    "port": {"type": "str", "default": ""},
+                    "proto": {"type": "str", "choices": ["tcp", "udp", "vrrp"], "default": "tcp"},
                     "from": {"type": "str"},
                     "limit": {"type": "bool", "default": False},
                     "comment": {"type": "str", "default": ""},

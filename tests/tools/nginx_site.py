@@ -104,6 +104,7 @@ class Site:
         for path in (self.live / "public", self.root / "data", folder / "log", folder / "nginx/conf.d"):
             path.mkdir(parents=True)
         self.running: subprocess.Popen[bytes] | None = None
+        self.settings: dict[str, Any] = {}  # arguments of the role nginx
 
     def write(self, *apps: dict[str, Any]) -> None:
         """Write the configuration; with HTTPS if the first app has `tls`."""
@@ -134,19 +135,20 @@ class Site:
             self.put_configuration(f"paths/{name}.conf/{app['domains'][0]}.conf", locations)
 
     def write_main(self) -> None:
-        """Write everything but the sites. All tests share one rendering."""
-        if not MAIN:
+        """Write everything but the sites. All tests without settings share one rendering."""
+        files = {} if self.settings else MAIN
+        if not files:
+            values = self.settings | {"nginx_challenge_folder": "/srv/challenges"}
             ports = {"nginx_http_port": HTTP, "nginx_https_port": HTTPS, "nginx_status_port": STATUS}
-            main = self.render("nginx", "nginx.conf.j2", **ports)
-            MAIN["nginx.conf"] = re.sub(r"^error_log syslog.*\n", "", main, flags=re.MULTILINE)
+            main = self.render("nginx", "nginx.conf.j2", **ports, **values)
+            files["nginx.conf"] = re.sub(r"^error_log syslog.*\n", "", main, flags=re.MULTILINE)
             for name in ("challenge.conf", "errors.conf", "error-pages.conf"):
-                text = self.render("nginx", f"{name}.j2", nginx_challenge_folder="/srv/challenges")
-                MAIN[f"snippets/{name}"] = text
-            MAIN.update(yaml.safe_load(self.render("nginx", "pages.yml.j2")))
+                files[f"snippets/{name}"] = self.render("nginx", f"{name}.j2", **values)
+            files.update(yaml.safe_load(self.render("nginx", "pages.yml.j2")))
         own: dict[Any, Any] = {HTTP: self.port, HTTPS: self.https_port, STATUS: self.status_port}
         own |= {"/run/nginx.pid": self.folder / "nginx.pid", "/var/log/nginx": self.folder / "log"}
         own |= {"/srv/challenges": self.folder / "challenges", "/etc/nginx/pages": self.folder / "nginx/pages"}
-        for name, text in MAIN.items():
+        for name, text in files.items():
             for old, new in own.items():
                 text = text.replace(str(old), str(new))
             self.put_configuration(name, text)

@@ -91,7 +91,9 @@ def test_an_old_backup_and_a_failed_unit_are_problems(machine: Machine, status: 
     made = {"echo": {"store": {"time": 1_577_836_800, "size": 5, "error": ""}}}  # in 2020
     content = json.dumps({"settings": settings, "backups": made})
     with machine.host.sudo():
-        machine.host.run_expect([0], f"mkdir -p /var/lib/backup/shared && echo '{content}' >/var/lib/backup/shared/status.json")
+        machine.host.run_expect(
+            [0], f"mkdir -p /var/lib/backup/shared && echo '{content}' >/var/lib/backup/shared/status.json"
+        )
         machine.host.run("systemd-run --unit=broken --service-type=oneshot false")
         try:
             _, found = status()

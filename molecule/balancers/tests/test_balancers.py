@@ -1,0 +1,209 @@
+"""Two webservers behind two balancers: what clients and webservers see, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import pytest
+from balancers.visitors import Visitors
+from testing import Machine, Run, Web, wait_for
+
+testinfra_hosts = ["ansible://web13"]
+ALL = "all"
+OFF = 20  # seconds that a machine is switched off
+Machines = dict[str, Machine]
+Play = Callable[..., Run]
+Visit = Callable[[], AbstractContextManager[Visitors]]
+Posts = Callable[[], list[int]]
+
+
+def hosts_of(site: Web, count: int = 12) -> set[str]:
+    """The webservers that answer a number of requests; their names end with those of the inventory."""
+    return {str(site.ask().json["answered_by"]).rpartition("-")[2] for _ in range(count)}
+
+
+def holders(machines: Machines, shared: str) -> list[str]:
+    """The balancers that have the shared address."""
+    shown = {name: machines[name].host.check_output("ip -brief address") for name in ("lb12", "lb13")}
+    return [name for name, text in shown.items() if f" {shared}/" in text]
+
+
+def switch_off(machine: Machine) -> float:
+    """Cut a machine from the network for some seconds, as if it were switched off; returns when it is surely off."""
+    cut = f"sleep 0.5; ip link set host0 down; sleep {OFF}; ip link set host0 up"
+    with machine.host.sudo():
+        machine.host.run_expect([0], f"systemd-run --collect sh -c '{cut}'")
+    time.sleep(1)
+    return time.monotonic()
+
+
+def assert_posts_are_not_repeated(seen: Visitors, recorded: list[int]) -> None:
+    assert len(recorded) == len(set(recorded))
+    answered = {request.number for request in seen.requests if request.method == "POST" and not request.error}
+    assert answered
+    assert answered <= set(recorded)
+
+
+@pytest.fixture(autouse=True)
+def whole(machines: Machines, site: Web, shared: str) -> Iterator[None]:
+    """Each test begins when everything works."""
+
+    def works() -> bool:
+        with contextlib.suppress(AssertionError, RuntimeError):  # of testinfra, when a machine does not respond yet
+            return len(holders(machines, shared)) == 1 and hosts_of(site) == {"web12", "web13"}
+        return False
+
+    wait_for(works, 60, "one balancer has the address and both webservers answer")
+    yield
+    wait_for(works, 90, "one balancer has the address and both webservers answer")
+
+
+# --- clients ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_app_sees_the_address_of_the_client_and_no_forged_one(machine: Machine, site: Web) -> None:
+    gateway = machine.variables["admin_addresses"][0]
+    for forged in ({}, {"X-Forwarded-For": "127.0.0.1"}, {"X-Forwarded-For": "203.0.113.9, 127.0.0.1"}):
+        seen = site.ask(headers=forged).json
+        assert (seen["client"], seen["forwarded"], seen["scheme"]) == (gateway, gateway, "https")
+
+
+def test_both_balancers_serve_the_site(machines: Machines, site: Web) -> None:
+    for name in ("lb12", "lb13"):
+        assert hosts_of(replace(site, address=machines[name].web.address)) == {"web12", "web13"}
+
+
+def test_http_and_other_domains_redirect_to_the_first_domain(shared: str, site: Web) -> None:
+    answer = Web(shared, 80, "www.site.example").ask("/a?b=c")
+    assert (answer.status, answer.headers["Location"]) == (301, "https://site.example/a?b=c")
+    headers = site.ask("/").headers
+    assert headers["Strict-Transport-Security"] == "max-age=63072000"
+    assert "Alt-Svc" not in headers
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_unknown_host_name_is_refused(shared: str, site: Web, secure: bool) -> None:
+    with pytest.raises((OSError, http.client.HTTPException)):
+        (site if secure else Web(shared, 80)).ask(host="stranger.example")
+
+
+def test_limits_count_the_client_behind_the_balancer(shared: str) -> None:
+    basket = Web(shared, 80, "basket.example")
+    cookie = basket.ask().headers["Set-Cookie"].partition(";")[0]  # key sticky: the same webserver
+    statuses = [basket.ask(headers={"Cookie": cookie}).status for _ in range(6)]
+    assert {200, 429} >= set(statuses)
+    assert 429 in statuses
+
+
+def test_webservers_accept_requests_from_the_balancers_alone(machines: Machines) -> None:
+    for name, machine in machines.items():
+        is_balancer = name.startswith("lb")
+        assert [machine.accepts(port) for port in (80, 443)] == [is_balancer] * 2, name
+    lb, web = machines["lb13"], machines["web13"]
+    connect = f"timeout 3 bash -c '</dev/tcp/{web.web.address}/443'"
+    assert lb.host.run(connect).rc == 0
+    assert machines["web12"].host.run(connect).rc != 0
+
+
+def test_statistics_are_not_public(machines: Machines, shared: str) -> None:
+    for name in ("lb12", "lb13"):
+        assert not machines[name].accepts(8404)
+        shown = machines[name].host.check_output(
+            "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:8404/metrics\").read().decode())'"
+        )
+        assert 'haproxy_server_status{proxy="shop",server="web13",state="UP"} 1' in shown
+    with pytest.raises(OSError, match=r".+"):
+        socket.create_connection((shared, 8404), 2)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_changes_nothing(machines: Machines, play: Play) -> None:
+    run = play("site", limit=ALL)
+    assert run.code == 0, run.output
+    assert {name: run.recap(name)["changed"] for name in machines} == dict.fromkeys(machines, 0), run.output
+
+
+def test_a_deploy_to_both_webservers_fails_no_request(
+    deploy: Callable[..., Run], visitors: Visit, posts: Posts, site: Web
+) -> None:
+    with visitors() as seen:
+        run = deploy("under load", "-e", "app=shop", limit=ALL)
+    assert run.code == 0, run.output
+    assert {site.ask().json["version"] for _ in range(8)} == {"under load"}
+    assert len(seen.requests) > 50
+    assert seen.failed() == []
+    assert_posts_are_not_repeated(seen, posts())
+
+
+def test_a_drained_webserver_gets_no_requests(play: Play, site: Web) -> None:
+    assert play("drain", "-e", "server=web12", "-e", "state=drain", limit=ALL).code == 0
+    assert hosts_of(site) == {"web13"}
+    assert play("drain", "-e", "server=web12", "-e", "state=ready", limit=ALL).code == 0
+    wait_for(lambda: hosts_of(site) == {"web12", "web13"}, 10, "web12 gets requests again")
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_killed_nginx_fails_only_posts_in_flight(machines: Machines, visitors: Visit, posts: Posts) -> None:
+    with visitors() as seen:
+        began = time.monotonic()
+        with machines["web12"].host.sudo():
+            machines["web12"].host.run_expect([0], "systemctl kill --signal=KILL nginx")
+        ended = time.monotonic()
+        time.sleep(5)
+    assert all(r.method == "POST" and r.began < ended and r.began + r.seconds > began for r in seen.failed())
+    assert len(seen.failed()) <= 4
+    assert max(request.seconds for request in seen.requests) < 3
+    assert_posts_are_not_repeated(seen, posts())
+
+
+def test_webserver_that_is_switched_off_fails_only_posts_in_flight(
+    machines: Machines, visitors: Visit, posts: Posts
+) -> None:
+    with visitors() as seen:
+        off = switch_off(machines["web12"])
+        time.sleep(10)
+    assert all(request.method == "POST" and request.began < off for request in seen.failed()), seen.failed()
+    assert len(seen.failed()) <= 4
+    assert max(request.seconds for request in seen.after(off)) < 3
+    wait_for(lambda: machines["web12"].accepts(22), OFF + 30, "web12 is back")
+    assert_posts_are_not_repeated(seen, posts())
+
+
+def test_other_balancer_takes_the_address_of_one_that_is_switched_off_and_keeps_it(
+    machines: Machines, shared: str, visitors: Visit, posts: Posts
+) -> None:
+    (active,) = holders(machines, shared)
+    (other,) = {"lb12", "lb13"} - {active}
+    with visitors() as seen:
+        off = switch_off(machines[active])
+        time.sleep(8)
+    assert all(request.began < off for request in seen.failed()), seen.failed()
+    assert len(seen.failed()) <= 4
+    late = seen.after(off + 3)
+    assert len(late) > 20
+    assert max(request.seconds for request in late) < 3
+    wait_for(lambda: machines[active].accepts(22), OFF + 30, "the balancer is back")
+    time.sleep(5)
+    assert holders(machines, shared) == [other]
+    assert_posts_are_not_repeated(seen, posts())
+
+
+def test_other_balancer_takes_the_address_when_haproxy_stops(machines: Machines, shared: str, visitors: Visit) -> None:
+    (active,) = holders(machines, shared)
+    with visitors() as seen, machines[active].host.sudo():
+        machines[active].host.run_expect([0], "systemctl stop haproxy")
+        stopped = time.monotonic()
+        wait_for(lambda: active not in holders(machines, shared), 10, "the other balancer has the address")
+        time.sleep(3)
+        machines[active].host.run_expect([0], "systemctl start haproxy")
+    assert all(not request.error for request in seen.after(stopped + 4))

@@ -1,0 +1,75 @@
+"""Convert the inventory for the balancers in front of the webservers."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import (
+    OWN,
+    Groups,
+    Hostvars,
+    address_of,
+    balanced_apps,
+    serve_visitors,
+)
+
+
+def balancer_addresses(hostvars: Hostvars, groups: Groups, host: str = "") -> list[str]:
+    """The addresses from which the balancers, or one of them, connect to the webservers."""
+    return [peer["address"] for peer in balancer_peers(hostvars, groups) if host in ("", peer["name"])]
+
+
+def balancer_peers(hostvars: Hostvars, groups: Groups, host: str = "") -> list[dict[str, Any]]:
+    """Name, address and port for HTTP of the balancers, without one host."""
+    others = {name: hostvars[name] for name in groups.get("balancers", []) if name != host}
+    return [
+        {"name": name, "address": address_of(found, name, OWN), "port": int(found.get("balancer_http_port", 80))}
+        for name, found in others.items()
+    ]
+
+
+def challenge_servers(hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The balancers as ADDRESS:PORT, for nginx."""
+    peers = balancer_peers(hostvars, groups)
+    return [
+        f"[{peer['address']}]:{peer['port']}" if ":" in peer["address"] else f"{peer['address']}:{peer['port']}"
+        for peer in peers
+    ]
+
+
+def balancer_sites(hostvars: Hostvars, groups: Groups) -> list[dict[str, Any]]:
+    """The sites for the role balancer: what clients request, and the webservers that have it."""
+    kept = ("name", "domains", "health_path", "timeout", "sticky", "servers")
+    apps = balanced_apps(hostvars, groups).values()
+    return [{key: app[key] for key in kept} | {"tls": app["tls"] != "none"} for app in apps]
+
+
+def balancer_certificates(hostvars: Hostvars, groups: Groups) -> list[dict[str, Any]]:
+    """The sites for the role certificate: their domains, and how to obtain their certificates."""
+    kept = ("name", "domains", "path", "tls", "tls_challenge", "tls_certificate", "tls_key")
+    return [{key: app[key] for key in kept if key in app} for app in balanced_apps(hostvars, groups).values()]
+
+
+def balancer_authorities(hostvars: Hostvars, groups: Groups) -> dict[str, str]:
+    """The root certificates of the webservers of this run, by their names.
+
+    The role certificate has read them: its result is the variable `certificate_authority`.
+    """
+    contents = {web: hostvars[web].get("certificate_authority", {}).get("content") for web in groups["webservers"]}
+    return {web: base64.b64decode(content).decode() for web, content in contents.items() if content}
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "balancer_addresses": balancer_addresses,
+            "balancer_authorities": balancer_authorities,
+            "balancer_certificates": balancer_certificates,
+            "balancer_peers": balancer_peers,
+            "balancer_sites": balancer_sites,
+            "challenge_servers": challenge_servers,
+            "serve_visitors": serve_visitors,
+        }

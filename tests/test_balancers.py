@@ -1,0 +1,154 @@
+"""The balancers in the inventory: what their roles get, and what can't work."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+from ansible_collections.blueoctopus.site.plugins.filter.balancers import (
+    balancer_addresses,
+    balancer_authorities,
+    balancer_certificates,
+    balancer_peers,
+    balancer_sites,
+    challenge_servers,
+)
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import find_balancer_problems, serve_visitors
+
+APP: dict[str, Any] = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
+ADDRESSES = {"web1": "10.0.0.1", "web2": "10.0.0.2", "lb1": "10.0.0.8", "lb2": "10.0.0.9"}
+GROUPS = {"webservers": ["web1", "web2"], "balancers": ["lb1", "lb2"]}
+Hosts = dict[str, dict[str, Any]]
+
+
+def hosts(*apps: dict[str, Any], **changes: dict[str, Any]) -> Hosts:
+    """The variables of two webservers, with one app unless others are given, and of two balancers."""
+    found: Hosts = {name: {"ansible_host": address} for name, address in ADDRESSES.items()}
+    for name in GROUPS["webservers"]:
+        found[name]["apps"] = list(apps) or [APP]
+    for name, variables in changes.items():
+        found[name] |= variables
+    return found
+
+
+def problems(found: Hosts, groups: dict[str, list[str]] | None = None) -> list[tuple[str, str]]:
+    """The host and the place of each problem."""
+    return [(host, problem.where) for host, problem in find_balancer_problems(found, groups or GROUPS)]
+
+
+# --- what the roles get -----------------------------------------------------------------------------------------------
+
+
+def test_a_site_has_the_webservers_with_its_app() -> None:
+    blog = APP | {"name": "blog", "domains": ["blog.example"], "tls": "none", "sticky": True, "timeout": 5}
+    admin = APP | {"name": "admin", "path": "/admin/"}  # the app shop has its domain
+    found = hosts(APP, admin, web2={"apps": [blog, APP], "balancer_server_address": "10.1.0.2", "nginx_http_port": 81})
+    shop, other = balancer_sites(found, GROUPS)
+    assert shop == {
+        "name": "shop",
+        "domains": ["shop.example"],
+        "health_path": "/",
+        "timeout": 60,
+        "sticky": False,
+        "tls": True,
+        "servers": [
+            {"name": "web1", "address": "10.0.0.1", "port": 443},
+            {"name": "web2", "address": "10.1.0.2", "port": 443},
+        ],
+    }
+    assert (other["tls"], other["sticky"], other["timeout"]) == (False, True, 5)
+    assert other["servers"] == [{"name": "web2", "address": "10.1.0.2", "port": 81}]
+
+
+def test_secrets_of_apps_do_not_reach_the_balancers() -> None:
+    found = hosts(APP | {"secrets": {"SECRET_KEY": "hush"}, "basic_auth": {"a": "$6$hush"}})
+    assert "hush" not in repr(balancer_sites(found, GROUPS)) + repr(balancer_certificates(found, GROUPS))
+
+
+def test_a_certificate_is_obtained_as_the_app_says() -> None:
+    provided = {"tls": "provided", "tls_certificate": "CERTIFICATE", "tls_key": "KEY"}
+    (site,) = balancer_certificates(hosts(APP | provided), GROUPS)
+    assert {key: site[key] for key in provided} == provided
+
+
+def test_a_balancer_knows_the_other_ones() -> None:
+    found = hosts(lb2={"balancer_own_address": "2001:db8::9", "balancer_http_port": 8080})
+    assert balancer_addresses(found, GROUPS) == ["10.0.0.8", "2001:db8::9"]
+    assert balancer_addresses(found, GROUPS, "lb2") == ["2001:db8::9"]
+    assert balancer_peers(found, GROUPS, "lb1") == [{"name": "lb2", "address": "2001:db8::9", "port": 8080}]
+    assert challenge_servers(found, GROUPS) == ["10.0.0.8:80", "[2001:db8::9]:8080"]
+
+
+def test_the_authorities_are_those_of_the_webservers_of_this_run() -> None:
+    found = hosts(web2={"certificate_authority": {"content": base64.b64encode(b"ROOT").decode()}})
+    assert balancer_authorities(found, GROUPS) == {"web2": "ROOT"}
+
+
+@pytest.mark.parametrize(
+    ("balancers", "variables", "expected"),
+    [([], {}, True), (["lb1"], {}, False), (["lb1"], {"balancer_only": False}, True)],
+)
+def test_webservers_serve_visitors_themselves_without_balancers_or_on_request(
+    balancers: list[str], variables: dict[str, Any], expected: bool
+) -> None:
+    assert serve_visitors(hosts(lb1=variables), GROUPS | {"balancers": balancers}) is expected
+
+
+# --- what can't work --------------------------------------------------------------------------------------------------
+
+
+def test_a_good_inventory_has_no_problem() -> None:
+    shared = {"balancer_address": "10.0.0.100/24"}
+    assert problems(hosts(lb1=shared, lb2=shared)) == []
+    assert problems(hosts(), {"webservers": ["web1"]}) == []
+
+
+def test_balancers_without_webservers_are_refused() -> None:
+    assert problems(hosts(), {"balancers": ["lb1"]}) == [("lb1", "group webservers")]
+
+
+def test_a_host_is_not_both() -> None:
+    assert problems(hosts(), GROUPS | {"balancers": ["lb1", "web2"]}) == [("web2", "group balancers")]
+
+
+def test_addresses_are_numbers() -> None:
+    found = hosts(lb1={"ansible_host": "lb1.example"}, web2={"balancer_server_address": "web2.example"})
+    assert problems(found) == [("lb1", "key balancer_own_address"), ("web2", "key balancer_server_address")]
+    found["lb1"]["balancer_own_address"] = found["web2"]["balancer_server_address"] = "10.0.0.7"
+    assert problems(found) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.1.100/24", "10.0.0.8/24", "10.0.0.0/24", "10.0.0.255/24", "10.0.0.300/24", "10.0.0.100/33"]
+)
+def test_the_shared_address_is_a_free_one_in_the_network_of_the_balancers(address: str) -> None:
+    shared = {"balancer_address": address}
+    assert ("lb1", "key balancer_address") in problems(hosts(lb1=shared, lb2=shared))
+
+
+def test_the_shared_address_is_the_same_for_all_balancers() -> None:
+    assert problems(hosts(lb1={"balancer_address": "10.0.0.100/24"})) == [("lb1", "key balancer_address")]
+
+
+@pytest.mark.parametrize("key", ["domains", "health_path", "sticky", "tls"])
+def test_an_app_is_the_same_on_all_webservers(key: str) -> None:
+    value = {"domains": ["other.example"], "health_path": "/other", "sticky": True, "tls": "selfsigned"}[key]
+    assert problems(hosts(web2={"apps": [APP | {key: value}]})) == [("web2", f"app shop, key {key}")]
+
+
+def test_a_domain_belongs_to_one_app() -> None:
+    found = hosts(web2={"apps": [APP | {"name": "store"}]})
+    assert problems(found) == [("web2", "app store, key domains")]
+
+
+def test_settings_for_certificates_are_those_of_the_balancers_too() -> None:
+    found = hosts(web1={"certificate_email": "you@example.org"}, web2={"certificate_email": "you@example.org"})
+    assert set(problems(found)) == {("web1", "key certificate_email"), ("web2", "key certificate_email")}
+    for name in ("lb1", "lb2"):
+        found[name]["certificate_email"] = "you@example.org"
+    assert problems(found) == []
+
+
+def test_webservers_behind_balancers_have_the_usual_ports() -> None:
+    assert problems(hosts(web1={"nginx_https_port": 8443})) == [("web1", "key nginx_https_port")]
