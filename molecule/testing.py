@@ -26,7 +26,7 @@ class Answer:
     """The response to one request."""
 
     status: int
-    headers: dict[str, str]
+    headers: http.client.HTTPMessage  # the case of the names does not matter
     text: str
 
     @property
@@ -69,7 +69,7 @@ class Web:
         with contextlib.closing(self.connect(host or self.domain)) as connection:
             connection.request(method, path, body, {"Host": host or self.domain} | (headers or {}))
             response = connection.getresponse()
-            return Answer(response.status, dict(response.getheaders()), response.read().decode())
+            return Answer(response.status, response.headers, response.read().decode())
 
 
 @dataclass

@@ -60,7 +60,7 @@ class Visitor:
                     self.cookies.pop(name, None)
                     if morsel["max-age"] != "0":
                         self.cookies[name] = morsel.coded_value
-            return Answer(response.status, dict(response.getheaders()), response.read().decode(errors="replace"))
+            return Answer(response.status, response.headers, response.read().decode(errors="replace"))
 
     def get(self, path: str, **headers: str) -> Answer:
         return self.request("GET", path, None, **headers)

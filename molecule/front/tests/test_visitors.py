@@ -126,7 +126,7 @@ def burst(web: Web, path: str, count: int) -> list[Answer]:
     for _ in range(count):
         connection.request("GET", path, headers={"Host": web.domain})
         response = connection.getresponse()
-        answers.append(Answer(response.status, dict(response.getheaders()), response.read().decode()))
+        answers.append(Answer(response.status, response.headers, response.read().decode()))
     return answers
 
 
