@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -252,3 +255,18 @@ def test_statistics_and_metrics_are_on_a_local_address_only(balancer: Balancer) 
     assert 'haproxy_server_status{proxy="shop",server="web1"' in balancer.ask_stats("/metrics").text
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((own_address(), balancer.stats_port), 2)
+
+
+def test_the_check_of_keepalived_sees_whether_haproxy_responds(
+    balancer: Balancer, render: Callable[..., str], tmp_path: Path
+) -> None:
+    check = tmp_path / "haproxy-alive"
+    check.write_text(render("balancer", "haproxy-alive.j2", balancer_stats_port=balancer.stats_port))
+    balancer.start()
+    assert subprocess.run(["bash", check]).returncode == 0
+    assert balancer.running
+    balancer.running.send_signal(signal.SIGSTOP)
+    assert subprocess.run(["bash", check]).returncode != 0
+    balancer.running.send_signal(signal.SIGCONT)
+    balancer.stop()
+    assert subprocess.run(["bash", check], stderr=subprocess.DEVNULL).returncode != 0
