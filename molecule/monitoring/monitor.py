@@ -47,7 +47,7 @@ class Monitor:
     def received(self, alert: str, host: str) -> list[str]:
         """What the receiver got about an alert of a host: firing, resolved."""
         lines = self.host.run("cat /run/alerts-received").stdout.splitlines()
-        alerts = [one for line in lines for one in json.loads(line)["alerts"]]
+        alerts = [one for line in lines if line for one in json.loads(line)["alerts"]]
         return [one["status"] for one in alerts if is_about(one["labels"], alert, host)]
 
     def forget(self) -> None:
