@@ -51,8 +51,8 @@ CAUSES = {
         f"cp -p {STATE}.kept {STATE} && rm {STATE}.kept",
     ),
     "BackupBad": (
-        "mkdir -p -m 0755 /var/lib/backup && "
-        f"echo '{BACKUP}' >/var/lib/backup/status.json && chmod 0644 /var/lib/backup/status.json",
+        "mkdir -p /var/lib/backup/shared && "
+        f"echo '{BACKUP}' >/var/lib/backup/shared/status.json",
         "rm -r /var/lib/backup",
     ),
     "MetricsMissing": (
