@@ -24,6 +24,7 @@ BACKUP = json.dumps({
     },
     "backups": {"echo": {"store": {"time": 1_577_836_800, "size": 5, "error": ""}}},  # in 2020
 })  # fmt: skip
+SAVED = "/var/lib/backup/shared/status.json"
 STATE = "/var/lib/certificates/echo/state.json"
 EXPIRE = f"""
 import json, time
@@ -51,8 +52,7 @@ CAUSES = {
         f"cp -p {STATE}.kept {STATE} && rm {STATE}.kept",
     ),
     "BackupBad": (
-        "mkdir -p /var/lib/backup/shared && "
-        f"echo '{BACKUP}' >/var/lib/backup/shared/status.json",
+        f"install -d -m 0755 /var/lib/backup /var/lib/backup/shared && echo '{BACKUP}' >{SAVED} && chmod 0644 {SAVED}",
         "rm -r /var/lib/backup",
     ),
     "MetricsMissing": (
