@@ -61,6 +61,15 @@ def test_a_site_has_the_webservers_with_its_app() -> None:
     assert other["servers"] == [{"name": "web2", "address": "10.1.0.2", "port": 81}]
 
 
+def test_a_site_waits_for_the_slowest_app_with_its_domain() -> None:
+    reports = APP | {"name": "reports", "path": "/reports/", "timeout": 600}
+    other = APP | {"name": "blog", "domains": ["blog.example"]}
+    assert {site["name"]: site["timeout"] for site in balancer_sites(hosts(APP, reports, other), GROUPS)} == {
+        "shop": 600,
+        "blog": 60,
+    }
+
+
 def test_secrets_of_apps_do_not_reach_the_balancers() -> None:
     found = hosts(APP | {"secrets": {"SECRET_KEY": "hush"}, "basic_auth": {"a": "$6$hush"}})
     assert "hush" not in repr(balancer_sites(found, GROUPS)) + repr(balancer_certificates(found, GROUPS))
