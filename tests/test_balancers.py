@@ -82,11 +82,11 @@ def test_a_certificate_is_obtained_as_the_app_says() -> None:
 
 
 def test_a_balancer_knows_the_other_ones() -> None:
-    found = hosts(lb2={"balancer_own_address": "2001:db8::9", "balancer_http_port": 8080})
+    found = hosts(lb2={"balancer_own_address": "2001:db8::9"})
     assert balancer_addresses(found, GROUPS) == ["10.0.0.8", "2001:db8::9"]
     assert balancer_addresses(found, GROUPS, "lb2") == ["2001:db8::9"]
-    assert balancer_peers(found, GROUPS, "lb1") == [{"name": "lb2", "address": "2001:db8::9", "port": 8080}]
-    assert challenge_servers(found, GROUPS) == ["10.0.0.8:80", "[2001:db8::9]:8080"]
+    assert balancer_peers(found, GROUPS, "lb1") == [{"name": "lb2", "address": "2001:db8::9", "port": 80}]
+    assert challenge_servers(found, GROUPS) == ["10.0.0.8:80", "[2001:db8::9]:80"]
 
 
 def test_the_authorities_are_those_of_the_webservers_of_this_run() -> None:

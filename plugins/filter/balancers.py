@@ -24,7 +24,7 @@ def balancer_peers(hostvars: Hostvars, groups: Groups, host: str = "") -> list[d
     """Name, address and port for HTTP of the balancers, without one host."""
     others = {name: hostvars[name] for name in groups.get("balancers", []) if name != host}
     return [
-        {"name": name, "address": address_of(found, name, OWN), "port": int(found.get("balancer_http_port", 80))}
+        {"name": name, "address": address_of(found, name, OWN), "port": 80}
         for name, found in others.items()
     ]
 
