@@ -61,6 +61,15 @@ def test_a_site_has_the_webservers_with_its_app() -> None:
     assert other["servers"] == [{"name": "web2", "address": "10.1.0.2", "port": 81}]
 
 
+def test_a_site_waits_for_the_slowest_app_with_its_domain() -> None:
+    reports = APP | {"name": "reports", "path": "/reports/", "timeout": 600}
+    other = APP | {"name": "blog", "domains": ["blog.example"]}
+    assert {site["name"]: site["timeout"] for site in balancer_sites(hosts(APP, reports, other), GROUPS)} == {
+        "shop": 600,
+        "blog": 60,
+    }
+
+
 def test_secrets_of_apps_do_not_reach_the_balancers() -> None:
     found = hosts(APP | {"secrets": {"SECRET_KEY": "hush"}, "basic_auth": {"a": "$6$hush"}})
     assert "hush" not in repr(balancer_sites(found, GROUPS)) + repr(balancer_certificates(found, GROUPS))
@@ -73,11 +82,11 @@ def test_a_certificate_is_obtained_as_the_app_says() -> None:
 
 
 def test_a_balancer_knows_the_other_ones() -> None:
-    found = hosts(lb2={"balancer_own_address": "2001:db8::9", "balancer_http_port": 8080})
+    found = hosts(lb2={"balancer_own_address": "2001:db8::9"})
     assert balancer_addresses(found, GROUPS) == ["10.0.0.8", "2001:db8::9"]
     assert balancer_addresses(found, GROUPS, "lb2") == ["2001:db8::9"]
-    assert balancer_peers(found, GROUPS, "lb1") == [{"name": "lb2", "address": "2001:db8::9", "port": 8080}]
-    assert challenge_servers(found, GROUPS) == ["10.0.0.8:80", "[2001:db8::9]:8080"]
+    assert balancer_peers(found, GROUPS, "lb1") == [{"name": "lb2", "address": "2001:db8::9", "port": 80}]
+    assert challenge_servers(found, GROUPS) == ["10.0.0.8:80", "[2001:db8::9]:80"]
 
 
 def test_the_authorities_are_those_of_the_webservers_of_this_run() -> None:

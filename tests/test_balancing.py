@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import signal
 import socket
@@ -80,11 +81,13 @@ def test_a_health_check_looks_like_a_request_of_the_webserver_itself(balancer: B
     assert web.checks[-1]["x-forwarded-for"] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("fault", ["another name", "another authority"])
+@pytest.mark.parametrize("fault", ["another name", "another authority", "the authority of another webserver"])
 def test_a_webserver_with_a_wrong_certificate_gets_no_requests(balancer: Balancer, fault: str) -> None:
     web = balancer.add("web1", domain="other.example" if fault == "another name" else DOMAIN)
-    if fault == "another authority":
-        (balancer.folder / "authorities/all.pem").write_text(balancer.program.self_signed([DOMAIN], 1)[0])
+    if fault != "another name":
+        balancer.trust("web1", balancer.program.self_signed([DOMAIN], 1)[0])
+    if fault == "the authority of another webserver":
+        balancer.trust("web2", (balancer.program.AUTHORITY / "ca.pem").read_text())
     balancer.start(balancer.site())
     assert balancer.ask().status == 503
     balancer.wait_for(lambda: balancer.states() == {"web1": "DOWN"})
@@ -237,15 +240,24 @@ def test_only_names_of_challenges_are_passed_on(balancer: Balancer, path: str) -
     assert peer.seen == []
 
 
-def test_a_balancer_that_asks_for_a_challenge_is_not_asked_back(balancer: Balancer) -> None:
-    peer = balancer.add("lb2", tls=False)
-    asking = [*peers(peer), {"name": "lb3", "address": own_address(), "port": 9}]
-    balancer.start(balancer.site(balancer.add("web1")), balancer_peers=asking)
-    assert balancer.ask(f"{CHALLENGE}a", secure=False).status == 503
-    assert peer.seen == []
+def test_a_balancer_that_asks_for_a_challenge_is_not_asked_back(balancer: Balancer, render: Callable[..., str]) -> None:
+    """Two balancers, each with the other one as its peer; neither has the answer."""
+    with temporary_balancer(render, balancer.program) as other:
+        for one, two in ((balancer, other), (other, balancer)):
+            one.start(balancer_peers=[{"name": "peer", "address": "127.0.0.1", "port": two.http_port}])
+        assert balancer.ask(f"{CHALLENGE}a", secure=False).status == 503
+        asked = [line for line in other.ask_stats("/;csv").text.splitlines() if line.startswith("all_challenges,peer,")]
+        assert [line.split(",")[7] for line in asked] == ["0"]
 
 
-# --- statistics -------------------------------------------------------------------------------------------------------
+def test_a_balancer_that_requests_a_challenge_finds_its_own_answer_at_another_balancer(balancer: Balancer) -> None:
+    """The name of the site may lead to the other one: a balancer checks that before it requests a certificate."""
+    balancer.start(balancer_peers=peers(balancer.add("lb2", tls=False)))
+    from_the_peer = http.client.HTTPConnection("127.0.0.1", balancer.http_port, timeout=10)
+    assert balancer.answer(from_the_peer, "GET", f"{CHALLENGE}a", {}).text == "lb2"
+
+
+# --- statistics and keepalived ----------------------------------------------------------------------------------------
 
 
 def test_statistics_and_metrics_are_on_a_local_address_only(balancer: Balancer) -> None:
@@ -270,3 +282,12 @@ def test_the_check_of_keepalived_sees_whether_haproxy_responds(
     balancer.running.send_signal(signal.SIGCONT)
     balancer.stop()
     assert subprocess.run(["bash", check], stderr=subprocess.DEVNULL).returncode != 0
+
+
+def test_keepalived_gets_an_answer_when_clients_use_all_connections(balancer: Balancer) -> None:
+    balancer.start()
+    with contextlib.ExitStack() as open_connections:
+        for _ in range(520):  # the test's HAProxy has 500
+            client = socket.create_connection((own_address(), balancer.http_port), 5)
+            open_connections.enter_context(client)
+        assert balancer.ask_stats("/alive").status == 200

@@ -35,18 +35,22 @@ def serve_visitors(hostvars: Hostvars, groups: Groups) -> bool:
 def balanced_apps(hostvars: Hostvars, groups: Groups) -> dict[str, dict[str, Any]]:
     """The apps with domains of their own, with their defaults, by name.
 
-    Each has the additional key `servers`: name, address and port of the webservers with the app.
+    Each has the additional key `servers`: name, address and port of the webservers with the app. Its `timeout` is the
+    longest of the apps with its domain.
     """
     found: dict[str, dict[str, Any]] = {}
+    timeouts: dict[str, int] = {}
     for web in groups.get("webservers", []):
         variables = hostvars[web]
         for app in map(with_defaults, plain(variables.get("apps") or [])):
+            domain = app["domains"][0]
+            timeouts[domain] = max(timeouts.get(domain, 0), app["timeout"])
             if app["path"] == "/":
                 name, default = ("nginx_http_port", 80) if app["tls"] == "none" else ("nginx_https_port", 443)
                 server: dict[str, Any] = {"name": web, "address": address_of(variables, web, SERVER)}
                 server["port"] = int(variables.get(name, default))
                 found.setdefault(app["name"], {**app, "servers": []})["servers"].append(server)
-    return found
+    return {name: app | {"timeout": timeouts[app["domains"][0]]} for name, app in found.items()}
 
 
 # --- what can't work ------------------------------------------------------------------------------------------------

@@ -115,9 +115,15 @@ class Balancer:
             (self.folder / f"{name}.pem").write_text(chain + key)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.folder / f"{name}.pem")
-            shutil.copy(self.program.AUTHORITY / "ca.pem", self.folder / "authorities/all.pem")
+            self.trust(name, (self.program.AUTHORITY / "ca.pem").read_text())
         self.webservers.append(Webserver(name, context))
         return self.webservers[-1]
+
+    def trust(self, name: str, root: str) -> None:
+        """Make a root certificate the authority of a webserver."""
+        folder = self.folder / "authorities" / name
+        folder.mkdir(exist_ok=True)
+        (folder / "root.pem").write_text(root)
 
     def site(self, *webservers: Webserver, **values: Any) -> dict[str, Any]:
         """A site for `balancer_sites`, on these webservers or on all."""
@@ -139,6 +145,7 @@ class Balancer:
         for old, new in {
             "    user haproxy\n    group haproxy\n    chroot /var/lib/haproxy\n": "",
             "maxconn 8000": "maxconn 500",
+            "maxconn 7900": "maxconn 400",
             "/run/haproxy": f"{self.folder}/run",
             "inter 2s fastinter 1s": "inter 300ms fastinter 300ms",
         }.items():
