@@ -21,6 +21,8 @@ from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 from nginx_site import Site, temporary_site
 
+pytest_plugins = ["backup_data"]  # its fixtures
+
 init_plugin_loader([str(Path(__file__).resolve().parent.parent / "collections")])
 
 from ansible_collections.blueoctopus.site.plugins.action import release_source  # noqa: E402

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 import re
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
+from plays import run_play
 
-PROJECT = Path(__file__).resolve().parent.parent
 Play = Callable[..., str]
 
 
 @pytest.fixture
 def play(tmp_path: Path) -> Play:
-    """Run tasks, or a whole playbook, with the settings of this project on local hosts; return what is printed."""
-
-    def run(tasks: str, *options: str, hosts: str = "web1", color: bool = False) -> str:
-        tasks = textwrap.dedent(tasks)
-        if not tasks.startswith("- hosts:"):
-            tasks = textwrap.indent(tasks, "    ")
-            tasks = f"- hosts: all\n  name: Provision\n  gather_facts: false\n  tasks:\n{tasks}"
-        (tmp_path / "play.yml").write_text(tasks)
-        inventory = {"all": {"hosts": dict.fromkeys(hosts.split()), "vars": {"ansible_connection": "local"}}}
-        (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
-        own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-        colors = {"ANSIBLE_FORCE_COLOR": "1"} if color else {"ANSIBLE_NOCOLOR": "1"}
-        return subprocess.run(
-            [Path(sys.executable).parent / "ansible-playbook", "play.yml", "-i", "hosts.yml", *options],
-            cwd=tmp_path,
-            env=own | colors | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ).stdout
-
-    return run
+    return functools.partial(run_play, tmp_path)
 
 
 def lines(output: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.monitoring import (
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils import checks
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.monitoring import find_monitor_problems, metrics_hosts
+from programs import needs
 
 PROJECT = Path(__file__).resolve().parent.parent
 GRAFANA = sorted((PROJECT / "docs/grafana").glob("*.json"))
@@ -30,12 +30,6 @@ HOSTS: dict[str, dict[str, Any]] = {
     "db1": {"ansible_host": "fd00::3"},
     "mon1": {"ansible_host": "192.0.2.9"},
 }
-
-
-def needs(*programs: str) -> pytest.MarkDecorator:
-    """Skip a test on a control node without some programs of Debian's packages."""
-    missing = [program for program in programs if not shutil.which(program)]
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
 def run(*command: str | Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import STALE_AFTER, Lock, LockHeld
+from locks import grow_old
 
 OTHER = {"by": "you@there", "since": "2026-01-01 00:01:00 UTC"}
 
@@ -15,11 +16,6 @@ OTHER = {"by": "you@there", "since": "2026-01-01 00:01:00 UTC"}
 def lock(tmp_path: Path) -> Lock:
     """A free lock."""
     return Lock("shop", tmp_path / "releases")
-
-
-def grow_old(lock: Lock, seconds: float) -> None:
-    """Move the last renewal into the past."""
-    (lock.folder / "renewed").write_text(str(lock.renewed - seconds))
 
 
 @pytest.fixture

@@ -1,0 +1,133 @@
+"""What the program `backup` says and keeps when a target, a password or a command fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backup_data import Make
+from backups import engine, main, runs, status
+from backups.drill import Drill
+from backups.restoring import Restorer
+from backups.saving import Saver
+from backups.settings import BackupError, Target
+
+pytestmark = pytest.mark.skipif(not shutil.which("restic"), reason="restic is not installed")
+
+
+def test_a_wrong_password_says_what_can_be_done(saver: Saver, folders: dict[str, Any]) -> None:
+    saver.run([])
+    (folders["config"] / "password").write_text("other")
+    failures = saver.run([])
+    assert len(failures) == 1
+    assert "another password than this host" in failures[0]
+    assert "backup_password" in failures[0]
+    known = status.Status(folders["state"]).read()["backups"]["shop"]["disk"]
+    assert "another password" in known["error"]
+    assert known["time"] > 0  # of the last good one
+
+
+def test_a_damaged_repository_is_found_by_the_check_and_the_drill(
+    saver: Saver, new_settings: Make, folders: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    (data / "big").write_bytes(os.urandom(2**20))
+    assert saver.run([]) == []
+    saver.check(saver.settings.target())
+    for pack in (tmp_path / "repository/data").rglob("*"):
+        if pack.is_file():
+            pack.chmod(0o600)
+            content = bytearray(pack.read_bytes())
+            content[len(content) // 3] ^= 255
+            pack.write_bytes(content)
+    restic = saver.engine(saver.settings.target())
+    with pytest.raises(BackupError, match="is damaged"):
+        restic.check("1/1")
+    failures = Drill(new_settings(), **folders).run([])
+    assert failures
+    assert "is damaged" in failures[0]
+    assert "is damaged" in status.Status(folders["state"]).read()["drills"]["shop"]["error"]
+
+
+def test_a_repository_that_is_gone_is_not_replaced_by_an_empty_one(
+    new_settings: Make,
+    folders: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = new_settings()
+    saver = Saver(chosen, cache=None, **folders)
+    assert saver.run(["shop"]) == []
+    shutil.rmtree(tmp_path / "repository")
+    assert "The repository on disk is gone" in saver.run(["shop"])[0]
+    assert not (tmp_path / "repository").exists()
+    moved = replace(chosen, targets=(Target("disk", str(tmp_path / "new")),))
+    assert Saver(moved, cache=None, **folders).run(["shop"]) == []  # the first time there
+    shutil.rmtree(tmp_path / "new")
+    monkeypatch.setattr(main, "load", lambda: moved)
+    monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
+    assert main.main(["forget-repository", "disk"]) == 0
+    assert "the next backup starts a new one" in capsys.readouterr().out
+    assert Saver(moved, cache=None, **folders).run(["shop"]) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "cause"),
+    [
+        (Target("box", "sftp:x:/x", ssh="nobody@127.0.0.1", port=1), "cannot be reached"),
+        (Target("store", "rclone:web1", ssh="nobody@127.0.0.1", port=1), "cannot be reached"),
+    ],
+)
+def test_a_target_that_is_down_is_named(
+    new_settings: Make, folders: dict[str, Any], target: Target, cause: str, tmp_path: Path
+) -> None:
+    chosen = new_settings(targets=(target, Target("disk", str(tmp_path / "repository"))))
+    failures = Saver(chosen, cache=None, **folders).run([])
+    assert len(failures) == 1
+    assert f"The target {target.name} {cause}" in failures[0]
+    assert Restorer(chosen, **folders).backups("disk")  # the other target got its backup
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("Fatal: unable to save snapshot: write: no space left on device", "is full"),
+        ("Fatal: unable to create lock in backend: repository is already locked by PID 1", "Another run uses"),
+        ("client.PutObject: Access Denied.", "refused it"),
+        ("Fatal: unable to open config file: x\nIs there a repository at the following location?", "has no repository"),
+        ("Load(<data/1>): ciphertext verification failed", "is damaged"),
+        ("nobody@host: Permission denied (publickey).", "does not accept the login"),
+        ("rclone: Permission denied (publickey).\nFatal: error talking HTTP to rclone", "does not accept the login"),
+        ("Fatal: error talking HTTP to rclone: unexpected EOF", "cannot be reached"),
+        (
+            "Fatal: unable to open repository at sftp:x: unable to start the sftp session, error: EOF",
+            "cannot be reached",
+        ),
+        ("something new", "restic failed for the target disk: something new"),
+    ],
+)
+def test_errors_of_restic_are_explained(said: str, meaning: str) -> None:
+    assert meaning in engine.explain("disk", said)
+
+
+def test_a_command_that_fails_saves_nothing(saver: Saver) -> None:
+    restic = saver.engine(saver.settings.target())
+    restic.create()
+    with pytest.raises(BackupError, match=r"sh failed.*oops"):
+        restic.save_output(["sh", "-c", "echo half; echo oops >&2; exit 1"], "/x.dump", ["app:shop"])
+    assert restic.snapshots() == []
+    saved = restic.save_output(["sh", "-c", "echo whole"], "/x.dump", ["app:shop"])
+    assert saved.size == len("whole\n")
+
+
+def test_an_interrupted_backup_does_not_count(saver: Saver, restorer: Restorer) -> None:
+    restic = saver.engine(saver.settings.target())
+    restic.create()
+    restic.save_output(["echo", "rows"], "/shop.dump", runs.tags_of("shop", "database", "20260102T030405Z"))
+    assert restorer.backups() == []
+    with pytest.raises(BackupError, match="no backup of shop"):
+        restorer.prepare("shop", replace=True)

@@ -1,0 +1,152 @@
+"""The program that measures a host, as it is installed, and who can read its metrics."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
+from log_lines import V1
+from metric_lines import lines_of
+from nginx_site import Site, needs_nginx, own_address
+from programs import needs
+
+PROJECT = Path(__file__).resolve().parent.parent
+APPS = {"shop": V1, "blog": "20260102T000000Z-11111111bb"}
+Render = Callable[..., str]
+
+
+# --- the installed program --------------------------------------------------------------------------------------------
+
+
+def test_the_installed_copies_are_complete_and_run_without_ansible(tmp_path: Path) -> None:
+    variables = yaml.safe_load((PROJECT / "roles/metrics/vars/main.yml").read_text())
+    package = tmp_path / "metrics" / variables["__metrics_package"]
+    package.mkdir(parents=True)
+    for module in variables["__metrics_copied"]:
+        shutil.copy(PROJECT / f"plugins/module_utils/{module}.py", package)
+    main = (PROJECT / "roles/metrics/templates/main.py.j2").read_text()
+    (tmp_path / "metrics/__main__.py").write_text(main.replace("{{ ansible_managed }}", ""))
+    code = package / "metrics.py"
+    code.write_text(code.read_text().replace("/run/metrics", f"{tmp_path}/run"))
+    command = ["/usr/bin/python3", "-I", "-X", f"pycache_prefix={tmp_path}/cache", str(tmp_path / "metrics")]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    assert done.returncode == 0, done.stderr
+    assert "host_measured_timestamp_seconds" in (tmp_path / "run/site.prom").read_text()
+
+
+@needs("systemd-analyze")
+def test_the_units_are_valid(render: Render, tmp_path: Path) -> None:
+    for unit in ("metrics.service", "metrics.timer"):
+        text = render("metrics", f"{unit}.j2", metrics_groups=["certificates"])
+        (tmp_path / unit).write_text(text)
+    files = [str(tmp_path / unit) for unit in ("metrics.service", "metrics.timer")]
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True)
+    assert [line for line in done.stderr.splitlines() if str(tmp_path) in line or "metrics." in line] == []
+
+
+def test_a_host_has_only_the_exporters_that_it_needs(render: Render) -> None:
+    def services(**values: Any) -> list[str]:
+        found = yaml.safe_load(render("metrics", "exporters.yml.j2", **values))
+        return sorted(path.split("/")[4].removeprefix("prometheus-").split("-")[0] for path in found)
+
+    assert services() == ["exporter", "node"]
+    assert services(metrics_nginx_port=9114, metrics_postgresql=True) == ["exporter", "nginx", "node", "postgres"]
+
+
+# --- who can read them ------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return int(server.getsockname()[1])
+
+
+@contextmanager
+def running(*command: str) -> Iterator[None]:
+    """A program that runs meanwhile."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
+    """Send a request, as soon as something listens; the status and the text of the response."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with closing(connection):
+                connection.request("GET", path)
+                response = connection.getresponse()
+                return response.status, response.read().decode()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+@needs_nginx
+def test_nginx_offers_its_own_counters_to_its_host_alone_and_does_not_log_it(site: Site) -> None:
+    site.start({})
+    status, text = get(http.client.HTTPConnection("127.0.0.1", site.status_port, timeout=10), "/")
+    assert status == 200
+    assert text.startswith("Active connections:")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((own_address(), site.status_port), 5).close()
+    time.sleep(1.5)
+    assert "127.0.0.1" not in (site.folder / "log/access.log").read_text()
+
+
+@needs("prometheus-exporter-exporter", "prometheus-node-exporter", "openssl")
+def test_only_a_monitor_with_a_certificate_of_its_authority_reads_the_metrics(
+    render: Render, evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    served, monitor, other = (tmp_path / name for name in ("metrics", "monitor", "other"))
+    Certificates(served, ["127.0.0.1"]).create()
+    for folder in (monitor, other):
+        Certificates(folder, ["monitor1"], "client").create()
+    shutil.copy(monitor / "ca.pem", served / "monitors.pem")
+    port, inner = free_port(), free_port()
+    exporters = evaluate("metrics", "__metrics_exporters", {})
+    shown = render("metrics", "exporter-exporter.yml.j2").replace("9100", str(inner))
+    (served / "exporters.yml").write_text(shown)
+    (tmp_path / "site.prom").write_text("\n".join(lines_of()) + "\n")
+    outside = [
+        argument.replace("/etc/metrics", str(served)) for argument in exporters["exporter-exporter"]["arguments"]
+    ]
+    outside = [argument.replace("9998", str(port)) for argument in outside]
+    inside = [argument.replace("/run/metrics", str(tmp_path)) for argument in exporters["node-exporter"]["arguments"]]
+    inside = [argument.replace("9100", str(inner)) for argument in inside]
+
+    def client(folder: Path | None) -> http.client.HTTPSConnection:
+        context = ssl.create_default_context(cafile=str(served / "ca.pem"))
+        if folder:
+            context.load_cert_chain(folder / "client.pem", folder / "client.key")
+        return http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+
+    with running("prometheus-node-exporter", *inside), running("prometheus-exporter-exporter", *outside):
+        wait = functools.partial(get, http.client.HTTPConnection("127.0.0.1", inner, timeout=10), "/metrics")
+        assert wait()[0] == 200
+        status, text = get(client(monitor), "/proxy?module=node")
+        assert status == 200
+        assert 'app_up{app="shop"} 1' in text
+        assert "node_time_seconds" in text
+        assert "node_textfile_scrape_error 0" in text
+        for stranger in (None, other):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                get(client(stranger), "/proxy?module=node")
+        assert get(http.client.HTTPConnection("127.0.0.1", port, timeout=10), "/proxy?module=node")[0] == 400
