@@ -237,9 +237,7 @@ def test_only_names_of_challenges_are_passed_on(balancer: Balancer, path: str) -
     assert peer.seen == []
 
 
-def test_a_balancer_that_asks_for_a_challenge_is_not_asked_back(
-    balancer: Balancer, render: Callable[..., str]
-) -> None:
+def test_a_balancer_that_asks_for_a_challenge_is_not_asked_back(balancer: Balancer, render: Callable[..., str]) -> None:
     """Two balancers, each with the other one as its peer; neither has the answer."""
     with temporary_balancer(render, balancer.program) as other:
         for one, two in ((balancer, other), (other, balancer)):

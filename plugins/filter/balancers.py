@@ -23,10 +23,7 @@ def balancer_addresses(hostvars: Hostvars, groups: Groups, host: str = "") -> li
 def balancer_peers(hostvars: Hostvars, groups: Groups, host: str = "") -> list[dict[str, Any]]:
     """Name, address and port for HTTP of the balancers, without one host."""
     others = {name: hostvars[name] for name in groups.get("balancers", []) if name != host}
-    return [
-        {"name": name, "address": address_of(found, name, OWN), "port": 80}
-        for name, found in others.items()
-    ]
+    return [{"name": name, "address": address_of(found, name, OWN), "port": 80} for name, found in others.items()]
 
 
 def challenge_servers(hostvars: Hostvars, groups: Groups) -> list[str]:
