@@ -24,7 +24,6 @@ BACKUP = json.dumps({
     },
     "backups": {"echo": {"store": {"time": 1_577_836_800, "size": 5, "error": ""}}},  # in 2020
 })  # fmt: skip
-SAVED = "/var/lib/backup/shared/status.json"
 STATE = "/var/lib/certificates/echo/state.json"
 EXPIRE = f"""
 import json, time
@@ -52,13 +51,15 @@ CAUSES = {
         f"cp -p {STATE}.kept {STATE} && rm {STATE}.kept",
     ),
     "BackupBad": (
-        f"install -d -m 0755 /var/lib/backup /var/lib/backup/shared && echo '{BACKUP}' >{SAVED} && chmod 0644 {SAVED}",
+        "install -d -m 0755 /var/lib/backup /var/lib/backup/shared && cd /var/lib/backup/shared && "
+        f"echo '{BACKUP}' >status.json && chmod 0644 status.json",
         "rm -r /var/lib/backup",
     ),
     "MetricsMissing": (
         "systemctl stop prometheus-nginx-exporter",
         "systemctl start prometheus-nginx-exporter",
     ),
+    "NginxDown": ("systemctl stop nginx", "systemctl start nginx"),
     "HostGone": ("ip route add unreachable MONITOR/32", "ip route del unreachable MONITOR/32"),
 }
 
