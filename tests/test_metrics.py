@@ -169,6 +169,7 @@ def test_a_line_that_nginx_has_not_finished_is_counted_when_it_is_complete(log: 
 
 
 def test_garbage_is_ignored_and_counted(log: Log) -> None:
+    good = request(1)
     bad: list[str | bytes] = [
         b"\x00\xff\x1f{}\n", good[:60] + "\n", good.replace('"status":200', '"status":abc'),
         good.replace('"seconds":0.020', '"seconds":nan'), good.replace('"status":200', '"status":999'),
