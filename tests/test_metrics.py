@@ -75,11 +75,15 @@ def log(tmp_path: Path) -> Log:
 
 def test_requests_are_counted_by_app_release_and_class_of_the_status(log: Log) -> None:
     log.add(
-        *[request(1)] * 3, request(1, 404), request(1, 502, release=""), request(1, site="blog"), request(1, site="")
+        *[request(1)] * 3,
+        request(1, 404),
+        request(1, 502, release=""),
+        request(1, site="blog", release=APPS["blog"]),
+        request(1, site=""),
     )
     counts = {key: count for key, count in log.measure().requests.items() if count}
     assert counts == {
-        ("shop", V1, "2xx"): 3, ("shop", V1, "4xx"): 1, ("shop", "", "5xx"): 1, ("blog", V1, "2xx"): 1
+        ("shop", V1, "2xx"): 3, ("shop", V1, "4xx"): 1, ("shop", "", "5xx"): 1, ("blog", APPS["blog"], "2xx"): 1
     }  # fmt: skip
 
 
@@ -169,7 +173,6 @@ def test_garbage_is_ignored_and_counted(log: Log) -> None:
     bad: list[str | bytes] = [
         b"\x00\xff\x1f{}\n", good[:60] + "\n", good.replace('"status":200', '"status":abc'),
         good.replace('"seconds":0.020', '"seconds":nan'), good.replace('"status":200', '"status":999'),
-        good.replace(V1, "a b"),
     ]  # fmt: skip
     log.add(good, *bad, "\n", good)
     assert log.count() == 2
@@ -193,12 +196,13 @@ def test_only_the_end_of_a_long_backlog_is_read(log: Log, monkeypatch: pytest.Mo
 
 
 def test_old_releases_and_apps_that_are_gone_are_forgotten(log: Log) -> None:
-    log.add(*(request(1, release=f"2026010{number}") for number in range(10)), request(1, release="2025"))
+    for release in ("2025", *(f"2026010{number}" for number in range(10))):
+        log.measure({"shop": release})
     log.add(request(1, site="blog"))
     found = log.measure({"shop": V1})
     releases = {release for _, release, _ in found.requests}
     assert {app for app, _, _ in found.requests} == {"shop"}
-    assert len(releases - {""}) == RELEASES_KEPT
+    assert len(releases - {"", "other"}) == RELEASES_KEPT
     assert "2025" not in releases
     assert V1 in releases
     assert "blog" not in found.latencies
@@ -244,6 +248,20 @@ def test_an_app_is_up_by_the_definition_of_the_status() -> None:
     assert 'app_up{app="shop"} 0' in lines_of({"state": "failed"})
     assert 'app_up{app="shop"} 0' in lines_of({"workers": 0})
     assert 'app_process_up{app="shop",process="mail.1"} 0' in lines_of({"processes": {"mail.1": "failed"}})
+
+
+def test_an_app_that_dies_again_and_again_is_seen_while_it_is_up() -> None:
+    assert 'app_died_recently{app="shop"} 0' in lines_of()
+    dying = lines_of({"died_recently": ["shop@1.service"]})
+    assert {'app_up{app="shop"} 1', 'app_died_recently{app="shop"} 1'} <= set(dying)
+
+
+def test_a_release_that_was_never_live_gets_no_counter_of_its_own(log: Log) -> None:
+    log.add(request(1), request(1, 500, release="x, " + V1), *(request(1, release=f"r{n}") for n in range(3000)))
+    found = log.measure()
+    counted = {key[1:]: count for key, count in found.requests.items() if key[0] == "shop" and count}
+    assert counted == {(V1, "2xx"): 1, ("other", "2xx"): 3000, ("other", "5xx"): 1}
+    assert found.ignored == 0
 
 
 def test_a_missing_certificate_has_no_days_left() -> None:

@@ -122,6 +122,7 @@ def gauge(bad: float, good: float) -> str:
 
 ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "AppDown": ({f"app_up{{{SHOP}}}": gauge(0, 1)}, {"app": "shop"}),
+    "AppDies": ({f"app_died_recently{{{SHOP}}}": gauge(1, 0)}, {"app": "shop"}),
     "AppProcessDown": (
         {f'app_process_up{{{SHOP},process="mail.1"}}': gauge(0, 1)},
         {"app": "shop", "process": "mail.1"},
@@ -161,6 +162,7 @@ ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {'host_unit_failed{host="web1",unit="x.service"}': "_x19 1x39 _x100"},
         {"unit": "x.service"},
     ),
+    "NginxDown": ({'nginx_up{host="web1"}': gauge(0, 1)}, {}),
     "PostgresqlDown": ({'pg_up{host="web1"}': gauge(0, 1)}, {}),
     "ClockOff": ({'node_time_seconds{host="web1"}': "0+30x19 700+30x39 1800+30x100"}, {}),
     "AlertsNotSent": (
@@ -307,6 +309,24 @@ def test_tls_from_the_start_on_another_port_than_465_is_refused() -> None:
     settings = {"ansible_host": "192.0.2.9", "alert_smtp_tls": "tls"}
     assert problems(HOSTS | {"mon1": settings}, GROUPS) == ["mon1, key alert_smtp_port: 587, with alert_smtp_tls: tls"]
     assert problems(HOSTS | {"mon1": settings | {"alert_smtp_port": 465}}, GROUPS) == []
+    assert problems(HOSTS | {"mon1": {"ansible_host": "192.0.2.9", "alert_smtp_port": 465}}, GROUPS) == [
+        "mon1, key alert_smtp_port: 465, with alert_smtp_tls: starttls"
+    ]
+
+
+def test_balancers_are_looked_at_with_the_metrics_of_haproxy() -> None:
+    groups, hosts = GROUPS | {"balancers": ["lb1"]}, HOSTS | {"lb1": {"ansible_host": "192.0.2.5"}}
+    found = {target["name"]: target["exporters"] for target in monitor_targets(hosts, groups, "mon1")}
+    assert found["lb1"] == ["node", "haproxy"]
+
+
+@needs("promtool")
+def test_the_highest_latency_that_can_be_set_is_an_alert(render: Render, tmp_path: Path) -> None:
+    bucket = "app_request_duration_seconds_bucket"
+    series = {f'{bucket}{{{SHOP},le="10"}}': "0x200", f'{bucket}{{{SHOP},le="+Inf"}}': "0+50x200"}
+    series |= {f"app_request_duration_seconds_count{{{SHOP}}}": "0+50x200"}
+    expected = [firing("AppSlow", "24m", {"app": "shop"})]
+    check_rules(tmp_path, render("monitor", "rules.yml.j2", monitor_latency=10), SEEN | series, expected)
 
 
 def test_a_run_that_leaves_out_a_monitor_changes_no_metrics() -> None:

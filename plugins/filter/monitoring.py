@@ -42,7 +42,8 @@ def monitor_targets(hostvars: Hostvars, groups: Groups, monitor: str) -> list[di
     targets = []
     for host in metrics_hosts(groups):
         variables = hostvars[host]
-        exporters = ["node"] + (["nginx"] if host in groups.get("webservers", []) else [])
+        by_group = {"nginx": "webservers", "haproxy": "balancers"}
+        exporters = ["node", *(name for name, group in by_group.items() if host in groups.get(group, []))]
         targets.append(
             {
                 "name": host,

@@ -82,16 +82,22 @@ def peak_of(unit: Mapping[str, str], folder: Path = CGROUPS) -> int | None:
 
 def certificate_of(name: str, sites: Path = Path("/etc/nginx/sites")) -> dict[str, Any] | None:
     """The certificate of an app's site; None without TLS, or if it cannot be read."""
+    try:
+        if f"{CERTIFICATES / name}/" not in (sites / f"{name}.conf").read_text():
+            return None
+    except OSError:
+        return None
+    return stored_certificate(name)
+
+
+def stored_certificate(name: str) -> dict[str, Any] | None:
+    """What the host knows of the certificate of an app; None if it cannot be read."""
     folder = CERTIFICATES / name
     try:
-        if f"{folder}/" not in (sites / f"{name}.conf").read_text():
-            return None
         state = json.loads((folder / "state.json").read_text())
         real = (folder / "current/real").exists()
     except FileNotFoundError:
         state, real = {}, False
-        if not (sites / f"{name}.conf").exists():
-            return None
     except (OSError, ValueError):
         return None
     return {

@@ -24,6 +24,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import
     describe_service,
     parse_time,
     read_events,
+    stored_certificate,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.checks import check_service
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
@@ -41,9 +42,11 @@ FOLDER = Path("/run/metrics")
 EVENTS = Path("/run/metrics-events/history")  # which root writes before each measurement
 BLOCK = 1 << 20  # bytes; a longer line is garbage
 MOST_BYTES = 64 << 20  # of a log file in one measurement; what is older is skipped
+HAPROXY = Path("/etc/haproxy/haproxy.cfg")
+BALANCED = Path("/etc/certificates")  # the settings of the certificates that a balancer requests
 RELEASES_KEPT = 10  # of each app, the newest ones
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds, of the latency's histogram
-RELEASE = re.compile(rb"[A-Za-z0-9._-]{0,64}")
+OTHER = b"other"  # any release that was never live: an app can send whatever it likes as its release
 DURATION = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 Sample = tuple[Mapping[str, str], float]
 
@@ -125,6 +128,7 @@ class Counters:
             lines: as the role nginx formats them. nginx escapes the quotes of a client, so no client can write a key.
             sites: the names of the apps. Lines of other sites, such as of unknown host names, are not counted.
         """
+        known = {(app, release.encode()) for app, release, _ in self.requests}
         for line in lines:
             try:
                 if line[:9] != b'{"time":"' or line[34:44] != b'","site":"' or line[-1:] != b"}":
@@ -140,8 +144,8 @@ class Counters:
                 is_closed = status == CLOSED and line.find(NOT_PASSED_ON, at) > 0
                 at = line.index(b',"release":"', at) + 12
                 release = line[at : line.index(b'"', at)]
-                if not RELEASE.fullmatch(release):
-                    raise ValueError
+                if release and (app, release) not in known:
+                    release = OTHER
             except ValueError:
                 self.ignored += bool(line)
                 continue
@@ -176,7 +180,11 @@ class Counters:
             apps: the live release of each app.
         """
         for app, live in apps.items():
-            for release, kind in (*((live, kind) for kind in ("2xx", "3xx", "4xx", "5xx")), ("", "5xx")):
+            for release, kind in (
+                *((live, kind) for kind in ("2xx", "3xx", "4xx", "5xx")),
+                ("", "5xx"),
+                ("other", "5xx"),
+            ):
                 self.requests.setdefault((app, release, kind), 0)
             self.latencies.setdefault(app, Latency())
 
@@ -185,7 +193,7 @@ class Counters:
         releases: dict[str, set[str]] = {}
         for app, release, _ in self.requests:
             releases.setdefault(app, set()).add(release)
-        kept = {app: ["", *sorted(releases.get(app, ()), reverse=True)[:RELEASES_KEPT]] for app in apps}
+        kept = {app: ["", "other", *sorted(releases.get(app, ()), reverse=True)[:RELEASES_KEPT]] for app in apps}
         self.requests = {key: count for key, count in self.requests.items() if key[1] in kept.get(key[0], ())}
         self.latencies = {app: found for app, found in self.latencies.items() if app in apps}
 
@@ -232,13 +240,13 @@ def count_requests(state: Mapping[str, Any], apps: Mapping[str, str], folder: Pa
     """
     counters, position = Counters.load(state), dict(state.get("log") or {})
     sites = {app.encode(): app for app in apps}
+    counters.expect(apps)  # the releases that are counted by their names
     with contextlib.ExitStack() as opened:
         for file, inode, offset in open_logs(opened, position, folder):
             offset = counters.add_file(file, offset, sites)
             # nginx still writes to the former file until the new one has lines.
             if offset or not position:
                 position = {"inode": inode, "offset": offset}
-    counters.expect(apps)
     counters.prune(apps)
     return {"log": position, **counters.dump()}
 
@@ -303,9 +311,12 @@ def app_lines(apps: Collection[Mapping[str, Any]], events: Iterable[tuple[str, M
     def each(key: str) -> list[Sample]:
         return [({"app": app["name"]}, float(app[key])) for app in apps]
 
-    down = {found["app"] for app in apps for found in check_service(app) if found["kind"] == "down"}
+    problems = {(problem["app"], problem["kind"]) for app in apps for problem in check_service(app)}
     about = "Whether the web service of the live release runs and has a worker."
-    yield from gauge("app_up", about, [({"app": app["name"]}, app["name"] not in down) for app in apps])
+    yield from gauge("app_up", about, [({"app": app["name"]}, (app["name"], "down") not in problems) for app in apps])
+    # A service that dies again and again is up now and then.
+    died: list[Sample] = [({"app": app["name"]}, (app["name"], "dying") in problems) for app in apps]
+    yield from gauge("app_died_recently", "Whether a service or a worker died in the last 15 minutes.", died)
     processes = [
         ({"app": app["name"], "process": name}, state in ("active", "reloading"))
         for app in apps
@@ -318,15 +329,25 @@ def app_lines(apps: Collection[Mapping[str, Any]], events: Iterable[tuple[str, M
     yield from gauge("app_maintenance", "Whether the app is in maintenance.", each("in_maintenance"))
     memory: list[Sample] = [({"app": app["name"]}, app["memory_mib"] << 20) for app in apps]
     yield from gauge("app_memory_bytes", "Memory of the web service without file pages.", memory)
-    found = [(app["name"], app["certificate"]) for app in apps if app["certificate"]]
-    left: list[Sample] = [({"app": name}, entry["days_left"] * 86400 * entry["is_there"]) for name, entry in found]
-    about = "Time until the certificate expires, in whole days; 0 without one."
-    yield from gauge("app_certificate_remaining_seconds", about, left)
     last = {name: event for name, event in events if name in {app["name"] for app in apps}}
     results: list[Sample] = [({"app": name}, event["result"] == "ok") for name, event in last.items()]
     yield from gauge("app_last_deploy_success", "Whether the last deploy or rollback succeeded.", results)
     times: list[Sample] = [({"app": name}, parse_time(event["time"]) or 0) for name, event in last.items()]
     yield from gauge("app_last_deploy_timestamp_seconds", "When the last deploy or rollback ended.", times)
+
+
+def certificate_lines(certificates: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """The metrics of certificates, by the names of the apps."""
+    found = [(name, entry) for name, entry in certificates.items() if entry]
+    left: list[Sample] = [({"app": name}, entry["days_left"] * 86400 * entry["is_there"]) for name, entry in found]
+    about = "Time until the certificate expires, in whole days; 0 without one."
+    return metric("app_certificate_remaining_seconds", "gauge", about, left)
+
+
+def certificates_of_balancer(folder: Path = BALANCED) -> dict[str, dict[str, Any] | None]:
+    """The certificates that a balancer has requested, by the names of the apps; none on another host."""
+    names = [path.stem for path in sorted(folder.glob("*.json"))] if HAPROXY.exists() else []
+    return {name: stored_certificate(name) for name in names}
 
 
 def host_lines(host: Mapping[str, Any]) -> Iterator[str]:
@@ -361,9 +382,12 @@ def main() -> None:
         "backup": describe_backup(),
         "reboot_needed": needs_reboot(),
     }
+    described = [describe_service(name) for name in apps]
+    certificates = {app["name"]: app["certificate"] for app in described} | certificates_of_balancer()
     lines = [
         *request_lines(Counters.load(state)),
-        *app_lines([describe_service(name) for name in apps], read_events(EVENTS)),
+        *app_lines(described, read_events(EVENTS)),
+        *certificate_lines(certificates),
         *host_lines(host),
         *metric("host_measured_timestamp_seconds", "gauge", "When this was measured.", [({}, time.time())]),
     ]

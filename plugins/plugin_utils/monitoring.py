@@ -10,7 +10,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import 
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import plain
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem
 
-MEASURED = ("webservers", "databases", "backups", "monitors")  # groups
+MEASURED = ("webservers", "databases", "backups", "balancers", "monitors")  # groups
 
 
 def metrics_hosts(groups: Groups) -> list[str]:
@@ -45,10 +45,13 @@ def find_monitor_problems(hosts: Iterable[str], hostvars: Hostvars, groups: Grou
         if not list(groups.get("webservers", [])):
             expected = "a group webservers, with the hosts to look at"
             yield monitor, Problem("group monitors", "no host to look at", expected, "webservers: {hosts: {web1: {}}}")
-        if variables.get("alert_smtp_tls") == "tls" and int(variables.get("alert_smtp_port", 587)) != 465:
-            found = f"{variables.get('alert_smtp_port', 587)}, with alert_smtp_tls: tls"
-            expected = "465: Alertmanager knows TLS from the start by this port; or alert_smtp_tls: starttls"
-            yield monitor, Problem("key alert_smtp_port", found, expected, "alert_smtp_port: 465")
+        port, tls = str(variables.get("alert_smtp_port", 587)), variables.get("alert_smtp_tls", "starttls")
+        if (tls == "tls") != (port == "465"):
+            found = f"{port}, with alert_smtp_tls: {tls}"
+            expected = (
+                "465 with alert_smtp_tls: tls, else another one: Alertmanager knows TLS from the start by this port"
+            )
+            yield monitor, Problem("key alert_smtp_port", found, expected, "alert_smtp_port: 465\nalert_smtp_tls: tls")
         for address in client_addresses(variables, monitor):
             try:
                 ipaddress.ip_network(address, strict=False)

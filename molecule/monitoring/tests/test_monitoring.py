@@ -51,14 +51,15 @@ CAUSES = {
         f"cp -p {STATE}.kept {STATE} && rm {STATE}.kept",
     ),
     "BackupBad": (
-        "mkdir -p -m 0755 /var/lib/backup && "
-        f"echo '{BACKUP}' >/var/lib/backup/status.json && chmod 0644 /var/lib/backup/status.json",
+        "install -d -m 0755 /var/lib/backup /var/lib/backup/shared && cd /var/lib/backup/shared && "
+        f"echo '{BACKUP}' >status.json && chmod 0644 status.json",
         "rm -r /var/lib/backup",
     ),
     "MetricsMissing": (
         "systemctl stop prometheus-nginx-exporter",
         "systemctl start prometheus-nginx-exporter",
     ),
+    "NginxDown": ("systemctl stop nginx", "systemctl start nginx"),
     "HostGone": ("ip route add unreachable MONITOR/32", "ip route del unreachable MONITOR/32"),
 }
 
