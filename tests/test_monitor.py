@@ -308,9 +308,8 @@ def test_a_monitor_without_webservers_is_refused() -> None:
 def test_tls_from_the_start_on_another_port_than_465_is_refused() -> None:
     settings = {"ansible_host": "192.0.2.9", "alert_smtp_tls": "tls"}
     assert problems(HOSTS | {"mon1": settings}, GROUPS) == ["mon1, key alert_smtp_port: 587, with alert_smtp_tls: tls"]
-    assert problems(HOSTS | {"mon1": {**settings, "alert_smtp_port": 465}}, GROUPS) == []
-    starttls = {"ansible_host": "192.0.2.9", "alert_smtp_port": 465}
-    assert problems(HOSTS | {"mon1": starttls}, GROUPS) == [
+    assert problems(HOSTS | {"mon1": settings | {"alert_smtp_port": 465}}, GROUPS) == []
+    assert problems(HOSTS | {"mon1": {"ansible_host": "192.0.2.9", "alert_smtp_port": 465}}, GROUPS) == [
         "mon1, key alert_smtp_port: 465, with alert_smtp_tls: starttls"
     ]
 
