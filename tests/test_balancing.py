@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import socket
 import ssl
@@ -254,7 +253,7 @@ def test_a_balancer_that_requests_a_challenge_finds_its_own_answer_at_another_ba
     assert balancer.answer(from_the_peer, "GET", f"{CHALLENGE}a", {}).text == "lb2"
 
 
-# --- statistics and keepalived ----------------------------------------------------------------------------------------
+# --- statistics -------------------------------------------------------------------------------------------------------
 
 
 def test_statistics_and_metrics_are_on_a_local_address_only(balancer: Balancer) -> None:
@@ -264,12 +263,3 @@ def test_statistics_and_metrics_are_on_a_local_address_only(balancer: Balancer) 
     assert 'haproxy_server_status{proxy="shop",server="web1"' in balancer.ask_stats("/metrics").text
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((own_address(), balancer.stats_port), 2)
-
-
-def test_keepalived_gets_an_answer_when_clients_use_all_connections(balancer: Balancer) -> None:
-    balancer.start()
-    with contextlib.ExitStack() as open_connections:
-        for _ in range(520):  # the test's HAProxy has 500
-            client = socket.create_connection((own_address(), balancer.http_port), 5)
-            open_connections.enter_context(client)
-        assert balancer.ask_stats("/alive").status == 200
