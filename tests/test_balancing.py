@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import signal
 import socket
@@ -257,7 +256,7 @@ def test_a_balancer_that_requests_a_challenge_finds_its_own_answer_at_another_ba
     assert balancer.answer(from_the_peer, "GET", f"{CHALLENGE}a", {}).text == "lb2"
 
 
-# --- statistics and keepalived ----------------------------------------------------------------------------------------
+# --- statistics -------------------------------------------------------------------------------------------------------
 
 
 def test_statistics_and_metrics_are_on_a_local_address_only(balancer: Balancer) -> None:
@@ -282,12 +281,3 @@ def test_the_check_of_keepalived_sees_whether_haproxy_responds(
     balancer.running.send_signal(signal.SIGCONT)
     balancer.stop()
     assert subprocess.run(["bash", check], stderr=subprocess.DEVNULL).returncode != 0
-
-
-def test_keepalived_gets_an_answer_when_clients_use_all_connections(balancer: Balancer) -> None:
-    balancer.start()
-    with contextlib.ExitStack() as open_connections:
-        for _ in range(520):  # the test's HAProxy has 500
-            client = socket.create_connection((own_address(), balancer.http_port), 5)
-            open_connections.enter_context(client)
-        assert balancer.ask_stats("/alive").status == 200

@@ -145,7 +145,6 @@ class Balancer:
         for old, new in {
             "    user haproxy\n    group haproxy\n    chroot /var/lib/haproxy\n": "",
             "maxconn 8000": "maxconn 500",
-            "maxconn 7900": "maxconn 400",
             "/run/haproxy": f"{self.folder}/run",
             "inter 2s fastinter 1s": "inter 300ms fastinter 300ms",
         }.items():
