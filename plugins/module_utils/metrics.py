@@ -183,7 +183,7 @@ class Counters:
             for release, kind in (
                 *((live, kind) for kind in ("2xx", "3xx", "4xx", "5xx")),
                 ("", "5xx"),
-                ("other", "5xx"),
+                (OTHER.decode(), "5xx"),
             ):
                 self.requests.setdefault((app, release, kind), 0)
             self.latencies.setdefault(app, Latency())
@@ -193,7 +193,10 @@ class Counters:
         releases: dict[str, set[str]] = {}
         for app, release, _ in self.requests:
             releases.setdefault(app, set()).add(release)
-        kept = {app: ["", "other", *sorted(releases.get(app, ()), reverse=True)[:RELEASES_KEPT]] for app in apps}
+        always = {"", OTHER.decode()}
+        kept = {
+            app: always | set(sorted(releases.get(app, set()) - always, reverse=True)[:RELEASES_KEPT]) for app in apps
+        }
         self.requests = {key: count for key, count in self.requests.items() if key[1] in kept.get(key[0], ())}
         self.latencies = {app: found for app, found in self.latencies.items() if app in apps}
 
