@@ -167,6 +167,8 @@ def test_a_run_without_the_monitor_says_that_it_changes_no_metrics(play: Play, m
 def test_an_alert_is_sent_when_it_is_caused_and_when_it_is_over(
     machine: Machine, monitor: Monitor, address: str, root: Root, alert: str
 ) -> None:
+    if machine.name == "web12" and alert not in ("AppDown", "DiskFull", "NginxDown"):
+        pytest.skip("it does not depend on the version of Debian")
     cause, end = (
         command.replace("LIVE", machine.live("echo")).replace("MONITOR", address) for command in CAUSES[alert]
     )
