@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from receiving import forget_messages, received_messages
 from testinfra.host import Host
 
 FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
@@ -46,10 +47,9 @@ class Monitor:
 
     def received(self, alert: str, host: str) -> list[str]:
         """What the receiver got about an alert of a host: firing, resolved."""
-        lines = self.host.run("cat /run/alerts-received").stdout.splitlines()
-        alerts = [one for line in lines if line for one in json.loads(line)["alerts"]]
+        alerts = [one for message in received_messages(self.host) for one in message["alerts"]]
         return [one["status"] for one in alerts if is_about(one["labels"], alert, host)]
 
     def forget(self) -> None:
         """Forget what the receiver got."""
-        self.host.run("rm -f /run/alerts-received")
+        forget_messages(self.host)

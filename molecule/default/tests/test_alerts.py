@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from receiving import forget_messages, received_messages, start_receiver, stop_receiver
 from testing import Machine, Run, Web, wait_for
 
 testinfra_hosts = ["ansible://debian13"]
 Play = Callable[..., Run]
 Status = Callable[..., tuple[Run, dict[str, Any]]]
-RECEIVER = """
-import http.server
-
-class Receiver(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        with open("/run/alerts-received", "ab") as file:
-            file.write(body + b"\\n")
-        self.send_response(204)
-        self.end_headers()
-
-http.server.HTTPServer(("127.0.0.1", 9099), Receiver).serve_forever()
-"""
 
 
 @pytest.fixture
-def receiver(machine: Machine) -> Iterator[Callable[[str], None]]:
-    """Start and stop a receiver of messages on the machine."""
-
-    def turn(verb: str) -> None:
-        machine.host.run_expect([0], f"systemctl {verb} alert-receiver")
-
-    unit = "[Service]\nExecStart=/usr/bin/python3 /run/receiver.py\n"
+def receiver(machine: Machine) -> Iterator[None]:
+    """A receiver of messages on the machine."""
     with machine.host.sudo():
-        for path, text in {"/run/receiver.py": RECEIVER, "/run/systemd/system/alert-receiver.service": unit}.items():
-            machine.host.run_expect([0], f"cat >{path} <<'END'\n{text}END")
-        machine.host.run_expect([0], "rm -f /run/alerts-received; systemctl daemon-reload")
-        turn("start")
-        wait_for(lambda: machine.host.socket("tcp://127.0.0.1:9099").is_listening, 10, "the receiver listens")
-        yield turn
-        machine.host.run("systemctl stop alert-receiver; rm /run/systemd/system/alert-receiver.service")
-        machine.host.run("systemctl daemon-reload")
+        forget_messages(machine.host)
+        start_receiver(machine.host)
+        yield
+        stop_receiver(machine.host)
 
 
+@pytest.mark.usefixtures("receiver")
 def test_alerts_are_sent_once_and_once_when_the_problem_is_over(
-    machine: Machine, play: Play, status: Status, echo: Web, receiver: Callable[[str], None]
+    machine: Machine, play: Play, status: Status, echo: Web
 ) -> None:
     settings = ["-e", '{"alert_webhook": "http://127.0.0.1:9099/", "alert_deploys": true}']
 
@@ -56,8 +35,7 @@ def test_alerts_are_sent_once_and_once_when_the_problem_is_over(
             machine.host.run_expect([0], "systemctl start alert.service")
 
     def received(kind: str, app: str = "") -> list[str]:
-        lines = machine.host.run("cat /run/alerts-received").stdout.splitlines()
-        found = [json.loads(line) for line in lines]
+        found = received_messages(machine.host)
         return [entry["state"] for entry in found if (entry["kind"], entry["app"]) == (kind, app)]
 
     def failing_since() -> str:
@@ -78,11 +56,11 @@ def test_alerts_are_sent_once_and_once_when_the_problem_is_over(
         assert received("down", "echo") == ["problem", "over"]
 
         # A receiver that is down gets the message later.
-        receiver("stop")
+        stop_receiver(machine.host)
         machine.host.run("systemd-run --unit=broken --service-type=oneshot false")
         check()
         assert failing_since()
-        receiver("start")
+        start_receiver(machine.host)
         wait_for(lambda: received("unit") == ["problem"], 180, "the message is sent by the timer")
         assert not failing_since()
         machine.host.run_expect([0], "systemctl reset-failed broken")
