@@ -26,10 +26,10 @@ UNIT = "[Service]\nExecStart=/usr/bin/python3 /run/receiver.py\n"
 
 
 def start_receiver(host: Host) -> None:
-    """Start the receiver, unless it runs."""
+    """Start the receiver, or start it again."""
     for path, text in {"/run/receiver.py": PROGRAM, "/run/systemd/system/alert-receiver.service": UNIT}.items():
         host.run_expect([0], f"cat >{path} <<'END'\n{text}END")
-    host.run_expect([0], "systemctl daemon-reload && systemctl start alert-receiver")
+    host.run_expect([0], "systemctl daemon-reload && systemctl restart alert-receiver")
     wait_for(lambda: host.socket("tcp://127.0.0.1:9099").is_listening, 10, "the receiver listens")
 
 
