@@ -21,7 +21,7 @@ def create_app(trusted_proxies: int = 0) -> Flask:
     Args:
         trusted_proxies: number of reverse proxies in front of the app. Each adds one entry to the X-Forwarded-*
             headers. The app uses only that many entries, counted from the right. With 0, as in development, it
-            ignores the headers, so that a client cannot forge its address, the scheme or the host.
+            ignores the headers, so that a client can't forge its address, the scheme or the host.
     """
     app = Flask(__name__)
     if trusted_proxies:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +15,22 @@ import testinfra
 import yaml
 from testinfra.host import Host
 from testing import PROJECT, Door, Machine, Run, Web
+
+
+def machine_of(item: pytest.Item) -> str:
+    """The machine that a test runs on; "" if it needs none."""
+    found = re.search(r"\[ansible://([\w.]+)", item.name)
+    return found[1] if found else ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect a test with the mark `on` on all machines but the one that the mark names."""
+    named = {item: str(mark.args[0]) for item in items if (mark := item.get_closest_marker("on"))}
+    if unknown := set(named.values()) - {machine_of(item) for item in items}:
+        raise pytest.UsageError(f"The mark on() names machines that these tests do not have: {', '.join(unknown)}")
+    left_out = [item for item, machine in named.items() if machine_of(item) != machine]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture

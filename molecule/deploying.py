@@ -47,7 +47,7 @@ def load(machine: Machine) -> Callable[..., AbstractContextManager[Load]]:
     """
 
     @contextlib.contextmanager
-    def loaded(connections: int = 4, pause: int = 20) -> Iterator[Load]:
+    def loaded(connections: int = 4, pause: int = 60) -> Iterator[Load]:
         seen = Load()
         command = ["wrk", "--threads=2", f"--connections={connections}", f"--duration={LONGEST}s", "--timeout=5s"]
         command += [f"--script={RELEASES / 'mix.lua'}", "--header=Host: site.example", f"http://{machine.web.address}/"]
@@ -102,12 +102,17 @@ def fleet(inventory: Path) -> Fleet:
     return Fleet(machines)
 
 
+def with_callback(name: str) -> dict[str, str]:
+    """The environment for a run with a callback of the tests, beside those of ansible.cfg."""
+    enabled = f"blueoctopus.site.packed_modules,{name}"
+    return {"ANSIBLE_CALLBACK_PLUGINS": str(RELEASES / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": enabled}
+
+
 @pytest.fixture
 def at_task() -> Callable[[str, str], dict[str, str]]:
     """Run a command on the control node when a task begins; returns the environment for the run."""
 
     def environment(task: str, command: str) -> dict[str, str]:
-        callbacks = {"ANSIBLE_CALLBACK_PLUGINS": str(RELEASES / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": "at_task"}
-        return callbacks | {"AT_TASK": task, "AT_TASK_RUN": command}
+        return with_callback("at_task") | {"AT_TASK": task, "AT_TASK_RUN": command}
 
     return environment

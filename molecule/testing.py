@@ -122,12 +122,12 @@ class Fleet:
 
     def history(self) -> list[list[dict[str, Any]]]:
         """The history of each machine."""
-        told = []
+        histories = []
         for machine in self.machines:
             with machine.host.sudo():
                 lines = machine.host.check_output("cat /srv/shop/history.jsonl").splitlines()
-            told.append([json.loads(line) for line in lines])
-        return told
+            histories.append([json.loads(line) for line in lines])
+        return histories
 
 
 class Door:
@@ -169,14 +169,16 @@ class Run:
 
 
 def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
-    """Wait until `what` returns a true value, and return it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    """Wait until `what` returns a true value, and return it. The pauses grow, as each try may be a login."""
+    began = time.monotonic()
+    while True:
         with contextlib.suppress(OSError, http.client.HTTPException):
             if result := what():
                 return result
-        time.sleep(0.2)
-    raise AssertionError(f"Not true within {seconds} s: {why}")
+        waited = time.monotonic() - began
+        if waited >= seconds:
+            raise AssertionError(f"Not true within {seconds} s: {why}")
+        time.sleep(min(2, max(0.2, waited / 10)))
 
 
 def after_the_switch(action: str) -> str:

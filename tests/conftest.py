@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import importlib.util
 import json
@@ -20,13 +21,33 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 from nginx_site import Site, temporary_site
+from programs import missing
 
-pytest_plugins = ["backup_data"]  # its fixtures
+pytest_plugins = ["backup_data", "modules"]  # their fixtures
 
 init_plugin_loader([str(Path(__file__).resolve().parent.parent / "collections")])
 
 from ansible_collections.blueoctopus.site.plugins.action import release_source  # noqa: E402
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose programs are not installed. With the variable CI, which script/test sets, it fails instead."""
+    needed = {name for mark in item.iter_markers("needs") for name in mark.args}
+    if "root" in needed and os.geteuid() != 0:
+        pytest.skip("needs root")
+    if lacking := missing(sorted(needed - {"root"})):
+        end = pytest.fail if os.environ.get("CI") else pytest.skip
+        end(f"needs {', '.join(lacking)}: run script/bootstrap --tests")
+
+
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Restore the umask, which the programs that tests run in this process may change."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture
@@ -81,12 +102,22 @@ def trusted(value: Any) -> Any:
     return {k: trusted(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
+@functools.cache
+def deploy_arguments() -> dict[str, Any]:
+    """The arguments of the role app in playbooks/deploy.yml."""
+    plays = yaml.safe_load((ROLES.parent / "playbooks/deploy.yml").read_text())
+    tasks = [task for play in plays for task in play.get("tasks", [])]
+    return dict(next(task["vars"] for task in tasks if task["name"] == "Deploy each app"))
+
+
 def templar(role: str, app: dict[str, Any] | None = None, **values: Any) -> Templar:
     """What evaluates templates with a role's defaults and variables, the given keys of the app, and other values."""
     variables: dict[str, Any] = {"ansible_managed": "managed"}
     for file in ("defaults/main.yml", "vars/main.yml"):
         if (ROLES / role / file).exists():
             variables |= trusted(yaml.safe_load((ROLES / role / file).read_text()))
+    if role == "app":
+        variables["app_nginx"] = deploy_arguments()["app_nginx"]
     facts = {"distribution_major_version": "13"}
     return Templar(DataLoader(), variables | {"app_config": APP | (app or {}), "ansible_facts": facts} | values)
 
@@ -150,8 +181,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name, path in {"SETTINGS": "etc", "STATE": "state", "CHALLENGES": "challenges"}.items():
         (tmp_path / path).mkdir()
         monkeypatch.setattr(module, name, tmp_path / path)
-    for name in ("authority", "changed"):
-        monkeypatch.setattr(module, name.upper(), tmp_path / "state" / name)
+    monkeypatch.setattr(module, "CHANGED", tmp_path / "state/changed")
     monkeypatch.setattr(module, "COMBINED", tmp_path / "state/haproxy")
     return module
 

@@ -73,8 +73,8 @@ def minutes() -> Minutes:
 def test_a_problem_is_sent_once_and_its_end_once(receiver: Receiver, minutes: Minutes) -> None:
     minutes(GOOD, *[DOWN] * 10, *[GOOD] * 10)
     assert [entry["text"] for entry in receiver.got] == [
-        "web1 shop: down: the web service is failed",
-        "web1 shop: over: down: the web service is failed",
+        "web1 shop: down: the web service is in the state failed",
+        "web1 shop: resolved: down: the web service is in the state failed",
     ]
     first, last = receiver.got
     assert (first["state"], first["kind"], first["app"], first["host"]) == ("problem", "down", "shop", "web1")
@@ -82,7 +82,7 @@ def test_a_problem_is_sent_once_and_its_end_once(receiver: Receiver, minutes: Mi
     assert first["since"] == last["since"] == "2026-01-02T03:11:00Z"
 
 
-def test_what_only_one_check_finds_is_not_sent(receiver: Receiver, minutes: Minutes) -> None:
+def test_a_problem_of_a_single_check_is_not_sent(receiver: Receiver, minutes: Minutes) -> None:
     minutes(GOOD, DOWN, GOOD, DOWN, GOOD)
     assert receiver.got == []
 
@@ -269,7 +269,7 @@ def event(time: str, result: str = "ok", **more: str) -> str:
     return f"shop {json.dumps({**found, 'by': 'somebody@laptop', 'reason': '', **more})}\n"
 
 
-def test_deploys_are_sent_once_with_who_and_how_they_ended(tmp_path: Path) -> None:
+def test_deploys_are_sent_once_with_their_user_and_result(tmp_path: Path) -> None:
     file, state = tmp_path / "history", {"checked": "x"}
     file.write_text(event("2026-01-02T01:00:00Z"))
     assert new_events(state, "web1", NOW, False, file) == []  # from before the first check

@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ansible_collections.blueoctopus.site.plugins.filter.programs import PACKAGE, program_files
 from ansible_collections.blueoctopus.site.plugins.module_utils.alerts import (
     deliver,
     send_mail,
     send_webhook,
 )
 from status_examples import NOW
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 # --- real receivers ---------------------------------------------------------------------------------------------------
 
@@ -76,7 +74,7 @@ def test_a_webhook_that_refuses_or_redirects_is_an_error(web: str, status: str, 
 @pytest.mark.parametrize(
     ("status", "left"), [("400", 0), ("413", 0), ("401", 2), ("404", 2), ("410", 2), ("429", 2), ("500", 2)]
 )
-def test_only_a_message_that_is_refused_for_good_is_dropped(web: str, status: str, left: int) -> None:
+def test_only_a_permanently_refused_message_is_dropped(web: str, status: str, left: int) -> None:
     waiting = [{"time": NOW, "channels": ["webhook"], "message": {"text": "x"}} for _ in range(2)]
     state: dict[str, Any] = {"waiting": waiting}
     deliver(state, {"webhook": lambda content: send_webhook(f"{web}/{status}", content)}, NOW)
@@ -146,14 +144,11 @@ def test_a_mail_that_the_server_refuses_is_an_error(smtp: dict[str, Any]) -> Non
 
 
 def test_the_installed_copies_are_complete_and_run_without_ansible(tmp_path: Path) -> None:
-    variables = yaml.safe_load((PROJECT / "roles/alert/vars/main.yml").read_text())
-    package = tmp_path / "alert" / variables["__alert_package"]
-    package.mkdir(parents=True)
-    for module in variables["__alert_modules"]:
-        shutil.copy(PROJECT / f"plugins/module_utils/{module}.py", package)
-    main = (PROJECT / "roles/alert/templates/main.py.j2").read_text()
-    (tmp_path / "alert/__main__.py").write_text(main.replace("{{ ansible_managed }}", ""))
-    code = tmp_path / "alert" / variables["__alert_package"] / "alerts.py"
+    for name, content in program_files("alerts", f"{tmp_path}/alert").items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(content)
+    package = tmp_path / "alert" / PACKAGE.replace(".", "/")
+    code = package / "alerts.py"
     text = code.read_text().replace("/etc/alert/settings.json", str(tmp_path / "settings.json"))
     code.write_text(text)
     paths = package / "host_state.py"
@@ -197,7 +192,7 @@ def test_the_history_of_the_apps_is_copied_for_the_program(render: Callable[...,
     assert lines[-1] == 'shop {"n": 8}'
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("systemd-sysusers"), reason="needs root and systemd-sysusers")
+@pytest.mark.needs("root", "systemd-sysusers")
 def test_the_groups_of_the_unit_exist_before_other_roles_create_their_users(
     render: Callable[..., str], tmp_path: Path
 ) -> None:

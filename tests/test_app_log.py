@@ -70,7 +70,7 @@ def lines(log: str) -> list[str]:
     return excerpt(log).splitlines()
 
 
-def test_a_traceback_of_several_workers_stands_once_without_frames_of_gunicorn() -> None:
+def test_a_traceback_of_several_workers_is_shown_once_without_frames_of_gunicorn() -> None:
     log = "".join(boot(pid, MISSING_KEY) for pid in (7, 8, 9))
     log += "[2026-01-01 00:00:00 +0000] [1] [ERROR] Worker (pid:7) exited with code 3.\n" + HALT
     assert find_cause(log) == "KeyError: 'SECRET_KEY' in main.py, line 3"
@@ -150,7 +150,7 @@ the next line
     assert shown[-2:] == ["  Other lines:", "  the next line"]
 
 
-def test_python_itself_writes_what_is_parsed() -> None:
+def test_tracebacks_written_by_python_are_parsed() -> None:
     program = """
 def fail():
     try:

@@ -80,7 +80,7 @@ def test_requests_are_counted_before_the_switch_and_for_the_new_release(tmp_path
         outcome_line(21, 500),
         outcome_line(22, 200),
         outcome_line(22, 504, ""),
-        outcome_line(23, 500, agent="probe"),
+        outcome_line(23, 500, agent="health-check"),
         outcome_line(23, 200).replace("shop", "blog"),
         "garbage\n",
     ]
@@ -128,7 +128,7 @@ def test_an_error_of_nginx_belongs_to_the_site_of_its_server(tmp_path: Path) -> 
 def test_an_error_below_a_path_belongs_to_the_app_of_that_path(
     render: Callable[..., str], tmp_path: Path, uri: str, app: str
 ) -> None:
-    nginx = dict.fromkeys(("challenge", "error_pages", "errors", "paths", "site", "websockets"), "/x")
+    nginx = dict.fromkeys(("challenge", "error_pages", "error_url", "errors", "paths", "site", "websockets"), "/x")
     for name, path in (("shop", "/shop/"), ("admin", "/shop/admin/")):
         (tmp_path / f"{name}.conf").mkdir()
         text = render("app", "site-path.conf.j2", {"name": name, "path": path}, app_nginx=nginx)
@@ -195,7 +195,7 @@ def log(*entries: Entry, complete: bool = True) -> dict[str, Any]:
 
 def test_the_lines_of_all_hosts_are_merged_by_time() -> None:
     lines = log_lines(
-        {"web1": log(entry(2, "web", "b")), "web12": log(entry(1, "nginx", "a\nmore"), entry(3, "web", "c"))}
+        {"web1": log(entry(2, "web", "b")), "web12": log(entry(1, "nginx", "a\nmore"), entry(3, "web", "c"))}, "shop"
     )
     assert lines == [
         "1970-01-01 00:00:01.000  web12  nginx  a",
@@ -206,12 +206,22 @@ def test_the_lines_of_all_hosts_are_merged_by_time() -> None:
 
 
 def test_one_host_is_not_named_in_each_line() -> None:
-    assert log_lines({"web1": log(entry(2, "web", "b"))}) == ["1970-01-01 00:00:02.000  web  b"]
+    assert log_lines({"web1": log(entry(2, "web", "b"))}, "shop") == ["1970-01-01 00:00:02.000  web  b"]
+
+
+def test_a_log_ends_with_the_solution_of_each_known_error() -> None:
+    error = "OSError: [Errno 30] Read-only file system: 'uploads/x'"
+    entries = [entry(1, "web", error), entry(2, "web", error), entry(3, "systemd", "Suppressed 7 messages from shop@1")]
+    lines = log_lines({"web1": log(*entries, entry(4, "nginx", "GET /?No module named 'magic'"))}, "shop")
+    assert len(lines) == 6
+    assert lines[4].startswith("solution: The app can't write to uploads/x")
+    assert "shared_paths of shop" in lines[4]
+    assert lines[5].startswith("solution: shop logs more than the journal accepts")
 
 
 def test_missing_and_omitted_entries_are_reported() -> None:
-    assert "-e since=" in log_lines({"web1": log()})[0]
-    assert "-e lines=" in log_lines({"web1": log(entry(2, "web", "b"), complete=False)})[0]
+    assert "-e since=" in log_lines({"web1": log()}, "shop")[0]
+    assert "-e lines=" in log_lines({"web1": log(entry(2, "web", "b"), complete=False)}, "shop")[0]
 
 
 def test_the_hosts_of_an_app_are_those_with_it_in_their_inventory() -> None:

@@ -22,7 +22,7 @@ from backups.restoring import Restorer
 from backups.saving import Saver
 from backups.settings import BackupError, Target
 
-pytestmark = pytest.mark.skipif(not shutil.which("restic"), reason="restic is not installed")
+pytestmark = [pytest.mark.needs("restic"), pytest.mark.slow]
 
 
 # --- backup and restore ---------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_a_copy_is_created_beside_the_live_data(saver: Saver, restorer: Restorer
     restorer.prepare("shop", as_name="shop-copy")
     assert (data / "uploads/a.txt").read_text() == "new"
     assert (data.parent.parent / "shop-copy/data/uploads/a.txt").read_text() == "ahoy"
-    with pytest.raises(BackupError, match="shop-copy is there already"):
+    with pytest.raises(BackupError, match="shop-copy already exists"):
         restorer.prepare("shop", as_name="shop-copy")
 
 
@@ -217,8 +217,8 @@ def test_the_drill_reports_a_damaged_database_and_a_command_that_fails(
 # --- append-only ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not shutil.which("rclone"), reason="rclone is not installed")
-def test_a_host_can_add_but_not_delete_where_the_forced_command_says_so(
+@pytest.mark.needs("rclone")
+def test_the_forced_command_lets_a_host_add_backups_but_not_delete_them(
     new_settings: Make, folders: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "forced").write_text(
@@ -267,7 +267,7 @@ def test_the_commands_of_the_guide(
     assert main.main(["restore", "shop"]) == 1
     assert "-e yes=replace" in capsys.readouterr().err
     assert main.main(["restore", "shop", "--yes", "replace"]) == 0
-    assert "shop is as in the backup of" in capsys.readouterr().out
+    assert "Restored shop from the backup of" in capsys.readouterr().out
     assert main.main(["restore", "shop", "--as", "shop-copy"]) == 0
     assert main.main(["remove-copy", "shop"]) == 1
     assert main.main(["remove-copy", "shop-copy"]) == 0

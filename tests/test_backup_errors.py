@@ -16,10 +16,10 @@ from backups.restoring import Restorer
 from backups.saving import Saver
 from backups.settings import BackupError, Target
 
-pytestmark = pytest.mark.skipif(not shutil.which("restic"), reason="restic is not installed")
+pytestmark = [pytest.mark.needs("restic"), pytest.mark.slow]
 
 
-def test_a_wrong_password_says_what_can_be_done(saver: Saver, folders: dict[str, Any]) -> None:
+def test_the_error_for_a_wrong_password_names_the_solution(saver: Saver, folders: dict[str, Any]) -> None:
     saver.run([])
     (folders["config"] / "password").write_text("other")
     failures = saver.run([])
@@ -78,8 +78,8 @@ def test_a_repository_that_is_gone_is_not_replaced_by_an_empty_one(
 @pytest.mark.parametrize(
     ("target", "cause"),
     [
-        (Target("box", "sftp:x:/x", ssh="nobody@127.0.0.1", port=1), "cannot be reached"),
-        (Target("store", "rclone:web1", ssh="nobody@127.0.0.1", port=1), "cannot be reached"),
+        (Target("box", "sftp:x:/x", ssh="nobody@127.0.0.1", port=1), "can't be reached"),
+        (Target("store", "rclone:web1", ssh="nobody@127.0.0.1", port=1), "can't be reached"),
     ],
 )
 def test_a_target_that_is_down_is_named(
@@ -97,15 +97,15 @@ def test_a_target_that_is_down_is_named(
     [
         ("Fatal: unable to save snapshot: write: no space left on device", "is full"),
         ("Fatal: unable to create lock in backend: repository is already locked by PID 1", "Another run uses"),
-        ("client.PutObject: Access Denied.", "refused it"),
+        ("client.PutObject: Access Denied.", "refused the operation"),
         ("Fatal: unable to open config file: x\nIs there a repository at the following location?", "has no repository"),
         ("Load(<data/1>): ciphertext verification failed", "is damaged"),
         ("nobody@host: Permission denied (publickey).", "does not accept the login"),
         ("rclone: Permission denied (publickey).\nFatal: error talking HTTP to rclone", "does not accept the login"),
-        ("Fatal: error talking HTTP to rclone: unexpected EOF", "cannot be reached"),
+        ("Fatal: error talking HTTP to rclone: unexpected EOF", "can't be reached"),
         (
             "Fatal: unable to open repository at sftp:x: unable to start the sftp session, error: EOF",
-            "cannot be reached",
+            "can't be reached",
         ),
         ("something new", "restic failed for the target disk: something new"),
     ],

@@ -103,14 +103,13 @@ def test_each_host_has_its_own_folder_in_each_target() -> None:
 
 
 def test_only_hosts_with_a_server_as_target_are_its_clients() -> None:
-    keys = {"backup_keys": {"public_key": KEY}}
     hostvars: dict[str, dict[str, Any]] = {
-        "web1": keys | {"backup_targets": [{"name": "store", "host": "store1"}]},
-        "web2": keys | {"backup_targets": [{"name": "cloud", "repository": "s3:x/y"}]},
-        "store1": {"backup_server": SERVERS["store1"]},
+        "web1": {"backup_targets": [{"name": "store", "host": "store1"}]},
+        "web2": {"backup_targets": [{"name": "cloud", "repository": "s3:x/y"}]},
+        "web3": {"backup_targets": [{"name": "store", "host": "store1"}]},
     }
-    assert filters.backup_clients_of(hostvars, "store1") == [{"name": "web1", "key": KEY}]
-    assert filters.backup_servers(hostvars) == SERVERS
+    keys = {"web1": KEY, "web2": KEY}  # the run has not reached web3
+    assert filters.backup_clients_of(keys, hostvars, "store1") == [{"name": "web1", "key": KEY}]
 
 
 def test_addresses_are_those_that_are_numbers() -> None:
@@ -120,7 +119,7 @@ def test_addresses_are_those_that_are_numbers() -> None:
     ]
 
 
-def test_a_restore_says_where_the_former_data_is() -> None:
+def test_a_restore_reports_where_the_former_data_is() -> None:
     plan = {
         "app": "shop",
         "as_name": "",
@@ -131,7 +130,7 @@ def test_a_restore_says_where_the_former_data_is() -> None:
         "facts": {"files": 3, "tables": 2, "rows": 9, "note": "newer"},
     }
     text = "\n".join(filters.restore_lines(plan, "web1"))
-    assert "web1: shop is as in the backup of 2026-01-02 03:04:05: 3 files, 2 tables, 9 rows." in text
+    assert "web1: restored shop from the backup of 2026-01-02 03:04:05: 3 files, 2 tables, 9 rows." in text
     assert "/srv/shop/data.before-S, database shop.before-S" in text
     assert "-e former=delete" in text
     assert "backup remove-copy shop-copy" in "\n".join(filters.restore_lines(plan | {"as_name": "shop-copy"}, "web1"))
@@ -152,11 +151,13 @@ def test_a_target_is_a_host_or_a_repository(target: dict[str, str], found: str) 
 # --- modules --------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_can_only_talk_to_its_own_repository_and_only_add() -> None:
-    line = backup_access.line("web1", f"{KEY} somebody@host", "backups", Path("/srv/backups/repositories"), 0)
+def test_a_key_gives_append_only_access_to_its_own_repository() -> None:
+    line = backup_access.line("web1", f"{KEY} somebody@host", "backups", Path("/srv/backups"), 0)
     assert line == (
-        'restrict,command="/usr/bin/rclone --config /dev/null serve restic --stdio --append-only '
-        f'/srv/backups/repositories/web1" {KEY} backups web1\n'
+        'restrict,command="case $SSH_ORIGINAL_COMMAND in archive*) exec /usr/bin/python3 -IB '
+        "/usr/local/lib/backup/store.py --append-only /srv/backups/archives/web1;; *) exec "
+        "/usr/bin/rclone --config /dev/null serve restic --stdio --append-only "
+        f'/srv/backups/repositories/web1;; esac" {KEY} backups web1\n'
     )
     pruning = backup_access.line("web1", KEY, "prune", Path("/r"), time.time() + 60)
     assert "--append-only" not in pruning
@@ -279,7 +280,7 @@ SETTINGS = {
     ("backup", "target", "drill", "problem"),
     [
         ({"time": 999 * HOUR}, {"checked": 999 * HOUR}, {"time": 999 * HOUR}, ""),
-        ({"time": 900 * HOUR}, {"checked": 999 * HOUR}, {"time": 999 * HOUR}, "no backup on store since 50 hours"),
+        ({"time": 900 * HOUR}, {"checked": 999 * HOUR}, {"time": 999 * HOUR}, "no backup on store for 50 hours"),
         (
             {"time": 999 * HOUR, "error": "full\nmore"},
             {"checked": 999 * HOUR},
@@ -288,7 +289,7 @@ SETTINGS = {
         ),
         ({"time": 999 * HOUR}, {"checked": 1 * HOUR}, {"time": 999 * HOUR}, "store was not checked for 340 hours"),
         ({"time": 999 * HOUR}, {"error": "damaged"}, {"time": 999 * HOUR}, "the check of store failed: damaged"),
-        ({"time": 999 * HOUR}, {"checked": 999 * HOUR}, {"time": 9 * HOUR}, "restored for a check for 340 hours"),
+        ({"time": 999 * HOUR}, {"checked": 999 * HOUR}, {"time": 9 * HOUR}, "restored a backup for 340 hours"),
         ({"time": 999 * HOUR}, {"checked": 999 * HOUR}, {"error": "no rows"}, "the last drill failed: no rows"),
     ],
 )
@@ -328,11 +329,13 @@ def test_the_status_of_a_host_shows_the_app_that_is_worst_off() -> None:
         "last_backup": "2026-01-02T01:00:00Z",
         "last_check": "2026-01-02T02:59:00Z",
         "last_drill": None,
+        "last_wal": None,
+        "restorable_since": None,
         "size_bytes": 22,
         # No drill has been made since the beginning.
-        "problem": "shop: no backup was restored for a check for 340 hours; "
+        "problem": "shop: no drill has restored a backup for 340 hours; "
         "blog: the last backup to store failed: No space left; "
-        "blog: no backup was restored for a check for 340 hours",
+        "blog: no drill has restored a backup for 340 hours",
     }
 
 
@@ -340,8 +343,8 @@ def test_the_status_of_a_host_shows_the_app_that_is_worst_off() -> None:
 
 
 def test_the_units_run_without_root_and_can_write_only_to_their_own_folders(render: Render) -> None:
-    for template, user in (("backup@.service.j2", "backups"), ("backup-drill@.service.j2", "backups-restore")):
-        text = render("backup", template, backup_targets=[{"name": "disk", "repository": "/mnt/disk"}])
+    for unit, user in (("backup@", "backups"), ("backup-drill@", "backups-restore"), ("backup-archive@", "backups")):
+        text = render("backup", f"{unit}.service.j2", backup_targets=[{"name": "disk", "repository": "/mnt/disk"}])
         assert f"User={user}\n" in text
         assert "ProtectSystem=strict\n" in text
         assert "LoadCredential=password:/etc/backup/password\n" in text
@@ -349,6 +352,13 @@ def test_the_units_run_without_root_and_can_write_only_to_their_own_folders(rend
         assert writable.startswith("ReadWritePaths=/var/lib/backup")
         assert writable.endswith(" /mnt/disk")
     assert "\nCapabilityBoundingSet=\n" in render("backup", "backup-drill@.service.j2", backup_targets=[])
+
+
+def test_the_base_backup_runs_as_the_user_of_the_cluster_who_cannot_read_the_backups(render: Render) -> None:
+    text = render("backup", "backup-base.service.j2")
+    assert "User=postgres\n" in text
+    assert "ProtectSystem=strict\n" in text
+    assert "LoadCredential" not in text
 
 
 def test_the_timers_have_the_times_of_the_settings(render: Render) -> None:

@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backups import drill, restoring, saving, settings, status
+from backups import drill, restoring, saving, settings, status, units
 from backups.drill import Drill
 from backups.postgres import Server, dump_command, wanted
 from backups.restoring import Restorer
 from backups.saving import Saver
 from backups.settings import App, BackupError, Settings, Target
+from programs import find
 
-BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere"))
-pytestmark = pytest.mark.skipif(
-    os.getuid() != 0 or not shutil.which("restic") or not (BIN / "initdb").exists(),
-    reason="needs root, restic and PostgreSQL",
-)
+BIN = Path(find("initdb")).parent
+pytestmark = [pytest.mark.needs("root", "restic", "initdb"), pytest.mark.slow]
 ROLES = """
 CREATE ROLE shop LOGIN;
 CREATE ROLE other LOGIN;
@@ -100,7 +98,7 @@ def shop(cluster: Server) -> Iterator[Server]:
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for module in (settings, saving, restoring, drill):
         monkeypatch.setattr(module, "APPS", tmp_path / "srv")
-    monkeypatch.setattr(restoring, "systemctl", lambda *_: "")
+    monkeypatch.setattr(units, "systemctl", lambda *_: "")
     monkeypatch.setattr(saving, "Server", lambda: Server(role="backups"))
     monkeypatch.setattr(saving, "dump_command", lambda name: [*dump_command(name), "--username=backups"])
     for folder in ("etc", "state", "state/drill", "state/shared"):
@@ -246,7 +244,7 @@ def test_the_drill_reports_a_backup_without_the_rows_of_its_database(
     monkeypatch.setattr(saving, "dump_command", lambda _: only_tables)
     assert Saver(chosen, cache=None, **folders).run([]) == []
     failures = Drill(chosen, server=Server(role="backups-restore"), **folders).run([])
-    assert "has 2 tables and no row, but it had rows" in failures[0]
+    assert "has 2 tables but no rows. It had rows" in failures[0]
 
 
 @pytest.mark.usefixtures("restorer")
@@ -271,7 +269,7 @@ def test_a_database_that_is_down_is_an_error_and_saves_nothing(
 ) -> None:
     monkeypatch.setenv("PGHOST", str(tmp_path))
     failures = Saver(chosen, cache=None, **folders).run([])
-    assert "PostgreSQL cannot be reached" in failures[0]
+    assert "PostgreSQL can't be reached" in failures[0]
 
 
 def test_the_role_of_the_backups_may_connect_to_the_databases_and_a_rerun_changes_nothing(

@@ -14,7 +14,7 @@ from backups.restoring import Restorer
 from backups.saving import Saver
 from backups.settings import BackupError
 
-pytestmark = pytest.mark.skipif(not shutil.which("restic"), reason="restic is not installed")
+pytestmark = [pytest.mark.needs("restic"), pytest.mark.slow]
 
 
 def test_a_live_app_is_not_replaced_without_the_option(saver: Saver, restorer: Restorer, data: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_swap_that_fails_is_undone(saver: Saver, restorer: Restorer, data: Pat
 
 
 def swapped(restorer: Restorer, data: Path) -> plans.Plan:
-    """A restore that was interrupted after its data was in place, and the app has written since."""
+    """A restore that was interrupted after its data was live, and the app has written since."""
     plan = restorer.prepare("shop", replace=True)
     restorer.swap(plan)
     (data / "order").write_text("new")
@@ -134,9 +134,9 @@ def test_an_undo_drops_no_database_that_was_live(new_settings: Make, folders: di
 
 
 def test_a_restore_that_has_changed_nothing_is_cleaned_up_only_with_the_lock_of_the_app(
-    saver: Saver, restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saver: Saver, new_settings: Make, folders: dict[str, Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(plans, "LOCKS", tmp_path / "locks")
+    restorer = Restorer(new_settings(locks=str(tmp_path / "locks")), **folders)
     saver.run([])
     first = restorer.prepare("shop", replace=True)
     other = "20300102T030405Z"
@@ -152,7 +152,7 @@ def test_a_restore_that_has_changed_nothing_is_cleaned_up_only_with_the_lock_of_
         restorer.plans.get("shop", first.stamp)
 
 
-def test_what_was_put_aside_is_listed_and_deleted_on_request(saver: Saver, restorer: Restorer, data: Path) -> None:
+def test_former_data_is_listed_and_deleted_on_request(saver: Saver, restorer: Restorer, data: Path) -> None:
     saver.run([])
     plan = replaced(restorer)
     assert restorer.former("shop") == [str(plan.former_data)]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.balancers import (
     balancer_addresses,
-    balancer_authorities,
     balancer_certificates,
     balancer_peers,
     balancer_sites,
     challenge_servers,
 )
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import find_balancer_problems, serve_visitors
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import find_balancer_problems, serve_clients
 
 APP: dict[str, Any] = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
 ADDRESSES = {"web1": "10.0.0.1", "web2": "10.0.0.2", "lb1": "10.0.0.8", "lb2": "10.0.0.9"}
@@ -75,13 +73,13 @@ def test_secrets_of_apps_do_not_reach_the_balancers() -> None:
     assert "hush" not in repr(balancer_sites(found, GROUPS)) + repr(balancer_certificates(found, GROUPS))
 
 
-def test_a_certificate_is_obtained_as_the_app_says() -> None:
+def test_a_certificate_is_obtained_with_the_keys_of_the_app() -> None:
     provided = {"tls": "provided", "tls_certificate": "CERTIFICATE", "tls_key": "KEY"}
     (site,) = balancer_certificates(hosts(APP | provided), GROUPS)
     assert {key: site[key] for key in provided} == provided
 
 
-def test_a_balancer_knows_the_other_ones() -> None:
+def test_a_balancer_gets_the_addresses_of_the_others() -> None:
     found = hosts(lb2={"balancer_own_address": "2001:db8::9"})
     assert balancer_addresses(found, GROUPS) == ["10.0.0.8", "2001:db8::9"]
     assert balancer_addresses(found, GROUPS, "lb2") == ["2001:db8::9"]
@@ -89,19 +87,14 @@ def test_a_balancer_knows_the_other_ones() -> None:
     assert challenge_servers(found, GROUPS) == ["10.0.0.8:80", "[2001:db8::9]:80"]
 
 
-def test_the_authorities_are_those_of_the_webservers_of_this_run() -> None:
-    found = hosts(web2={"certificate_authority": {"content": base64.b64encode(b"ROOT").decode()}})
-    assert balancer_authorities(found, GROUPS) == {"web2": "ROOT"}
-
-
 @pytest.mark.parametrize(
     ("balancers", "variables", "expected"),
     [([], {}, True), (["lb1"], {}, False), (["lb1"], {"balancer_only": False}, True)],
 )
-def test_webservers_serve_visitors_themselves_without_balancers_or_on_request(
+def test_webservers_serve_clients_themselves_without_balancers_or_on_request(
     balancers: list[str], variables: dict[str, Any], expected: bool
 ) -> None:
-    assert serve_visitors(hosts(lb1=variables), GROUPS | {"balancers": balancers}) is expected
+    assert serve_clients(hosts(lb1=variables), GROUPS | {"balancers": balancers}) is expected
 
 
 # --- what can't work --------------------------------------------------------------------------------------------------
@@ -131,12 +124,12 @@ def test_addresses_are_numbers() -> None:
 @pytest.mark.parametrize(
     "address", ["10.0.1.100/24", "10.0.0.8/24", "10.0.0.0/24", "10.0.0.255/24", "10.0.0.300/24", "10.0.0.100/33"]
 )
-def test_the_shared_address_is_a_free_one_in_the_network_of_the_balancers(address: str) -> None:
+def test_shared_address_must_be_unused_and_in_the_network_of_the_balancers(address: str) -> None:
     shared = {"balancer_address": address}
     assert ("lb1", "key balancer_address") in problems(hosts(lb1=shared, lb2=shared))
 
 
-def test_the_shared_address_is_the_same_for_all_balancers() -> None:
+def test_shared_address_must_be_the_same_for_all_balancers() -> None:
     assert problems(hosts(lb1={"balancer_address": "10.0.0.100/24"})) == [("lb1", "key balancer_address")]
 
 

@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from balancing import DOMAIN, Balancer, Webserver, needs_haproxy, temporary_balancer
+from balancing import DOMAIN, Balancer, Webserver, temporary_balancer
 from nginx_site import own_address
 
-pytestmark = needs_haproxy
+pytestmark = [pytest.mark.needs("haproxy"), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_requests_are_distributed_over_webservers_and_only_healthy_ones_get_any(
     assert answering(balancer) == {"web2"}
 
 
-def test_a_health_check_looks_like_a_request_of_the_webserver_itself(balancer: Balancer) -> None:
+def test_a_health_check_of_a_balancer_counts_as_one_of_the_webserver(balancer: Balancer) -> None:
     web = balancer.add("web1")
     balancer.start(balancer.site())
     balancer.wait_for_checks()
@@ -86,7 +86,7 @@ def test_a_webserver_with_a_wrong_certificate_gets_no_requests(balancer: Balance
     if fault != "another name":
         balancer.trust("web1", balancer.program.self_signed([DOMAIN], 1)[0])
     if fault == "the authority of another webserver":
-        balancer.trust("web2", (balancer.program.AUTHORITY / "ca.pem").read_text())
+        balancer.trust("web2", (balancer.folder / "web1/ca.pem").read_text())
     balancer.start(balancer.site())
     assert balancer.ask().status == 503
     balancer.wait_for(lambda: balancer.states() == {"web1": "DOWN"})
@@ -269,7 +269,7 @@ def test_statistics_and_metrics_are_on_a_local_address_only(balancer: Balancer) 
         socket.create_connection((own_address(), balancer.stats_port), 2)
 
 
-def test_the_check_of_keepalived_sees_whether_haproxy_responds(
+def test_the_check_of_keepalived_fails_if_haproxy_does_not_respond(
     balancer: Balancer, render: Callable[..., str], tmp_path: Path
 ) -> None:
     check = tmp_path / "haproxy-alive"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from plays import run_play
 
+pytestmark = pytest.mark.slow
 Play = Callable[..., str]
 
 
@@ -134,7 +135,7 @@ ERRORS = """\
 """
 
 
-def test_an_error_is_complete_and_stands_once(play: Play) -> None:
+def test_error_is_complete_and_printed_once(play: Play) -> None:
     # Newer versions of Ansible say it in a sentence.
     output = play(ERRORS).replace("The command exited with a non-zero return code.", "non-zero return code")
     assert lines(output) == [
@@ -167,7 +168,7 @@ def test_an_error_is_complete_and_stands_once(play: Play) -> None:
     ]
 
 
-def test_the_same_error_of_several_hosts_stands_once(play: Play) -> None:
+def test_the_same_error_of_several_hosts_is_shown_once(play: Play) -> None:
     output = play(
         """\
         - name: Fail
@@ -293,10 +294,9 @@ def test_of_a_changed_file_the_difference_is_shown_in_color_and_cut_when_it_is_l
     content = {"content": "same\n\x1b[2Jnew\n", "long": MANY}
     output = play(WRITE + long, "--diff", "-e", json.dumps(content), color=True)
     shown = lines(re.sub(r"\x1b\[[0-9;]+m", "", output))
-    assert shown[1].startswith("--- before: ")
-    assert shown[3:7] == ["@@ -1,2 +1,2 @@", " same", "-old", "+new"]
-    assert len(shown[8:]) == 42
-    assert shown[-1] == "  … 67 more lines, -v shows all"
+    assert shown[1:5] == [f"  {tmp_path}/file:", " same", "-old", "+new"]
+    assert len(shown[6:]) == 42
+    assert shown[-1] == "  … 65 more lines, -v shows all"
     assert "\x1b[0;33mchanged: [web1] Write\x1b[0m" in output
     assert "\x1b[0;31m-old\n\x1b[0m" in output or "\x1b[0;31m-old\x1b[0m" in output
 
@@ -347,6 +347,23 @@ def test_warnings_of_unchanged_tasks_and_the_place_of_a_crash_are_shown(play: Pl
         "  Module failed: 'x'",
         "  (play.yml:7; -vvv shows more)",
     ]
+
+
+@pytest.mark.parametrize("options", [[], ["-v"]])
+def test_results_of_the_run_are_the_last_text(play: Play, options: list[str]) -> None:
+    output = play(
+        """\
+        - name: Store
+          ansible.builtin.set_stats:
+            data:
+              summary: "shop\\n  open  http://site.example/\\e[2J"
+        - name: Fail later
+          ansible.builtin.fail:
+            msg: reason
+        """,
+        *options,
+    )
+    assert output.endswith("ignored=0   \n\nshop\n  open  http://site.example/\n")
 
 
 def test_with_v_everything_is_shown(play: Play, tmp_path: Path) -> None:

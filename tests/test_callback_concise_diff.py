@@ -31,3 +31,24 @@ def test_a_removed_file_is_one_line_and_other_new_texts_are_shown_if_they_are_sh
     rules = {"before_header": "rules", "after_header": "rules", "before": ""}
     assert "+allow 22/tcp" in callback._short_diff(rules | {"after": "allow 22/tcp\n"}, None)
     assert "new: rules, 99 lines, 198 bytes" in callback._short_diff(rules | {"after": "a\n" * 99}, None)
+
+
+def test_new_files_of_one_folder_are_one_line() -> None:
+    files = [
+        {"before_header": f"/etc/{name}", "before": "", "after": text}
+        for name, text in (("one/a", "1\n"), ("one/b", "1\n2\n"), ("two/c", "1\n"))
+    ]
+    shown = CallbackModule()._short_diffs({"diff": files}, {}).splitlines()
+    assert len(shown) == 2
+    assert "new in /etc/one: a (1 line, 2 bytes), b (2 lines, 4 bytes)" in shown[0]
+    assert "new: /etc/two/c, 1 line, 2 bytes" in shown[1]
+
+
+def test_of_a_changed_file_the_name_and_the_lines_are_shown() -> None:
+    lines = [f"{number}\n" for number in range(20)]
+    changed = ["one\n" if number in (3, 15) else line for number, line in enumerate(lines)]
+    diff = {"before_header": "/etc/a", "after_header": "/tmp/b", "before": "".join(lines), "after": "".join(changed)}
+    shown = CallbackModule()._short_diff(diff, None).splitlines()
+    assert shown[0] == "  /etc/a:"
+    assert [line for line in shown[1:] if not line.startswith(" ")] == ["-3", "+one", "-15", "+one"]
+    assert shown.count("  …") == 1

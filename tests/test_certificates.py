@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from types import ModuleType
@@ -77,16 +78,17 @@ def test_pruning_never_removes_the_current_certificate_when_the_clock_was_set_ba
         assert len(kept) <= program.KEPT
 
 
-def test_only_certificates_that_nginx_uses_are_renewed(
+def test_certificates_of_all_sites_with_settings_are_renewed(
     program: ModuleType, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "SITES", program.STATE)
+    monkeypatch.setattr(sys, "argv", ["certificates", "renew:all"])
     make()
-    assert not program.is_served("shop")
-    (program.STATE / "shop.conf").write_text("server { listen 80; }")
-    assert not program.is_served("shop")
-    (program.STATE / "shop.conf").write_text(f"ssl_certificate {program.STATE}/shop/current/fullchain.pem;")
-    assert program.is_served("shop")
+    (program.SETTINGS / "blog.json").write_text((program.SETTINGS / "shop.json").read_text())
+    (program.SETTINGS / "certbot.ini").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 0
+    assert sorted(path.parent.parent.name for path in program.STATE.glob("*/current/real")) == ["blog", "shop"]
 
 
 def test_certificate_with_a_wrong_key_is_refused(program: ModuleType, make: Make) -> None:
@@ -98,20 +100,6 @@ def test_certificate_with_a_wrong_key_is_refused(program: ModuleType, make: Make
     assert os.readlink(make().current) == before
 
 
-def test_private_certificate_is_signed_by_the_authority_of_the_host(program: ModuleType, make: Make) -> None:
-    program.create_authority()
-    root = (program.AUTHORITY / "ca.pem").read_text()
-    for _ in range(2):
-        make(method="private").obtain(force=True)
-        chain = make().current / "fullchain.pem"
-        program.openssl("verify", "-x509_strict", "-CAfile", program.AUTHORITY / "ca.pem", chain)
-        shown = program.openssl("x509", "-in", chain, "-noout", "-ext", "subjectAltName,basicConstraints")
-        assert "DNS:shop.example, DNS:www.shop.example" in shown
-        assert "CA:FALSE" in shown
-    assert (program.AUTHORITY / "ca.pem").read_text() == root
-    assert (program.AUTHORITY / "ca.key").stat().st_mode & 0o777 == 0o600
-
-
 def test_haproxy_gets_each_certificate_with_its_key_in_one_file(program: ModuleType, make: Make) -> None:
     program.COMBINED.mkdir()
     make().obtain()
@@ -119,7 +107,6 @@ def test_haproxy_gets_each_certificate_with_its_key_in_one_file(program: ModuleT
     combined = program.COMBINED / "shop.pem"
     assert combined.read_text() == (current / "fullchain.pem").read_text() + (current / "privkey.pem").read_text()
     assert combined.stat().st_mode & 0o777 == 0o600
-    assert program.is_served("shop")
 
 
 def test_haproxy_gets_no_placeholder(program: ModuleType, make: Make) -> None:

@@ -12,16 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from app_entries import GOOD
 
+pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-GOOD: dict[str, Any] = {
-    "name": "shop",
-    "domains": ["shop.example", "www.shop.example"],
-    "source": "app",
-    "wsgi": "main:app",
-}
 
 
 Play = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,6 +52,7 @@ def run_playbook(
 SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"nginx_http_port": "eighty"}, "'eighty'"),
     ({"admin_keys": "ssh-ed25519 AAAA"}, "'ssh-ed25519 AAAA'"),
+    ({"admin_keys": []}, "an empty list: nobody could log in"),
     ({"admin_addresses": "10.0.0.1"}, "'10.0.0.1'"),
     ({"admin_addresses": ["10.0.0.300"]}, "['10.0.0.300']"),
     ({"firewall_allow": [{"port": 9100, "from": "monitor"}]}, "[{'from': 'monitor', 'port': 9100}]"),

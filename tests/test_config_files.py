@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import files
 from ansible_collections.blueoctopus.site.plugins.modules import config_files
 
@@ -22,6 +23,7 @@ def test_files_are_written_with_their_mode(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["settings.conf"]
 
 
+@pytest.mark.slow
 def test_a_file_with_a_wrong_mode_is_corrected(tmp_path: Path) -> None:
     path = tmp_path / "settings.conf"
     files.write(path, "one\n", 0o666)

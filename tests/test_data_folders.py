@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils.data_folders import FolderError, let_read
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
+pytestmark = pytest.mark.needs("root")  # only root can give files to other users
 APP, NGINX, STRANGER = 61001, 61002, 61003
 
 
@@ -107,7 +107,7 @@ def test_a_link_of_the_app_is_not_followed(data: Path, link: str) -> None:
     assert os.listdir(outside) == []
 
 
-def test_links_and_foreign_files_in_the_folder_are_left_alone(data: Path) -> None:
+def test_links_and_foreign_files_in_the_folder_are_not_changed(data: Path) -> None:
     outside = data.parent / "outside"
     outside.mkdir(mode=0o700)
     for path in (outside / "key", data / "foreign"):

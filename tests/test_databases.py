@@ -31,9 +31,9 @@ REMOTE = {"webservers": ["web1", "web2"], "databases": ["db1"]}
 
 
 def hosts(**apps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The variables of some webservers and of the host db1; web1 has 2 cores."""
+    """The variables of some webservers and of the host db1."""
     found: dict[str, dict[str, Any]] = {
-        name: {"apps": entries, "ansible_host": f"10.0.0.{number}", "cores": 2}
+        name: {"apps": entries, "ansible_host": f"10.0.0.{number}"}
         for number, (name, entries) in enumerate(apps.items(), start=1)
     }
     return found | {"db1": {"ansible_host": "10.0.0.9"}}
@@ -83,16 +83,14 @@ def test_addresses_of_a_private_network_replace_those_of_the_login() -> None:
 
 
 def test_the_url_of_a_database_on_the_webserver_is_that_of_its_socket_and_no_secret() -> None:
-    app = with_databases(with_defaults(APP | {"postgresql": True}), "web1", hosts(web1=[]), LOCAL)
+    app = with_databases(with_defaults(APP | {"postgresql": True}), "web1", hosts(web1=[]), LOCAL, {})
     assert app["environment"] == {"DATABASE_URL": "postgresql://shop@/shop?host=/run/postgresql"}
     assert app["secrets"] == {}
 
 
 def test_the_url_of_a_database_on_another_host_is_a_secret_and_verifies_the_host() -> None:
-    hostvars = hosts(web1=[])
-    content = base64.b64encode(json.dumps({"shop": "pass-word_1"}).encode()).decode()
-    hostvars["db1"]["postgresql_passwords"] = {"content": content}
-    app = with_databases(with_defaults(APP | {"postgresql": True}), "web1", hostvars, REMOTE)
+    passwords = {"db1": {"content": base64.b64encode(json.dumps({"shop": "pass-word_1"}).encode()).decode()}}
+    app = with_databases(with_defaults(APP | {"postgresql": True}), "web1", hosts(web1=[]), REMOTE, passwords)
     assert app["environment"] == {}
     assert app["secrets"]["DATABASE_URL"] == (
         "postgresql://shop:pass-word_1@10.0.0.9/shop?sslmode=verify-full&sslrootcert=/etc/ssl/databases/db1.pem"
@@ -101,11 +99,13 @@ def test_the_url_of_a_database_on_another_host_is_a_secret_and_verifies_the_host
 
 def test_a_run_without_the_database_host_builds_no_release_with_an_unknown_password() -> None:
     with pytest.raises(AnsibleFilterError, match="did not reach db1"):
-        with_databases(with_defaults(APP | {"postgresql": True}), "web1", hosts(web1=[]), REMOTE)
+        with_databases(with_defaults(APP | {"postgresql": True}), "web1", hosts(web1=[]), REMOTE, {})
 
 
 def test_other_variables_of_the_environment_stay() -> None:
-    app = with_databases(with_defaults(APP | {"redis": True, "environment": {"A": 1}}), "web1", hosts(web1=[]), LOCAL)
+    app = with_databases(
+        with_defaults(APP | {"redis": True, "environment": {"A": 1}}), "web1", hosts(web1=[]), LOCAL, {}
+    )
     assert app["environment"] == {"A": 1, "REDIS_URL": "unix:///run/app-redis/shop/redis.sock"}
 
 
@@ -131,16 +131,15 @@ def test_connections_are_those_of_all_threads_and_processes_and_twice_for_the_ap
     blog = APP | {"name": "blog", "postgresql": True, "threads": 1}
     hostvars = hosts(web1=[shop, blog], web2=[shop])
     # shop: 2 hosts with 3 x 4 + 2; blog: 5 workers on 2 cores; once more for shop; 10 are reserved
-    assert connections("db1", hostvars, REMOTE) == 28 + 5 + 28 + 10
+    assert connections("db1", hostvars, REMOTE, {"web1": 2}) == 28 + 5 + 28 + 10
 
 
 @pytest.mark.parametrize("workers", [{}, {"workers": 3}])
 def test_a_number_of_connections_without_the_cores_of_a_webserver_is_not_exact(workers: dict[str, int]) -> None:
     app = APP | {"postgresql": True} | workers
     hostvars = hosts(web1=[app], web2=[app, APP | {"name": "plain"}])
-    assert knows_connections("db1", hostvars, REMOTE)
-    del hostvars["web2"]["cores"]  # --limit leaves it out
-    assert knows_connections("db1", hostvars, REMOTE) == bool(workers)
+    assert knows_connections("db1", hostvars, REMOTE, {"web1": 2, "web2": 2})
+    assert knows_connections("db1", hostvars, REMOTE, {"web1": 2}) == bool(workers)  # --limit leaves web2 out
 
 
 @pytest.mark.parametrize(("needed", "accepted"), [(10, 100), (100, 100), (101, 150), (450, 450)])
@@ -175,7 +174,7 @@ def test_a_valid_inventory_has_no_problem() -> None:
         ),
     ],
 )
-def test_what_can_not_work_is_named(app: dict[str, Any], groups: dict[str, list[str]], found: str) -> None:
+def test_impossible_settings_are_named(app: dict[str, Any], groups: dict[str, list[str]], found: str) -> None:
     assert problems(hosts(web1=[APP | app], web2=[]), groups) == [found]
 
 

@@ -4,62 +4,87 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 PROJECT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.skipif(not shutil.which("dpkg-query"), reason="the tasks are for Debian")
-
-
-# For each role: its list of packages, and what it gets in each case.
-ROLES = {
-    "app": ("__app_debian_packages", "__app_missing_packages"),
-    "base": ("__base_all_packages", "__base_missing_packages"),
+MODULE = "blueoctopus.site.debian_packages"
+pytestmark = [pytest.mark.needs("dpkg-query"), pytest.mark.slow]
+# The tasks that call apt: the file of each in its role, its module, and the play that runs it.
+TASKS = {
+    ("base", "main"): (MODULE, "provision", "Install packages and secure the hosts"),
+    ("app", "main"): (MODULE, "deploy", "Deploy the apps"),
+    ("metrics", "remove"): ("ansible.builtin.apt", "provision", "Install packages and secure the hosts"),
 }
-CASES: dict[str, tuple[list[str], list[str], str]] = {
-    "without": ([], [], ""),
-    "installed": (["dpkg"], ["bash", "dpkg"], ""),
-    "missing": (["dpkg", "libnone1"], ["none-dev"], "libnone1, none-dev"),
+# For each host: two lists of packages, the value of base_lock_timeout, and what the run shows.
+HOSTS: dict[str, tuple[list[str], list[str], Any, str]] = {
+    "without": ([], [], 600, ""),
+    "installed": (["dpkg"], ["bash", "dpkg"], 600, ""),
+    "provided": (["awk"], ["awk", "bash"], 600, ""),  # a virtual package, which mawk or gawk provides
+    "missing": (["dpkg", "libnone1"], ["none-dev"], 600, "Would install libnone1, none-dev"),
+    "invalid": (["dpkg"], ["none-dev"], "soon", "lock_timeout"),
 }
 
 
-@pytest.fixture(scope="module", params=ROLES)
-def output(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:
-    """The output of the tasks of a role, with a host for each case."""
-    role = request.param
+def find_tasks(tasks: list[dict[str, Any]], module: str) -> Iterator[dict[str, Any]]:
+    """The tasks that use a module, also in blocks."""
+    for task in tasks:
+        if module in task:
+            yield task
+        yield from find_tasks(task.get("block", []), module)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The output of a run with a play for the task of each role, with the module_defaults of the playbook."""
     folder = tmp_path_factory.mktemp("packages")
-    known = yaml.safe_load((PROJECT / f"roles/{role}/vars/main.yml").read_text())
-    variables = {name: known[name] for name in ROLES[role]}
-    play = {"hosts": "all", "gather_facts": False, "vars": variables | {"base_role_packages": []}}
-    play["tasks"] = [{"ansible.builtin.include_tasks": str(PROJECT / f"roles/{role}/tasks/packages.yml")}]
-    (folder / "play.yml").write_text(yaml.safe_dump([play]))
-    hosts: dict[str, dict[str, object]] = {}
-    for case, (first, second, _missing) in CASES.items():
+    plays = []
+    for (role, file), (module, playbook, name) in TASKS.items():
+        (task,) = find_tasks(yaml.safe_load((PROJECT / f"roles/{role}/tasks/{file}.yml").read_text()), module)
+        described = yaml.safe_load((PROJECT / f"playbooks/{playbook}.yml").read_text())
+        (play,) = [play for play in described if play["name"] == name]
+        variables = {key: value for key, value in play["vars"].items() if key == "lock_timeout"}
+        chosen = "all" if module == MODULE else "invalid"  # apt itself would need python3-apt
+        plays.append({"name": role, "hosts": chosen, "module_defaults": play["module_defaults"], "vars": variables})
+        plays[-1]["tasks"] = [task, {"ansible.builtin.meta": "clear_host_errors"}]  # the next play has all hosts again
+    (folder / "play.yml").write_text(yaml.safe_dump(plays))
+    hosts: dict[str, dict[str, Any]] = {}
+    for host, (first, second, timeout, _) in HOSTS.items():
         app = {"packages": first, "build_packages": second}
-        hosts[case] = {"__app_entry": app, "base_packages": first, "base_extra_packages": second}
+        base = {"base_packages": first, "base_role_packages": [], "base_extra_packages": second}
+        hosts[host] = {"__app_entry": app, **base, "base_lock_timeout": timeout, "__metrics_exporters": {}}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
-    environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-    run = subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", "--check", "-i", "hosts.yml", "-c", "local", "play.yml"],
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    done = subprocess.run(
+        ["ansible-playbook", "--check", "--diff", "-i", "hosts.yml", "-c", "local", "play.yml"],
         cwd=folder,
-        env=environment | {"LC_ALL": "C.UTF-8", "ANSIBLE_PYTHON_INTERPRETER": sys.executable},
-        capture_output=True,
+        env=environment | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
+    return done.stdout
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_only_missing_packages_are_installed(output: str, case: str) -> None:
-    _first, _second, missing = CASES[case]
-    shown = output.partition(f"[{case}]\n")[2].split("\n")[0]
-    assert shown == (f"Would install {missing}" if missing else ""), output
-    recap = re.search(rf"^{case} .* changed=(\d+) ", output, re.MULTILINE)
-    assert recap, output
-    assert int(recap[1]) == bool(missing)
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("role", ["base", "app"])
+def test_only_missing_packages_are_installed(output: str, role: str, host: str) -> None:
+    shown = HOSTS[host][-1]
+    found = shown_for(output, role, host)
+    assert len(found) == bool(shown), output
+    assert not shown or shown in found[0], output
+
+
+def test_apt_gets_the_lock_timeout_of_the_inventory_also_when_it_removes_packages(output: str) -> None:
+    assert "lock_timeout" in shown_for(output, "metrics", "invalid")[0], output
+
+
+def shown_for(output: str, role: str, host: str) -> list[str]:
+    """The first line below each result of a host in the play of a role."""
+    part = output.partition(f"PLAY [{role}]")[2].partition("\nPLAY ")[0]
+    return re.findall(rf"^\w+: \[{host}\].*\n(.*)", part, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The file that lists an app's dependencies: what uv is told, what counts as locked, what is refused."""
+"""The file that lists an app's dependencies: the arguments of uv, what counts as locked, what is refused."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_a_project_without_a_lock_is_never_locked(tmp_path: Path) -> None:
         (PROJECT + "[tool.uv]\npackage = true\n", True),
     ],
 )
-def test_a_project_is_a_package_when_uv_says_so(tmp_path: Path, text: str, expected: bool) -> None:
+def test_the_settings_of_uv_decide_whether_a_project_is_a_package(tmp_path: Path, text: str, expected: bool) -> None:
     assert project(tmp_path, text=text).project is expected
 
 
@@ -248,8 +248,20 @@ def test_an_unknown_extra_or_group_is_named_with_the_known_ones(tmp_path: Path, 
         ({"uv.lock": LOCK, "pyproject.toml": "[project\n"}, "pyproject.toml is not valid TOML"),
         ({"uv.lock": "= 1", "pyproject.toml": PROJECT}, "uv.lock is not valid TOML"),
         ({"uv.lock": LOCK, "pyproject.toml": SYSTEM}, r"pyproject.toml has no table \[project\]"),
+        ({"uv.lock": LOCK, "pyproject.toml": "[tool.poetry.dependencies]\n"}, "Run: poetry export"),
     ],
 )
 def test_an_incomplete_project_is_refused(tmp_path: Path, files: dict[str, str], error: str) -> None:
     with pytest.raises(DependencyError, match=error):
         read(tmp_path, "uv.lock", files)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "export"),
+    [("poetry.lock", "Run: poetry export"), ("back/Pipfile.lock", "Run: pipenv requirements")],
+)
+def test_the_lock_of_another_tool_is_refused_with_the_command_to_export_it(
+    tmp_path: Path, requirements: str, export: str
+) -> None:
+    with pytest.raises(DependencyError, match=export):
+        read(tmp_path, requirements, {requirements: "[[package]]\n"})

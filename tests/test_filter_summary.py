@@ -8,9 +8,10 @@ import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.summary import (
     address,
     inventory_options,
-    release_result,
     release_summary,
+    undo_report,
 )
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.releases import release_result
 
 V1, V2 = "20260101T000000Z-00000000aa", "20260102T000000Z-00000000bb"
 LOG = "  log       ansible-playbook playbooks/logs.yml -i inventory/production -e app=shop"
@@ -25,9 +26,10 @@ def summary(states: dict[str, Any], release: str = V2, is_check: bool = False, *
     """The summary for one app on hosts with these states and variables."""
     apps = [{"name": "shop", "domains": ["shop.example", "www.shop.example"]}]
     results = {"shop": release_result(states, release)}
-    hostvars = {host: {"apps": apps, "app_results": results} | variables for host in states}
+    hostvars = {host: {"apps": apps} | variables for host in states}
     sources = ["/project/inventory/production"]
-    return release_summary(hostvars, list(hostvars), sources, "/project/playbooks/..", is_check).splitlines()
+    found = release_summary({"web1": results}, hostvars, list(hostvars), sources, "/project/playbooks/..", is_check)
+    return found.splitlines()
 
 
 def test_a_deploy_shows_the_releases_the_address_and_the_command_for_the_log() -> None:
@@ -44,7 +46,7 @@ def test_hosts_are_named_when_they_differ() -> None:
         "shop",
         f"  release   web1, web4: {V1} → {V2}",
         f"            web2: {V2}, nothing to do",
-        f"            web3: {V2}, the first one",
+        f"            web3: {V2}, the first release",
         "  open      https://shop.example/",
         LOG,
     ]
@@ -53,7 +55,7 @@ def test_hosts_are_named_when_they_differ() -> None:
 @pytest.mark.parametrize(
     ("before", "words"),
     [
-        (state(""), f"{V2}, the first one"),
+        (state(""), f"{V2}, the first release"),
         (state(V2), f"{V2}, nothing to do"),
         (state(V2, settled=False), f"{V2}, started again"),
     ],
@@ -67,7 +69,7 @@ def test_a_first_and_an_unchanged_release_are_named_as_such(before: dict[str, An
     [
         (state(V1), f"{V1} → a new release"),
         (state(V1, V2), f"{V1} → {V2}"),
-        (state(""), "a new release, the first one"),
+        (state(""), "a new release, the first release"),
         (state(V2), f"{V2}, nothing to do"),
     ],
 )
@@ -78,14 +80,15 @@ def test_check_mode_shows_what_would_change(before: dict[str, Any], words: str) 
 
 def test_an_app_that_only_some_hosts_have_names_them() -> None:
     results = {"shop": release_result({"web2": state(V1)}, V2), "blog": release_result({"web1": state("")}, V1)}
-    hostvars: dict[str, dict[str, Any]] = {"web1": {"apps": [], "app_results": results}, "web2": {"apps": []}}
-    assert release_summary(hostvars, list(hostvars), ["inventory/production"], "/project").splitlines() == [
+    hostvars: dict[str, dict[str, Any]] = {"web1": {"apps": []}, "web2": {"apps": []}}
+    found = release_summary({"web1": results}, hostvars, list(hostvars), ["inventory/production"], "/project")
+    assert found.splitlines() == [
         "shop",
         f"  release   web2: {V1} → {V2}",
         LOG,
         "",
         "blog",
-        f"  release   web1: {V1}, the first one",
+        f"  release   web1: {V1}, the first release",
         LOG.replace("shop", "blog"),
     ]
 
@@ -101,6 +104,7 @@ def test_an_app_that_only_some_hosts_have_names_them() -> None:
         ({"domains": ["*.shop.example", "a.example"]}, {}, "https://a.example/"),
         ({"domains": ["*.shop.example"]}, {}, ""),
         ({"domains": ["192.0.2.7"], "tls": "none"}, {}, "http://192.0.2.7/"),
+        ({"path": "/shop/"}, {}, "https://shop.example/shop/"),
         # A rollback does not validate the domains.
         ({"domains": "shop.example"}, {}, ""),
         ({"domains": None}, {}, ""),
@@ -125,3 +129,41 @@ def test_the_address_is_that_of_the_first_domain(keys: dict[str, Any], variables
 )
 def test_the_inventory_is_relative_to_the_project_and_quoted(sources: list[str], options: str) -> None:
     assert inventory_options(sources, "/project/playbooks/..") == options
+
+
+@pytest.mark.parametrize(
+    ("errors", "not_undone", "lost", "is_planned", "live", "expected"),
+    [
+        (["web1"], [], [], False, None, ["shop: the deploy failed on web1.", "Nothing was changed."]),
+        (
+            ["web1"], [], [], True, V1,
+            ["shop: the deploy failed on web1 and was undone on every host.", f"Release {V1} is live, as before."],
+        ),
+        (
+            ["web1"], ["web2"], [], True, "",
+            [
+                "shop: the deploy failed on web1.",
+                "web2 could not restore the previous release. The host tries again every ten seconds.",
+                "The error is above, and in the journal of the host: journalctl -u 'release-guard-*'",
+                "No release is live, as before.",
+            ],
+        ),
+        (
+            [], [], ["web1"], True, None,
+            [
+                "shop: the deploy failed.",
+                "web1 can't be reached. The host restores the previous release within two minutes, unless it had",
+                "already confirmed the new one. The next run brings all hosts to the same release.",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_the_report_of_a_failure_says_which_host_failed_and_which_release_is_live(
+    errors: list[str], not_undone: list[str], lost: list[str], is_planned: bool, live: str | None, expected: list[str]
+) -> None:
+    found = undo_report(
+        "shop", "deploy", {host: {} for host in errors}, not_undone, lost, is_planned, live
+    ).splitlines()
+    assert found[:-1] == expected
+    cause = "Fix the cause, which is in the error above" if errors else "Check the host"
+    assert found[-1] == f"{cause}, and run this again."

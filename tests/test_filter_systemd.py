@@ -1,9 +1,9 @@
-"""Quoting for unit files of systemd."""
+"""Parts of unit files of systemd."""
 
 from __future__ import annotations
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.filter.systemd import systemd_command
+from ansible_collections.blueoctopus.site.plugins.filter.systemd import sandbox_without, systemd_command
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,9 @@ from ansible_collections.blueoctopus.site.plugins.filter.systemd import systemd_
 )
 def test_systemd_gets_the_command_unchanged(command: str, written: str) -> None:
     assert systemd_command(command) == written
+
+
+def test_a_unit_may_leave_out_settings_of_the_shared_sandbox() -> None:
+    whole = sandbox_without([]).splitlines()
+    assert {"ProtectSystem=strict", "NoNewPrivileges=true", "SystemCallFilter=@system-service"} <= set(whole)
+    assert sandbox_without(["PrivateTmp"]).splitlines() == [line for line in whole if line != "PrivateTmp=true"]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import UnixConnection
 
+pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).resolve().parent.parent
 TIME_LIMIT = 20  # seconds
 RELEASE = "20260101T000000Z-00000000aa"
@@ -173,6 +174,10 @@ def test_an_app_sees_the_client_and_the_url_of_a_request(
     assert seen["url"] == f"{scheme}://{host}/page"
 
 
+def test_a_url_may_be_as_long_as_nginx_accepts(serve: Serve) -> None:
+    assert serve().get(f"/page?{'a' * 8100}")[0] == 200
+
+
 def test_a_health_check_of_the_host_comes_from_the_host(serve: Serve) -> None:
     status, release, body = serve().get("/page", Host="shop.example")
     assert (status, release) == (200, RELEASE)
@@ -211,8 +216,9 @@ def test_a_worker_answers_as_many_requests_at_a_time_as_it_has_threads(
     assert answers == statuses
 
 
-def test_a_worker_that_max_requests_replaces_does_not_count_as_dead(serve: Serve) -> None:
-    service = serve(max_requests=3)
+@pytest.mark.parametrize("preload", [False, True])
+def test_a_worker_that_max_requests_replaces_does_not_count_as_dead(serve: Serve, preload: bool) -> None:
+    service = serve(max_requests=3, preload=preload)
     replaced = {json.loads(service.get("/page")[2])["pid"] for _ in range(12)}
     assert len(replaced) > 1
     with pytest.raises(ConnectionError):
@@ -237,7 +243,7 @@ def test_a_stopping_worker_finishes_its_requests(serve: Serve) -> None:
     assert time.monotonic() - began < 1  # a worker that is idle stops at once
 
 
-def test_an_app_knows_that_it_runs_in_threads(serve: Serve) -> None:
+def test_the_wsgi_environment_shows_that_an_app_runs_in_threads(serve: Serve) -> None:
     assert serve().get("/multithread")[2] == "True"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils.hints import hint
 
+PORT = "Port 5000 is in use by another program."
 MODULE = "Traceback (most recent call last):\nModuleNotFoundError: No module named"
 
 
@@ -31,6 +32,15 @@ MODULE = "Traceback (most recent call last):\nModuleNotFoundError: No module nam
         ("ImportError: libxml2.so.2: cannot open shared object file", "packages", "libxml2"),
         ("OSError: cannot load library 'libgobject-2.0-0': libgobject-2.0-0: x", "packages", "libglib2.0-0"),
         ("OSError: cannot load library 'libcairo.so.2': error", "packages", "libcairo2"),
+        ("  Git executable not found. Ensure that Git is installed and available.", "build_packages", "git"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'ffmpeg'", "packages", "ffmpeg"),
+        ("RuntimeWarning: Couldn't find ffmpeg or avconv - defaulting to ffmpeg", "packages", "ffmpeg"),
+        ("OSError: No wkhtmltopdf executable found: \"b''\"", "packages", "wkhtmltopdf"),
+        ("tesseract is not installed or it's not in your PATH.", "packages", "tesseract-ocr"),
+        ("graphviz.ExecutableNotFound: failed to execute PosixPath('dot')", "packages", "graphviz"),
+        ("PDFInfoNotInstalledError: Is poppler installed and in PATH?", "packages", "poppler-utils"),
+        ("ImportError: failed to find libmagic.  Check your installation", "packages", "libmagic1"),
+        ("locale.Error: unsupported locale setting", "packages", "locales-all"),
     ],
 )
 def test_a_missing_debian_package_is_named_with_its_key(log: str, key: str, package: str) -> None:
@@ -46,14 +56,41 @@ def test_a_missing_debian_package_is_named_with_its_key(log: str, key: str, pack
         (f"{MODULE} 'flask_login'", ["flask_login", "such as flask-login", "requirements of shop"]),
         (f"{MODULE} 'PIL'", ["such as pillow"]),
         (f"{MODULE} 'yaml.nodes'", ["yaml.nodes", "such as pyyaml"]),
+        (f"{MODULE} 'pkg_resources'", ["such as setuptools<81,"]),
+        (f"{MODULE} 'Crypto.Cipher'", ["such as pycryptodome,"]),
+        (f"{MODULE} 'config'", ["no module config", ".gitignore", "environment and secrets of shop"]),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'a/b.json'", ["a/b.json", ".gitignore", "DATA_DIR"]),
         ("OSError: [Errno 30] Read-only file system: '/srv/shop/live/x.db'", ["/srv/shop/live/x.db", "DATA_DIR"]),
         ("PermissionError: [Errno 13] Permission denied: 'upload/a'", ["upload/a", "shared_paths of shop"]),
         ("sqlite3.OperationalError: attempt to write a readonly database", ["/srv/shop/data", "DATA_DIR"]),
         ("sqlite3.OperationalError: unable to open database file", ["DATA_DIR", "shared_paths"]),
+        (
+            "OSError: [Errno 30] Read-only file system: '/srv/shop/releases/1/source/app.log' -> '/srv/shop/app.log.1'",
+            ["app.log", "such as logs/", "to the key shared_paths of shop"],
+        ),
+        ("OSError: [Errno 30] Read-only file system", ["/srv/shop/data", "shared_paths of shop"]),
+        ("PermissionError: [Errno 13] Permission denied", ["/srv/shop/data", "ports from 1024 on"]),
+        (" * Serving Flask app 'shop'\n * Debug mode: off", ["put app.run() under if __name__ == '__main__':"]),
+        (f" * Serving Flask app 'shop'\nAddress already in use\n{PORT}", ["put app.run() under"]),
+        (f"OSError: [Errno 98] Address already in use\n{PORT}", ["Each worker of shop", "while the app is imported"]),
+        (
+            "AttributeError: module 'select' has no attribute 'epoll'",
+            ["Remove monkey_patch()", "async_mode='threading'"],
+        ),
+        (
+            "RuntimeError: The gevent-websocket server is not configured appropriately.",
+            ["websockets: true, workers: 1 and threads: 100 for shop"],
+        ),
+        ("RuntimeError: You need to use the eventlet server.", ["async_mode='threading'"]),
         ("the current Python version (3.11.2) does not satisfy Python>=3.12 and", ["key python of shop"]),
         (
             "The requested interpreter resolved to Python 3.11.2, which is incompatible with the project's Python "
             "requirement: `>=3.13`",
+            ["key python of shop"],
+        ),
+        (
+            "hint: You're using CPython 3.11 (`cp311`), but `heavy` (v1.0) only has wheels with the following Python "
+            "implementation tag: `cp312`",
             ["key python of shop"],
         ),
     ],
@@ -66,9 +103,11 @@ def test_other_known_errors_name_what_to_change(log: str, words: list[str]) -> N
 @pytest.mark.parametrize(
     "log",
     [
+        "werkzeug.exceptions.NotFound: node not found",
         "",
         "RuntimeError: the database is gone",
         "Hash mismatch for `flask==3.1.3`",
+        "FileNotFoundError: [Errno 2] No such file or directory: '/etc/shop'",
         # uv explains this itself; it is not a requirement of the app.
         f"error: Failed to build `sd==1.0`\n{MODULE} 'setuptools'",
     ],
@@ -80,3 +119,8 @@ def test_an_unknown_error_has_no_hint(log: str) -> None:
 def test_the_cause_of_a_failed_build_comes_before_what_it_quotes() -> None:
     log = f"{MODULE} 'x'\nx.c:1:10: fatal error: ffi.h: No such file or directory\nerror: Failed to build `x`"
     assert "libffi-dev" in hint(log, "shop")
+
+
+def test_a_file_in_the_error_comes_before_an_error_without_one() -> None:
+    log = "OSError: [Errno 30] Read-only file system\nOSError: [Errno 30] Read-only file system: '/opt/a'\n"
+    assert "can't write to /opt/a" in hint(log, "shop")

@@ -13,20 +13,9 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils import inventory
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps, report
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem
+from app_entries import GOOD, problems
 
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-GOOD: dict[str, Any] = {
-    "name": "shop",
-    "domains": ["shop.example", "www.shop.example"],
-    "source": "app",
-    "wsgi": "main:app",
-}
-
-
-def problems(*apps: Any) -> list[Problem]:
-    return list(check_apps(list(apps)))
 
 
 # --- apps -----------------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def test_the_last_option_counts() -> None:
     assert typed("since", ["since=today", "since=1 day ago"], alone=False) == "1 day ago"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "shown"),
     [

@@ -23,7 +23,6 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.metrics import (
 from log_lines import V1, request
 from metric_lines import lines_of
 from nginx_site import Site, needs_nginx
-from programs import needs
 from status_examples import EVENT
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -291,7 +290,7 @@ def test_names_are_escaped() -> None:
     assert 'host_unit_failed{unit="a\\"b\\\\x2dc.service"} 1' in lines_of(failed_units=['a"b\\x2dc.service'])
 
 
-@needs("promtool")
+@pytest.mark.needs("promtool")
 def test_promtool_accepts_the_metrics(log: Log) -> None:
     log.add(request(1) * 3)
     events = [("shop", EVENT)]

@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.blueoctopus.site.plugins.filter.programs import PACKAGE, program_files
 from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
 from log_lines import V1
 from metric_lines import lines_of
 from nginx_site import Site, needs_nginx, own_address
-from programs import needs
 
-PROJECT = Path(__file__).resolve().parent.parent
 APPS = {"shop": V1, "blog": "20260102T000000Z-11111111bb"}
 Render = Callable[..., str]
 
@@ -32,13 +31,10 @@ Render = Callable[..., str]
 
 
 def test_the_installed_copies_are_complete_and_run_without_ansible(tmp_path: Path) -> None:
-    variables = yaml.safe_load((PROJECT / "roles/metrics/vars/main.yml").read_text())
-    package = tmp_path / "metrics" / variables["__metrics_package"]
-    package.mkdir(parents=True)
-    for module in variables["__metrics_copied"]:
-        shutil.copy(PROJECT / f"plugins/module_utils/{module}.py", package)
-    main = (PROJECT / "roles/metrics/templates/main.py.j2").read_text()
-    (tmp_path / "metrics/__main__.py").write_text(main.replace("{{ ansible_managed }}", ""))
+    for name, content in program_files("metrics", f"{tmp_path}/metrics").items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(content)
+    package = tmp_path / "metrics" / PACKAGE.replace(".", "/")
     code = package / "metrics.py"
     code.write_text(code.read_text().replace("/run/metrics", f"{tmp_path}/run"))
     command = ["/usr/bin/python3", "-I", "-X", f"pycache_prefix={tmp_path}/cache", str(tmp_path / "metrics")]
@@ -47,7 +43,7 @@ def test_the_installed_copies_are_complete_and_run_without_ansible(tmp_path: Pat
     assert "host_measured_timestamp_seconds" in (tmp_path / "run/site.prom").read_text()
 
 
-@needs("systemd-analyze")
+@pytest.mark.needs("systemd-analyze")
 def test_the_units_are_valid(render: Render, tmp_path: Path) -> None:
     for unit in ("metrics.service", "metrics.timer"):
         text = render("metrics", f"{unit}.j2", metrics_groups=["certificates"])
@@ -111,7 +107,8 @@ def test_nginx_offers_its_own_counters_to_its_host_alone_and_does_not_log_it(sit
     assert "127.0.0.1" not in (site.folder / "log/access.log").read_text()
 
 
-@needs("prometheus-exporter-exporter", "prometheus-node-exporter", "openssl")
+@pytest.mark.slow
+@pytest.mark.needs("prometheus-exporter-exporter", "prometheus-node-exporter", "openssl")
 def test_only_a_monitor_with_a_certificate_of_its_authority_reads_the_metrics(
     render: Render, evaluate: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -16,8 +16,10 @@ import pytest
 import yaml
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import explain
 
+pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).resolve().parent.parent
 V1, V2 = "20260101T000000Z-00000000aa", "20260102T000000Z-00000000bb"
+NEW = re.compile(r"\b20\d{6}T\d{6}Z-(?!0{5})\w+")  # a release that the run has created
 # The action part of a module, which answers with the results in a file; it starts no program.
 STUB = """
 import json
@@ -42,7 +44,7 @@ LOCK = {
 }
 SYSTEM = {"ID": "debian", "VERSION_ID": "13"}
 REACHED = {"user": "me", "port": 22, "administrator": "admin", "sshd_port": 22, "python": True, "clock": True}
-REACHED |= {"alerts": False, "metrics": False, "cores": 2}
+REACHED |= {"alerts": False, "metrics": False, "cores": 2, "redis": []}
 REACHED |= {"sudo_password_given": False}
 RESULTS: dict[str, Any] = {
     "reach_host": {"all": REACHED | {"system": SYSTEM}},
@@ -51,7 +53,8 @@ RESULTS: dict[str, Any] = {
     "release_build": {"all": {"changed": True}},
     "release_start": {"all": {"changed": True}},
     "release_switch": {"all": {"changed": True, "uptime": 1.0}},
-    "certificate": {"all": {"problem": ""}},
+    "site_certificate": {"all": {"problem": ""}},
+    "redis_instance": {"all": {"changed": True}},
     "release_undo": {"all": {"changed": True, "live": V1}},
 }
 Run = Callable[..., str]
@@ -68,7 +71,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(path, copy / name)
     for path in copy.glob("plugins/modules/*.py"):
-        if path.stem.startswith("release_") or path.stem in ("reach_host", "certificate"):
+        if path.stem == "release_choice":
+            continue
+        if path.stem.startswith("release_") or path.stem in ("reach_host", "redis_instance", "site_certificate"):
             stub = STUB.replace("RESULTS", str(copy / "results.json")).replace("NAME", path.stem)
             (copy / "plugins/action" / path.name).write_text(stub)
     return copy
@@ -104,11 +109,15 @@ def run(project: Path) -> Run:
 def lines(output: str) -> list[str]:
     """The lines of the last play, without announcements and the recap, in the order of hosts."""
     body = output.partition("\nPLAY RECAP")[0].rpartition("\nPLAY [")[2].splitlines()
-    return [re.sub(r"\b20\d{6}T\d{6}Z-(?!0{5})\w+", "NEW", line) for line in body[1:] if not line.startswith("running")]
+    return [re.sub(NEW, "NEW", line) for line in body[1:] if not line.startswith("running")]
+
+
+def summary(output: str) -> list[str]:
+    """The lines after the recap."""
+    return output.partition("\nPLAY RECAP")[2].partition("\n\n")[2].splitlines()
 
 
 SUMMARY = [
-    "",
     "shop",
     f"  release   {V1} → NEW",
     "  open      https://shop.example/",
@@ -116,30 +125,48 @@ SUMMARY = [
 ]
 
 
-def test_a_deploy_ends_with_the_releases_the_address_and_the_log_and_then_missing_certificates(run: Run) -> None:
-    output = run("deploy", certificate={"web2": {"problem": "shop: no address"}, "all": {"problem": ""}})
+def test_a_deploy_ends_with_missing_certificates_and_then_the_releases_the_address_and_the_log(run: Run) -> None:
+    output = run("deploy", site_certificate={"web2": {"problem": "shop: no address"}, "all": {"problem": ""}})
     # One line for each changed step on each host.
     assert [line.split("] ")[1] for line in lines(output)[:6:2]] == [
         "app : Build the release [shop]",
         "app : Start the release and check its health [shop]",
         "app : Switch nginx to the release [shop]",
     ]
-    assert lines(output)[6:11] == SUMMARY
-    assert lines(output)[11] == "fatal: [web2]: FAILED! => Report missing certificates"
+    assert lines(output)[6] == "fatal: [web2]: FAILED! => Report missing certificates"
     assert lines(output)[-1] == "  shop: no address"
+    assert [re.sub(NEW, "NEW", line) for line in summary(output)] == SUMMARY
 
 
-def test_an_unchanged_deploy_says_so_in_a_few_lines(run: Run) -> None:
+def test_the_summary_is_the_last_text_also_when_a_later_play_fails(run: Run, project: Path) -> None:
+    fail = {"name": "Fail", "ansible.builtin.fail": {"msg": "no space left"}}
+    later = [{"import_playbook": "deploy.yml"}, {"name": "Set up backups", "hosts": "webservers", "tasks": [fail]}]
+    (project / "playbooks/later.yml").write_text(yaml.safe_dump(later))
+    output = run("later")
+    assert "  no space left" in lines(output)
+    assert [re.sub(NEW, "NEW", line) for line in summary(output)] == SUMMARY
+    assert output.count("playbooks/logs.yml") == 1
+
+
+def test_an_unchanged_deploy_is_reported_in_a_few_lines(run: Run) -> None:
     state = LOCK | {"live": V2, "releases": {V2: "new"}}
     output = run("deploy", "--limit", "web1", release_lock={"all": state}, release_build={})
-    assert lines(output)[:3] == ["", "shop", f"  release   {V2}, nothing to do"]
-    assert len(lines(output)) == 5
+    assert lines(output) == []
+    assert summary(output)[:2] == ["shop", f"  release   {V2}, nothing to do"]
+    assert len(summary(output)) == 4
     assert len([line for line in output.splitlines() if not line.startswith("running")]) <= 15
 
 
-def test_check_mode_says_what_would_change(run: Run) -> None:
+def test_check_mode_reports_what_would_change(run: Run) -> None:
     output = run("deploy", "--check", "--limit", "web1")
-    assert lines(output)[-3:] == ["", "shop", f"  would be  {V1} → a new release"]
+    assert summary(output) == ["shop", f"  would be  {V1} → a new release"]
+
+
+def test_a_deploy_stops_the_redis_of_an_app_that_no_longer_uses_it(run: Run) -> None:
+    reached = RESULTS["reach_host"]["all"]
+    output = run("deploy", reach_host={"web1": reached | {"redis": ["shop", "other"]}, "all": reached})
+    stopped = [line for line in lines(output) if "Redis" in line or "redis" in line]
+    assert stopped == ["changed: [web1] redis : Stop the instances: shop"]
 
 
 def test_a_failed_deploy_shows_the_error_once_and_then_which_release_is_live(run: Run) -> None:
@@ -168,7 +195,16 @@ KeyError: 'SECRET_KEY'
     ]
 
 
-def test_a_refused_rollback_changes_nothing_and_says_why_once(run: Run) -> None:
+def test_a_host_that_cannot_restore_the_previous_release_is_named(run: Run) -> None:
+    failed = {"failed": True, "msg": "no space left"}
+    undo = {"web2": failed, "all": {"changed": True, "live": V1}}
+    output = run("deploy", release_start={"web2": failed, "all": {"changed": True}}, release_undo=undo)
+    assert "  shop: the deploy failed on web2." in lines(output)
+    assert "  web2 could not restore the previous release. The host tries again every ten seconds." in lines(output)
+    assert summary(output) == []
+
+
+def test_a_refused_rollback_changes_nothing_and_prints_the_reason_once(run: Run) -> None:
     output = run("rollback", "-e", "app=shop", "--limit", "web1", release_lock={"all": LOCK | {"live": V1}})
     assert lines(output) == [
         "fatal: [web1]: FAILED! => app : Refuse a rollback that is not possible on every host",
@@ -185,7 +221,7 @@ def test_a_refused_rollback_changes_nothing_and_says_why_once(run: Run) -> None:
 def test_a_rollback_ends_with_the_releases_too(run: Run) -> None:
     state = LOCK | {"live": V2, "stack": [V1, V2], "releases": {V1: "", V2: ""}}
     output = run("rollback", "-e", "app=shop", "--limit", "web1", release_lock={"all": state})
-    assert lines(output)[-5:-2] == ["", "shop", f"  release   {V2} → {V1}"]
+    assert summary(output)[:2] == ["shop", f"  release   {V2} → {V1}"]
 
 
 def test_the_status_has_a_row_for_a_host_that_has_only_databases(run: Run, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -11,38 +9,29 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 from ansible_collections.blueoctopus.site.plugins.module_utils import postgresql
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import memory_settings, psql, verifies
 from ansible_collections.blueoctopus.site.plugins.modules import postgresql_config, postgresql_databases
 from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
+from modules import call
+from programs import find
 
-PROGRAMS = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), Path("/nonexistent"))
-needs_server = pytest.mark.skipif(
-    os.geteuid() != 0 or not (PROGRAMS / "initdb").exists() or not shutil.which("runuser"),
-    reason="needs root and PostgreSQL",
-)
+PROGRAMS = Path(find("initdb")).parent
 Module = Callable[..., dict[str, Any]]
+Test = TypeVar("Test", bound=Callable[..., None])
 PORT = 20000 + os.getpid() % 10000
+
+
+def needs_server(test: Test) -> Test:
+    """Mark a test that runs a server."""
+    return pytest.mark.slow(pytest.mark.needs("root", "initdb", "runuser")(test))
 
 
 def as_superuser(*argv: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["runuser", "-u", "postgres", "--", *map(str, argv)], cwd="/", capture_output=True, text=True)
-
-
-def call(module: Any, check: bool = False, **args: Any) -> dict[str, Any]:
-    """Run a module in this process and return its result."""
-    output = io.StringIO()
-    with (
-        patch_module_args({**args, "_ansible_check_mode": check, "_ansible_diff": True}),
-        contextlib.redirect_stdout(output),
-        pytest.raises(SystemExit),
-    ):
-        module.main()
-    return dict(json.loads(output.getvalue()))
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+import os
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
+import yaml
 from ansible.errors import AnsibleConnectionFailure
-from ansible_collections.blueoctopus.site.plugins.action.reach_host import ActionModule, Logins, parse, reason_of
+from ansible_collections.blueoctopus.site.plugins.action.reach_host import Logins, parse, reason_of
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 def test_os_release_is_parsed_without_quotes_and_comments() -> None:
@@ -41,18 +46,37 @@ def test_the_reason_is_the_last_or_the_fatal_line_of_ssh(output: str, reason: st
     assert reason_of(AnsibleConnectionFailure(output)) == reason
 
 
-@pytest.mark.parametrize(
-    ("variables", "asked", "given"),
-    [
-        ({}, "", False),
-        ({}, "secret", True),
-        ({"ansible_become_password": "secret"}, "", True),
-        ({"ansible_become_pass": "secret"}, "", True),
-    ],
-)
-def test_a_password_for_sudo_comes_from_the_inventory_or_the_command_line(
-    variables: dict[str, Any], asked: str, given: bool
-) -> None:
-    action = ActionModule.__new__(ActionModule)
-    action._play_context = SimpleNamespace(become_pass=asked)
-    assert action.has_sudo_password(variables) == given
+@pytest.fixture(scope="module", params=["", "secret"], ids=["not asked", "asked"])
+def given(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, bool]:
+    """For each host, whether the task of playbooks/check.yml finds a password for sudo; some have one in the inventory.
+
+    The parameter is the password that --ask-become-pass asks for; empty without that option.
+    """
+    folder = tmp_path_factory.mktemp("reached")
+    (folder / "password").write_text(request.param)
+    (folder / "sudo").write_text("#!/bin/sh\n")  # needs no password
+    (folder / "sudo").chmod(0o755)
+    (play,) = yaml.safe_load((PROJECT / "playbooks/check.yml").read_text())
+    tasks = [task for task in play["tasks"] if "blueoctopus.site.reach_host" in task]
+    shown = {"msg": "{{ inventory_hostname }} {{ reached.sudo_password_given }}"}
+    tasks.append({"ansible.builtin.debug": shown})
+    (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "tasks": tasks}]))
+    hosts = {"none": {}, "password": {"ansible_become_password": "a"}, "pass": {"ansible_become_pass": "{{ 'a' }}"}}
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    environment |= {"ANSIBLE_CONFIG": f"{PROJECT}/ansible.cfg", "PATH": f"{folder}:{os.environ['PATH']}"}
+    asked = ["--become-password-file", "password"] if request.param else []
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "hosts.yml", "-c", "local", *asked, "play.yml"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    found = {host: value == "True" for host, value in re.findall(r"^(\w+) (True|False)$", done.stdout, re.MULTILINE)}
+    assert set(found) == set(hosts), done.stdout + done.stderr
+    return found | {"asked": bool(request.param)}
+
+
+def test_a_password_for_sudo_comes_from_the_inventory_or_the_command_line(given: dict[str, bool]) -> None:
+    assert given == {"none": given["asked"], "password": True, "pass": True, "asked": given["asked"]}

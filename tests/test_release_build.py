@@ -91,7 +91,7 @@ def test_files_get_plain_modes(tree: Path) -> None:
     assert mode_of(tree) == 0o755
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user")
+@pytest.mark.needs("root")  # only root can give files to another user
 def test_all_files_belong_to_root(tree: Path) -> None:
     hand_to_root(tree)
     owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in (tree, *tree.rglob("*"))}
@@ -214,7 +214,7 @@ def test_an_interpreter_that_an_app_cannot_see_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr(sandbox, "HIDDEN", (str(tmp_path / "home"),))
     path = interpreter(tmp_path / "home/pyenv", "python3.12")
     (tmp_path / "python3.12").symlink_to(path)
-    with pytest.raises(BuildError, match="in a folder that an app can't see"):
+    with pytest.raises(BuildError, match="in a folder that apps can't access"):
         sandbox.find_python(str(tmp_path / "python3.12"))
 
 

@@ -19,6 +19,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_build imp
 from ansible_collections.blueoctopus.site.plugins.modules import release_build
 from packages import BACKEND, BUILD_SYSTEM, PROJECT, PYTHON, SYSTEMD_RUN, UV, sha256, wheel
 
+pytestmark = pytest.mark.slow
 Deploy = Callable[..., Path]
 
 
@@ -187,6 +188,19 @@ def test_another_required_python_is_named_with_its_key(deploy: Deploy, source: P
         deploy(source, "uv.lock")
     with pytest.raises(BuildError, match="Set the key python of shop to an interpreter"):
         deploy(source, "pyproject.toml")
+
+
+@pytest.mark.parametrize("requirements", ["uv.lock", "pyproject.toml", "requirements.txt", "found.txt"])
+def test_a_package_with_wheels_of_another_python_names_the_key(deploy: Deploy, source: Path, requirements: str) -> None:
+    (source / "vendor/gunicorn-1.0-py3-none-any.whl").unlink()
+    found = wheel(source / "vendor", "gunicorn", tag="cp399-cp399-manylinux_2_17_x86_64")
+    (source / "requirements.txt").write_text(f"./vendor/{found.name}\n")
+    (source / "found.txt").write_text("--no-index\n--find-links vendor\ngunicorn\n")
+    text = (source / "pyproject.toml").read_text().replace("gunicorn-1.0-py3-none-any.whl", found.name)
+    (source / "pyproject.toml").write_text(text)
+    lock(source)
+    with pytest.raises(BuildError, match="Set the key python of shop to an interpreter"):
+        deploy(source, requirements)
 
 
 @pytest.mark.parametrize(
@@ -358,30 +372,6 @@ def test_a_password_in_the_hosts_environment_is_not_an_argument(
     (source / "requirements.txt").write_text("./vendor/gunicorn-1.0-py3-none-any.whl\n")
     deploy(source, "requirements.txt")
     assert "s3cret" not in log.read_text()
-
-
-@pytest.mark.parametrize(
-    ("secret", "text"),
-    [
-        ("s3cret", "password s3cret is wrong"),
-        ("https://me:s3cret@index.example/simple", "401 for https://me:s3cret@index.example/other"),
-        ("https://s3cret@index.example/simple", "login s3cret failed"),
-        ("s3cret%2Fa", "decoded: s3cret/a"),
-        ("one s3cret\ntwo s3cret", "line: two s3cret"),
-    ],
-)
-def test_secrets_are_masked(secret: str, text: str) -> None:
-    assert "s3cret" not in sandbox.mask(text, [secret])
-
-
-def test_a_value_that_is_too_short_to_be_a_secret_leaves_the_output_readable() -> None:
-    assert sandbox.mask("HTTP 401 in 10 s", ["1", ""]) == "HTTP 401 in 10 s"
-
-
-def test_passwords_of_a_proxy_are_masked() -> None:
-    passed = {"https_proxy": "http://me:s3cret@proxy.example:3128", "UV_INDEX_A_PASSWORD": "hidden", "UV_OFFLINE": "1"}
-    shown = sandbox.mask("1 s3cret hidden", sandbox.private_values(passed, {}))
-    assert shown == "1 … …"
 
 
 # --- source distributions ---------------------------------------------------------------------------------------------

@@ -258,6 +258,14 @@ def test_after_the_command_abandon_the_next_run_can_take_over(lock: Lock) -> Non
     assert lock.take("b", OTHER)
 
 
+def test_an_abandoned_lock_cannot_be_renewed(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    assert shell(lock, "a", "abandon") == 0
+    assert shell(lock, "a", "renew") == 9
+    assert lock.renewed == ABANDONED
+    assert shell(lock, "a", "free") == 0
+
+
 def test_the_command_free_frees_the_lock(lock: Lock) -> None:
     lock.take("a", OWNER)
     assert shell(lock, "a", "free") == 0

@@ -47,12 +47,12 @@ def test_a_run_waits_until_the_lock_of_a_dead_run_is_stale(lock: Lock, pauses: l
 def test_a_run_fails_when_the_other_run_renews_its_lock(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
     lock.take("alive", OTHER)
     monkeypatch.setattr(time, "sleep", lambda _: grow_old(lock, -5))
-    with pytest.raises(LockHeld, match="shop is locked by you@there since 2026-01-01 00:01:00 UTC"):
+    with pytest.raises(LockHeld, match="shop has been locked by you@there since 2026-01-01 00:01:00 UTC"):
         lock.acquire("me@here")
     assert lock.token == "alive"
 
 
-def test_a_run_that_is_forced_waits_for_nobody(lock: Lock, pauses: list[float]) -> None:
+def test_a_forced_run_does_not_wait(lock: Lock, pauses: list[float]) -> None:
     lock.take("alive", OTHER)
     assert lock.acquire("me@here", force=True) == lock.token
     assert pauses == []

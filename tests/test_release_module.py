@@ -11,8 +11,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_module im
 RELEASE = "20260101T000000Z-00000000aa"
 
 
-def failure(log: str) -> list[str]:
-    """The lines of the error for a release with a log."""
+def failure(log: str, advice: str = "") -> list[str]:
+    """The lines of the error for a release with a log, and advice for a log that gives no hint."""
 
     def fail_json(msg: str) -> None:
         raise SystemExit(msg)
@@ -20,7 +20,7 @@ def failure(log: str) -> list[str]:
     module: Any = SimpleNamespace(params={"name": "shop", "root": "/srv/shop"}, fail_json=fail_json)
     instance: Any = SimpleNamespace(release=RELEASE, log=lambda since: log.replace("SINCE", f"{since:g}"))
     with pytest.raises(SystemExit) as caught:
-        fail_with_log(module, instance, "did not become ready. A reason.", 7)
+        fail_with_log(module, instance, "did not become ready. A reason.", 7, advice)
     return str(caught.value).splitlines()
 
 
@@ -41,6 +41,13 @@ def test_an_error_begins_with_the_exception_in_the_log() -> None:
     ]
 
 
+def test_a_hint_of_the_log_replaces_general_advice() -> None:
+    assert failure("ready soon\n", "Wait longer.")[1] == "Wait longer."
+    shown = failure(" * Serving Flask app 'shop'\n", "Wait longer.")
+    assert "put app.run() under" in shown[1]
+    assert "Wait longer." not in shown
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -50,7 +57,7 @@ def test_an_error_begins_with_the_exception_in_the_log() -> None:
         "sqlite3.OperationalError: attempt to write a readonly database",
     ],
 )
-def test_an_app_that_cannot_write_is_told_where_it_can(line: str) -> None:
+def test_write_error_names_the_writable_folders(line: str) -> None:
     (hint,) = [shown for shown in failure(f"{line}\n") if "shared_paths" in shown]
     assert "/srv/shop/data" in hint
     assert "DATA_DIR" in hint

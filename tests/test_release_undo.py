@@ -5,19 +5,134 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils import release_undo
+from ansible_collections.blueoctopus.site.plugins.module_utils import instances, release_undo
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+
+NAME = release_undo.__name__
+V1, V2 = (f"2026010{n}T000000Z-{n:010x}" for n in (1, 2))
 
 
-def test_the_guard_runs_from_its_own_copy_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands that would start guards. Their files are in `tmp_path`."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(release_undo, "FOLDER", tmp_path)
-    monkeypatch.setattr("subprocess.run", lambda command, **_options: commands.append(command))
-    release_undo.start_guard("shop", "/srv/shop", "a" * 32)
-    monkeypatch.undo()
-    (command,) = commands
-    program = command[command.index("-c") + 1]
-    program = program.replace(f"{release_undo.NAME}.guard()", f"print({release_undo.NAME}.__file__)")
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True)
-    assert Path(done.stdout.strip()).is_relative_to(tmp_path), done.stderr
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(release_undo, "GUARDS", tmp_path / "guards")
+    monkeypatch.setattr(instances, "UNITS", tmp_path / "units")
+    with monkeypatch.context() as patched:
+        patched.setattr("subprocess.run", run)
+        release_undo.start_guard("shop", "/srv/shop", "a" * 32)
+    return commands
+
+
+def test_the_guard_runs_from_its_own_copy_of_the_code(tmp_path: Path, started: list[list[str]]) -> None:
+    (command,) = started
+    program = tmp_path / "guards/shop-aaaaaaaa.pyz"
+    assert command[-6:] == ["/usr/bin/python3", "-I", str(program), "shop", "/srv/shop", "a" * 32]
+    code = f"import sys; sys.path.insert(0, {str(program)!r}); import {NAME} as module; print(module.__file__)"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+    assert Path(done.stdout.strip()).is_relative_to(program), done.stderr
+    # No run has the lock, so it ends immediately.
+    done = subprocess.run([sys.executable, "-I", program, "shop", tmp_path, "a" * 32], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_the_guard_starts_again_with_the_host(tmp_path: Path, started: list[list[str]]) -> None:
+    (command,) = started
+    unit = tmp_path / "units/release-restore-shop-aaaaaaaa.service"
+    assert (tmp_path / "units/multi-user.target.wants" / unit.name).resolve() == unit
+    assert f"ExecStart={' '.join(command[-6:])} restarted\n" in unit.read_text()
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_guard_that_ends_removes_its_files(
+    tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert started
+    monkeypatch.setattr("sys.argv", ["guard", "shop", str(tmp_path), "a" * 32])
+    release_undo.guard()
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+
+
+def test_a_guard_that_cannot_be_started_is_an_error(started: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert started
+    failed = subprocess.CompletedProcess([], 1, "", "no bus")
+    monkeypatch.setattr("subprocess.run", lambda *_args, **_options: failed)
+    with pytest.raises(OSError, match="can't start the process that watches this run: no bus"):
+        release_undo.start_guard("shop", "/srv/shop", "a" * 32)
+
+
+# --- after a restart of the host --------------------------------------------------------------------------------------
+
+
+def confirm(store: Releases) -> None:
+    """Make the first release live, and confirm it."""
+    store.path(V1).mkdir()
+    (store.path(V1) / "release.json").write_text("{}")
+    store.make_live(V1)
+    store.record("deploy", V1, "ok")
+
+
+@pytest.fixture
+def interrupted(store: Releases) -> Releases:
+    """An app with the confirmed first release, whose host has restarted during the deploy of the second one."""
+    confirm(store)
+    store.record("deploy", V2, "begun")
+    return store
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The calls of `restore`, which fails at the first call and then records the end of the run; no pauses."""
+    calls: list[Any] = []
+
+    def restore(store: Releases, to: str, reason: str) -> None:
+        calls.append((to, reason))
+        if len(calls) == 1:
+            raise OSError("the disk is full")
+        store.record("deploy", V2, "failed", reason)
+
+    monkeypatch.setattr(release_undo, "restore", restore)
+    monkeypatch.setattr(release_undo, "PAUSE", 0)
+    return calls
+
+
+def test_a_restarted_host_restores_its_confirmed_release_until_it_succeeds(
+    tmp_path: Path, interrupted: Releases, restored: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = Lock("shop", tmp_path / "locks")
+    release_undo.restore_after_restart(lock, interrupted)
+    assert restored == [(V1, "the run was interrupted")] * 2
+    assert capsys.readouterr().err == "the disk is full\n"
+    assert lock.token == ""
+
+
+def test_a_restarted_host_leaves_an_app_to_the_run_that_has_locked_it(
+    tmp_path: Path, interrupted: Releases, restored: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = Lock("shop", tmp_path / "locks")
+    lock.take("other", {"by": "me@here", "since": "2026-01-01 00:00:00 UTC"})
+    renewals = iter(range(10_000))
+    monkeypatch.setattr("time.sleep", lambda _: lock._write("renewed", str(10**9 + next(renewals))))
+    release_undo.restore_after_restart(lock, interrupted)
+    assert restored == []
+    assert lock.token == "other"
+
+
+def test_a_restarted_host_with_its_confirmed_release_does_nothing(
+    tmp_path: Path, store: Releases, restored: list[Any]
+) -> None:
+    confirm(store)
+    release_undo.restore_after_restart(Lock("shop", tmp_path / "locks"), store)
+    assert restored == []
+    assert not (tmp_path / "locks").exists()

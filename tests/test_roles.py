@@ -20,6 +20,8 @@ PREFIX = "blueoctopus.site."
 SUITES = {"12": "bookworm", "13": "trixie"}
 # Nothing listens on this port: a task that needs the host fails, so that these tests change no host.
 UNREACHABLE = {"ansible_host": "127.0.0.1", "ansible_port": 9, "ansible_connection": "ssh"}
+# Arguments of the role app.
+REQUIRED = {"app_uv": "/opt/uv", "app_nginx": role_settings("app")["arguments"]["app_nginx"]["example"]}
 Play = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -36,6 +38,16 @@ def calls(play: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for task in play.get("tasks", []):
         arguments = task["ansible.builtin.import_role"]
         yield arguments["name"], arguments.get("tasks_from", "main"), task.get("vars", {})
+
+
+def included(content: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The roles that tasks anywhere in a file include: the name of each, its entry point and its variables."""
+    for part in content if isinstance(content, list) else content.values() if isinstance(content, dict) else ():
+        yield from included(part)
+    if isinstance(content, dict):
+        for action in ("ansible.builtin.import_role", "ansible.builtin.include_role"):
+            if action in content:
+                yield content[action]["name"], content[action].get("tasks_from", "main"), content.get("vars", {})
 
 
 def without_templates(value: Any) -> Any:
@@ -97,6 +109,16 @@ def test_a_readme_has_an_example_play_with_valid_arguments(role: str) -> None:
             assert find_problem(key, value, app_keys()[key], role) is None
 
 
+@pytest.mark.parametrize("role", roles())
+def test_an_example_play_gathers_the_facts_that_its_roles_use(role: str) -> None:
+    for play in examples(role):
+        for name, _, _ in calls(play):
+            files = (PROJECT / "roles" / name.removeprefix(PREFIX)).glob("*/*")
+            if any("ansible_facts" in path.read_text() for path in files if path.parent.name != "files"):
+                assert play.get("gather_facts") is True, name
+
+
+@pytest.mark.slow
 def test_example_plays_pass_the_argument_specs_of_their_roles(playbook: Play, tmp_path: Path) -> None:
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh/id_ed25519.pub").write_text("ssh-ed25519 AAAA somebody\n")
@@ -105,7 +127,9 @@ def test_example_plays_pass_the_argument_specs_of_their_roles(playbook: Play, tm
     done = playbook(plays, "--check", "--tags", "validation-only")
     assert done.returncode == 0, done.stdout
     validated = re.findall(r"^TASK \[(\S+) : Validating arguments against arg spec '(\w+)'", done.stdout, re.M)
-    wanted = [(name, point) for role in roles() for play in examples(role) for name, point, _ in calls(play)]
+    called = [(name, point) for role in roles() for play in examples(role) for name, point, _ in calls(play)]
+    points = {name: role_settings(name.removeprefix(PREFIX))["entry_points"] for name, _ in called}
+    wanted = [(name, point) for name, point in called if points[name][point].get("arguments") != []]
     assert validated == wanted, done.stdout
     assert done.stdout.count("TASK [") == len(wanted), done.stdout
 
@@ -121,6 +145,24 @@ def test_playbooks_use_entry_points_with_an_argument_spec() -> None:
             assert not re.search(rf"\b{role}_[a-z_]+", tasks), f"{role}, {point}: the arguments are not validated"
 
 
+def test_playbooks_use_each_entry_point_of_each_role() -> None:
+    calls_of = [call for path in PROJECT.glob("playbooks/*.yml") for call in included(yaml.safe_load(path.read_text()))]
+    used = {(name.removeprefix(PREFIX), point) for name, point, _ in calls_of}
+    assert {(role, point) for role in roles() for point in role_settings(role)["entry_points"]} - used == set()
+
+
+def test_the_variables_of_included_roles_are_their_arguments() -> None:
+    files = [path for folder in ("playbooks", "molecule", "examples") for path in (PROJECT / folder).rglob("*.yml")]
+    used = [call for path in files for call in included(yaml.safe_load(path.read_text()))]
+    assert len(used) > 30
+    for name, point, variables in used:
+        described = role_settings(name.removeprefix(PREFIX))
+        entry = described["entry_points"].get(point, {})  # without an entry point, the tasks use no argument
+        known = entry.get("arguments", list(described["arguments"])) if entry else []
+        assert set(variables) <= set(known), f"{name}, {point}"
+
+
+@pytest.mark.slow
 def test_a_wrong_argument_fails_before_the_first_task_of_the_role(playbook: Play) -> None:
     (play, _) = examples("app")
     play["roles"][0]["vars"]["app_config"]["limits"] = {"bursts": 300}
@@ -132,22 +174,26 @@ def test_a_wrong_argument_fails_before_the_first_task_of_the_role(playbook: Play
 # --- missing arguments ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cases", "refused"), [
     ({"acme": "", "selfsigned": ""}, True),
-    ({"acme": "/etc/certificates/shop", "none": ""}, False),
+    ({"acme": "/etc/ssl/shop.pem", "none": ""}, False),
 ])  # fmt: skip
 def test_https_without_a_certificate_is_refused_before_the_deploy(
     playbook: Play, source: Path, cases: dict[str, str], refused: bool
 ) -> None:
     app = {"name": "shop", "domains": ["shop.example"], "source": str(source), "wsgi": "main:app"}
     # A host for each case; no host of the tests can be reached.
-    hosts = {tls: {"app_config": app | {"tls": tls}, "app_certificate": path} for tls, path in cases.items()}
+    hosts = {
+        tls: REQUIRED | {"app_config": app | {"tls": tls}, "app_certificate": path, "app_certificate_key": path}
+        for tls, path in cases.items()
+    }
     plays = [{"name": "Deploy", "hosts": "webservers", "roles": [{"role": "blueoctopus.site.app"}]}]
     done = playbook({"app": plays}, hosts=hosts)
     assert done.returncode != 0
     text = " ".join(done.stdout.split())
     for tls in cases:
-        error = f"shop: app_certificate is not set, but tls is {tls}. Set app_certificate to the folder"
+        error = f"shop: app_certificate or app_certificate_key is not set, but tls is {tls}. Set them to the files"
         assert (error in text) == refused, done.stdout
     assert ("TASK [blueoctopus.site.app : Lock the app]" in text) != refused, done.stdout
 
@@ -155,13 +201,23 @@ def test_https_without_a_certificate_is_refused_before_the_deploy(
 # --- shared arguments -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_step_of_a_deploy_gets_the_arguments_that_all_steps_share(playbook: Play, source: Path) -> None:
     app = {"name": "no-such-app", "domains": ["shop.example"], "source": str(source), "wsgi": "main:app", "tls": "none"}
     app["release_command"] = "true"
-    role = {"role": "blueoctopus.site.app", "vars": {"app_config": app, "ansible_connection": "local"}}
+    variables = REQUIRED | {"app_config": app, "ansible_connection": "local"}
+    role = {"role": "blueoctopus.site.app", "vars": variables}
     # Modules fail without the arguments. Check mode changes nothing on this computer.
     done = playbook({"app": [{"name": "Deploy", "hosts": "webservers", "roles": [role]}]}, "--check")
     assert done.returncode == 0, done.stdout
     for step in ("Lock", "Build", "Run the release command", "Start", "Switch nginx", "Watch", "Confirm", "Drain"):
         assert f"TASK [blueoctopus.site.app : {step}" in done.stdout, step
-    assert "skipped=1" in done.stdout, done.stdout  # the Debian packages, which the app does not need
+    # The Debian packages, which the app does not need; three tasks for balancers, and one for a canary.
+    assert "skipped=5" in done.stdout, done.stdout
+
+
+def test_webservers_and_balancers_offer_the_same_ciphers() -> None:
+    read = {
+        role: yaml.safe_load((PROJECT / f"roles/{role}/vars/main.yml").read_text()) for role in ("nginx", "balancer")
+    }
+    assert read["nginx"]["__nginx_ciphers"] == read["balancer"]["__balancer_ciphers"]

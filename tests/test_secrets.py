@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 SETTINGS = "inventory/production/group_vars/webservers/main.yml"
@@ -208,3 +209,13 @@ def test_an_encrypted_value_without_its_password_is_named(
         done = run(played, ANSIBLE_VAULT_PASSWORD_FILE=str(password))
         assert "web1 (127.0.0.1) can't be reached: " in done.stdout
         assert "hello" not in done.stdout
+
+
+def test_a_value_that_uses_hostvars_is_refused_with_another_way(run: Run, project: Path) -> None:
+    set_secret(project, "{HOST: \"{{ hostvars['web1'].ansible_host }}\"}")
+    done = run(SITE)
+    assert done.returncode != 0
+    assert (
+        "app blueoctopus, key secrets.HOST\n    found:    hostvars, which Ansible does not provide here" in done.stdout
+    )
+    assert "a value without hostvars, such as a variable in group_vars/all.yml" in done.stdout

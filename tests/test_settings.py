@@ -12,9 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.blueoctopus.site.plugins.action.release_source import SECRET_SETTINGS, SETTINGS
+from ansible_collections.blueoctopus.site.plugins.modules import release_build
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys, role_settings, with_defaults
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
+    app_keys,
+    keys_with,
+    playbook_settings,
+    role_settings,
+    with_defaults,
+)
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -58,9 +64,43 @@ def test_an_omitted_key_gets_its_default() -> None:
 
 
 def test_a_partly_set_key_keeps_its_other_defaults() -> None:
-    app = with_defaults(APP | {"limits": {"burst": 300}, "media": {"url": "/m/"}})
-    assert app["limits"] == {"requests": 30, "burst": 300, "connections": 60}
+    app = with_defaults(APP | {"limits": {"burst": 500}, "media": {"url": "/m/"}})
+    assert app["limits"] == {"requests": 30, "burst": 500, "connections": 250}
     assert app["media"] == {"url": "/m/", "path": "media", "inline": False}
+
+
+def test_the_items_of_a_list_get_the_defaults_of_their_omitted_keys() -> None:
+    app = with_defaults(APP | {"processes": [{"name": "mail", "command": "mail"}]})
+    assert app["processes"] == [{"name": "mail", "command": "mail", "count": 1}]
+
+
+def test_an_argument_of_a_role_gets_the_defaults_of_omitted_keys() -> None:
+    assert with_defaults({"daily": 14}, "backup_keep") == {"daily": 14, "weekly": 5, "monthly": 12}
+    (instance,) = with_defaults([{"name": "shop"}], "redis_instances")
+    assert instance == {"name": "shop", "memory": "64m", "persistence": "aof", "when_full": "refuse"}
+
+
+def names_with_default(entries: dict[str, Any]) -> Iterator[str]:
+    """The settings, and the keys in them, that have a default."""
+    for name, entry in entries.items():
+        if "default" in entry:
+            yield name
+        for holder in (entry, entry.get("items", {})):
+            yield from names_with_default(holder.get("properties", {}))
+
+
+def test_defaults_stand_only_in_the_settings_of_the_roles() -> None:
+    """Not as a constant in default(), nor as get(NAME, CONSTANT) in a plugin; an empty text, list or dict is none."""
+    names = {name for role in ROLES for name in names_with_default(entries(role))}
+    constant = r"""(?:'[^']|"[^"]|\d|[Tt]rue|\[[^]]|\{[^}])"""
+    files = [*PROJECT.glob("playbooks/**/*"), *PROJECT.glob("roles/*/*/*")]
+    found = set()
+    for path in files:
+        if path.suffix in (".yml", ".j2") and path.parent.name != "meta":
+            found |= {(path, name) for name in re.findall(rf"(\w+) *\| *default\({constant}", path.read_text())}
+    for path in [*PROJECT.glob("plugins/filter/*.py"), *PROJECT.glob("plugins/plugin_utils/*.py")]:
+        found |= {(path, name) for name in re.findall(rf"\.get\(\"(\w+)\", {constant}", path.read_text())}
+    assert {(path, name) for path, name in found if name in names} == set()
 
 
 # --- uses -----------------------------------------------------------------------------------------------------------
@@ -76,15 +116,18 @@ def test_every_argument_is_used_and_every_used_argument_exists(role: Path) -> No
             results |= set(re.findall(rf"^{facts[0]}  (\w+):", facts[1], re.MULTILINE))
         used |= set(re.findall(rf"(?<![\w./]){role.name}_[a-z0-9_]+(?=[^\w(]|$)", text))
     used -= results
-    declared = set(role_settings(role.name)["arguments"])
-    written_by_playbooks = {  # passed on to the firewall and others
-        "admin_addresses",
-        "balancer_server_address",
-        "monitor_client_addresses",
-        "postgresql_client_addresses",
-    }
-    assert declared - used <= written_by_playbooks, declared - used
-    assert used <= declared, used - declared
+    assert used == set(role_settings(role.name)["arguments"])
+
+
+@pytest.mark.parametrize("name", playbook_settings())
+def test_a_setting_of_the_playbooks_is_used_by_them_and_by_no_role(name: str) -> None:
+    playbooks, utilities, roles = (
+        [*(PROJECT / "playbooks").glob("*.yml")],
+        [*(PROJECT / "plugins/plugin_utils").glob("*.py"), *(PROJECT / "plugins/filter").glob("*.py")],
+        [path for role in ROLES for path in role.rglob("*") if path.is_file()],
+    )
+    assert any(re.search(rf"\b{name}\b", path.read_text()) for path in playbooks + utilities)
+    assert not any(re.search(rf"\b{name}\b", path.read_text()) for path in roles)
 
 
 def test_every_key_of_an_app_is_used_and_every_used_key_exists() -> None:
@@ -92,14 +135,30 @@ def test_every_key_of_an_app_is_used_and_every_used_key_exists() -> None:
     used = {
         key for text in texts(role, "tasks", "templates", "vars") for key in re.findall(r"__app_entry\.([a-z_]+)", text)
     }
-    used |= set(re.findall(r"site\.([a-z_]+)", (PROJECT / "roles/certificate/tasks/site.yml").read_text())) - {
-        "certificate"
-    }
-    packing = (PROJECT / "plugins/action/release_source.py").read_text()
-    used |= {*SETTINGS, *SECRET_SETTINGS, *re.findall(r'args(?:\.get\(|\[)"([a-z_]+)"', packing)} - {"app"}
-    used |= set(re.findall(r'app\["(postgresql|redis)"\]', (PROJECT / "plugins/filter/databases.py").read_text()))
-    used |= set(re.findall(r"\"(sticky)\"", (PROJECT / "plugins/filter/balancers.py").read_text()))
-    assert used == set(app_keys())
+    assert used <= set(app_keys())
+    # An app is a `site` for the other roles, `app` or `args` for the plugins.
+    others = [PROJECT / path for path in ("plugins/action/release_source.py", "plugins/filter/databases.py")]
+    for folder in ("roles/balancer/templates", "roles/certificate/tasks"):
+        others += [path for path in (PROJECT / folder).iterdir() if path.suffix in (".j2", ".yml")]
+    for path in others:
+        used |= set(re.findall(r"\bsite\.([a-z_]+)", path.read_text()))
+        used |= set(re.findall(r'\b(?:app|args)(?:\.get\(|\[)"([a-z_]+)"', path.read_text()))
+    used |= {*keys_with("release")}  # options of release_build: see the next test
+    assert set(app_keys()) <= used
+
+
+def test_keys_that_are_part_of_a_release_are_options_of_the_module_that_builds_it() -> None:
+    options = yaml.safe_load(release_build.DOCUMENTATION)["options"]
+    assert set(keys_with("release")) <= set(options)
+    # What main.yml passes on besides decides how a release is built, not what it is.
+    task = (PROJECT / "roles/app/tasks/main.yml").read_text().partition("blueoctopus.site.release_build:\n")[2]
+    passed = set(re.findall(r"^ +(\w+): .*__app_entry\.\1\b", task.partition("\n\n")[0], re.MULTILINE))
+    assert passed == {*keys_with("release", "secret"), "build_secrets"}
+
+
+def test_a_rollback_uses_exactly_the_keys_that_it_checks() -> None:
+    tasks = "".join((PROJECT / f"roles/app/tasks/{name}.yml").read_text() for name in ("rollback", "switch", "undo"))
+    assert set(re.findall(r"__app_entry\.(\w+)", tasks)) == set(keys_with("rollback"))
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
@@ -107,6 +166,16 @@ def test_a_role_uses_no_variable_of_another_role(role: Path) -> None:
     others = {name for other in ROLES if other != role for name in role_settings(other.name)["arguments"]}
     for text in texts(role, "tasks", "templates", "handlers", "vars"):
         assert not others & set(re.findall(r"[a-z0-9_]+", text))
+
+
+def test_a_filter_reads_only_variables_of_the_inventory_by_their_names() -> None:
+    """Results of tasks are arguments of the filter, so that the playbook shows where they come from."""
+    known = {"apps", "ansible_host", *settings.machine_settings()}
+    for path in [*PROJECT.glob("plugins/filter/*.py"), *PROJECT.glob("plugins/plugin_utils/*.py")]:
+        text = path.read_text()
+        read = re.findall(r'(?:hostvars\[[^]]+\]|variables)(?:\.get\(|\[)"(\w+)"', text)
+        read += re.findall(r'"(\w+)" (?:not )?in (?:hostvars\[|variables\b)', text)
+        assert set(read) <= known, path
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
@@ -122,7 +191,7 @@ def test_arguments_start_with_the_name_of_their_role_and_entry_points_have_tasks
 VARIABLES = sorted(path for path in PROJECT.glob("inventory/*/*_vars/**/*.yml") if path.name != "vault.yml")
 VALID: list[dict[str, Any]] = [
     {"apps": [APP | {"workers": "{{ cores }}", "secrets": {"KEY": "{{ vault_key }}"}}], "own_variable": 1},
-    {"apps": [APP | {"limits": {"burst": 300}}], "ssh_port": 2222},
+    {"apps": [APP | {"limits": {"burst": 500}}], "ssh_port": 2222},
 ]
 # Invalid variables, each with the name that the error contains.
 INVALID: list[tuple[dict[str, Any], str]] = [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
-from nginx_site import ANSWERS, DOMAIN, HASH, Site, needs_nginx
+from nginx_site import ANSWERS, DOMAIN, HASH, Site, needs_nginx, own_address
 
 pytestmark = needs_nginx
 
@@ -77,7 +78,7 @@ def test_every_static_folder_has_its_url(site: Site) -> None:
     site.start({"static": [{"url": "/static/", "path": "static"}, {"url": "/assets/", "path": "package:a/b"}]})
     for path in ("/static/a.css", "/assets/b.css"):
         answer = site.ask(path)
-        assert (answer.text, answer.headers["content-type"]) == ("body {}", "text/css")
+        assert (answer.text, answer.headers["content-type"]) == ("body {}", "text/css; charset=utf-8")
     assert site.ask("/static/b.css").text == "app: /static/b.css"
 
 
@@ -147,7 +148,7 @@ def test_a_missing_media_file_gets_the_error_page_of_the_site(media: Site) -> No
     media.start({"media": {"url": "/media/"}})
     answer = media.ask("/media/none.html")
     assert answer.status == 404
-    assert "Nothing here" in answer.text
+    assert "Page not found" in answer.text
     assert "content-disposition" not in answer.headers
     assert "content-security-policy" not in answer.headers
 
@@ -237,7 +238,7 @@ def test_redirects_keep_the_query(site: Site) -> None:
     assert site.ask("/old/").text == "app: /old/"
 
 
-def test_robots_are_sent_away(site: Site) -> None:
+def test_robots_false_excludes_search_engines(site: Site) -> None:
     site.start({"robots": False})
     assert site.ask("/robots.txt").text == "User-agent: *\nDisallow: /\n"
 
@@ -261,9 +262,32 @@ def test_nginx_accepts_the_limits_of_limits(site: Site, limits: dict[str, int]) 
     assert site.check({"limits": limits}) == ""
 
 
+@pytest.mark.needs("h2load", "openssl")
+def test_the_default_limits_serve_a_page_with_many_pictures_over_http_2(site: Site) -> None:
+    site.start({"tls": "selfsigned"})
+    address, port = own_address(), site.https_port
+    command = ["h2load", "-n", "250", "-c", "2", "-m", "100", f"--connect-to={address}:{port}"]
+    done = subprocess.run([*command, f"https://{DOMAIN}:{port}/slow/a"], capture_output=True, text=True, check=True)
+    assert "status codes: 250 2xx" in done.stdout, done.stdout
+
+
 # --- apps that share a domain -----------------------------------------------------------------------------------------
 
 BLOG = {"name": "my-blog", "path": "/blog/"}
+
+
+@pytest.mark.parametrize(
+    ("path", "limited"),
+    [("/", "/wi.ki/"), ("/x", "/wi.ki/"), ("/wiaki/", "/wi.ki/"), ("/wi.ki", "/wi.ki"), ("/wi.ki/a", "/wi.ki/a")],
+)
+def test_a_cookie_of_an_app_with_a_path_is_limited_to_that_path(
+    site: Site, monkeypatch: pytest.MonkeyPatch, path: str, limited: str
+) -> None:
+    for url in ("/own-cookie", "/wi.ki/own-cookie"):
+        monkeypatch.setitem(ANSWERS, url, {"Set-Cookie": f"session=1; HttpOnly; Path={path}"})
+    site.start({}, {"name": "wiki", "path": "/wi.ki/"})
+    assert site.ask("/own-cookie").headers["set-cookie"] == f"session=1; HttpOnly; Path={path}"
+    assert site.ask("/wi.ki/own-cookie").headers["set-cookie"] == f"session=1; HttpOnly; Path={limited}"
 
 
 def test_an_app_gets_the_requests_below_its_path(site: Site) -> None:

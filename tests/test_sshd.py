@@ -17,7 +17,7 @@ import paramiko
 import pytest
 from ansible_collections.blueoctopus.site.plugins.modules import sshd_policy
 
-pytestmark = pytest.mark.skipif(not Path(sshd_policy.SSHD).exists(), reason="openssh-server is not installed")
+pytestmark = [pytest.mark.needs("sshd"), pytest.mark.slow]
 Configure = Callable[..., Path]
 
 

@@ -160,7 +160,7 @@ def test_a_host_that_cannot_be_reached_is_a_problem_with_its_reason() -> None:
     status = document({"web1": result(), "web2": {"skipped": True}}, {"web2": LOST}, now=NOW)
     (problem,) = status["problems"]
     assert (problem["host"], problem["kind"]) == ("web2", "unreachable")
-    assert problem["text"] == "cannot be reached: ssh: connect to host web2 port 22: No route to host"
+    assert problem["text"] == "can't be reached: ssh: connect to host web2 port 22: No route to host"
 
 
 def test_a_clock_that_is_off_is_a_problem() -> None:
@@ -179,6 +179,7 @@ def test_the_time_that_other_hosts_need_is_no_error_of_a_clock() -> None:
     assert problem["text"] == "the clock is 290 s ahead of that of the control node"
 
 
+@pytest.mark.slow
 def test_the_answer_of_a_host_has_the_times_of_the_control_node() -> None:
     program = str(Path(sys.executable).parent / "ansible")
     command = [program, "localhost", "-m", "blueoctopus.site.host_status", "-a", "apps=shop"]
@@ -241,10 +242,17 @@ def test_a_problem_is_listed_with_the_last_error_and_the_command_for_the_log() -
     status = document({"web1": result({"state": "failed", "cause": "KeyError: 'KEY' in main.py, line 3"})}, now=NOW)
     lines = problem_lines(status)
     assert lines[0] == "1 problem"
-    assert lines[1] == "  web1  shop  down: the web service is failed"
+    assert lines[1] == "  web1  shop  down: the web service is in the state failed"
     assert lines[2].strip() == "last error: KeyError: 'KEY' in main.py, line 3"
     assert lines[3].strip() == "log: sudo journalctl -u 'shop@*' -u 'shop.*' --since '1 hour ago'"
+    assert len(lines) == 4
     assert problem_lines(document({"web1": result()}, now=NOW)) == ["No problem."]
+
+
+def test_a_known_error_is_listed_with_its_solution() -> None:
+    cause = "OSError: [Errno 30] Read-only file system: 'uploads/x' in main.py, line 3"
+    lines = problem_lines(document({"web1": result({"state": "failed", "cause": cause})}, now=NOW))
+    assert lines[3].strip().startswith("solution: The app can't write to uploads/x")
 
 
 def test_what_is_no_problem_is_explained_below_the_table() -> None:
@@ -324,6 +332,7 @@ def now_results() -> dict[str, Any]:
     return {"web1": result(time=time.time(), backup=None)}
 
 
+@pytest.mark.slow
 def test_the_exit_code_is_zero_without_a_problem_and_the_json_is_written(status: Status, tmp_path: Path) -> None:
     code, output = status(now_results())
     assert code == 0, output
@@ -332,14 +341,16 @@ def test_the_exit_code_is_zero_without_a_problem_and_the_json_is_written(status:
     jsonschema.validate(json.loads((tmp_path / "status.json").read_text()), SCHEMA)
 
 
+@pytest.mark.slow
 def test_the_exit_code_is_two_with_a_problem_and_the_json_is_written(status: Status, tmp_path: Path) -> None:
     code, output = status({**now_results(), "web2": LOST})
     assert code == 2, output
-    assert "cannot be reached: ssh: connect to host web2" in output
+    assert "can't be reached: ssh: connect to host web2" in output
     written = json.loads((tmp_path / "status.json").read_text())
     assert [problem["host"] for problem in written["problems"]] == ["web2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("terminal", "environment", "colored"),
     [(False, {}, False), (True, {}, True), (True, {"NO_COLOR": "1"}, False), (True, {"ANSIBLE_NOCOLOR": "1"}, False)],

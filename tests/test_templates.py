@@ -154,7 +154,7 @@ def test_every_service_of_an_app_runs_as_its_own_user_in_the_sandbox(services: d
         assert {"User=shop", "Group=shop", "ProtectSystem=strict", "NoNewPrivileges=true"} <= set(lines), name
 
 
-def test_every_service_of_an_app_knows_its_release_and_its_folders(services: dict[str, list[str]]) -> None:
+def test_the_environment_of_every_service_names_the_release_and_its_folders(services: dict[str, list[str]]) -> None:
     for name, lines in services.items():
         environment = {line.removeprefix("Environment=") for line in lines if line.startswith("Environment=")}
         assert {"RELEASE=%i", "RELEASE_DIR=/srv/shop/releases/%i/source", "DATA_DIR=/srv/shop/data"} <= environment, (

@@ -6,22 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.inventory import check_apps
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem
+from app_entries import GOOD, problems
 
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-GOOD: dict[str, Any] = {
-    "name": "shop",
-    "domains": ["shop.example", "www.shop.example"],
-    "source": "app",
-    "wsgi": "main:app",
-}
-
-
-def problems(*apps: Any) -> list[Problem]:
-    return list(check_apps(list(apps)))
 
 
 @pytest.mark.parametrize(
@@ -283,6 +270,13 @@ def test_an_app_with_a_path_needs_no_certificate_of_its_own() -> None:
 def test_paths_with_a_common_beginning_are_no_conflict() -> None:
     keys = {"static": [{"url": "/a/", "path": "a"}, {"url": "/ab/", "path": "b"}], "media": {"url": "/m/"}}
     assert problems(GOOD | keys | {"redirects": [{"from": "/a", "to": "/a/"}]}) == []
+
+
+@pytest.mark.parametrize("source", ["https://me:tok3n@git.example/a b.git", "htps://tok3n@git.example/shop.git"])
+def test_the_login_of_a_url_is_not_shown_in_its_error(source: str) -> None:
+    (problem,) = problems(GOOD | {"source": source})
+    assert "tok3n" not in str(problem)
+    assert "git.example/" in problem.found
 
 
 def test_a_secret_is_not_shown_in_its_error() -> None:

@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
 
+pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).resolve().parent.parent
 APP = """
 def application(environ, start_response):
@@ -69,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
         ('shop.web:create_app("prod", debug=True)', "prod True"),
     ],
 )
-def test_gunicorn_runs_what_the_key_wsgi_names(gunicorn: Path, folder: Path, wsgi: str, body: str) -> None:
+def test_gunicorn_runs_the_callable_of_the_key_wsgi(gunicorn: Path, folder: Path, wsgi: str, body: str) -> None:
     assert find_problem("wsgi", wsgi, app_keys()["wsgi"], "wsgi") is None
     (folder / "gunicorn.conf.py").write_text(f"wsgi_app = {json.dumps(wsgi)}\ncontrol_socket_disable = True\n")
     place = folder / "gunicorn.sock"

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 
 from testing import Web, wait_for
-from visiting import FORM, Visitor, Websocket, websocket
+from web_client import FORM, Client, Websocket, websocket
 
 ADMIN_OF_MONEY = "ink-sac-5077"
 ADMIN_OF_TOKENS = "siphon-3310"
@@ -23,109 +23,116 @@ PICTURE = base64.b64decode(
 
 def write_money(web: Web, mark: str) -> None:
     """A project in ihatemoney: log in as administrator, create it, add people and a bill, upload bills."""
-    visitor = Visitor(web)
-    refused = visitor.get("/create")
+    client = Client(web)
+    refused = client.get("/create")
     assert refused.status == 200
-    assert "/admin" in visitor.url
-    assert visitor.post(visitor.url, {"admin_password": ADMIN_OF_MONEY}).status == 200
-    assert visitor.url.endswith("/create")
+    assert "/admin" in client.url
+    assert client.post(client.url, {"admin_password": ADMIN_OF_MONEY}).status == 200
+    assert client.url.endswith("/create")
     project = {"name": mark, "id": mark, "password": PASSWORD, "contact_email": f"{mark}@example.org"}
-    assert visitor.post("/create", project | {"default_currency": "XXX"}).status == 200
-    assert visitor.url.endswith(f"/{mark}/"), visitor.url
+    assert client.post("/create", project | {"default_currency": "XXX"}).status == 200
+    assert client.url.endswith(f"/{mark}/"), client.url
     for name in ("Otto", "Pia"):
-        page = visitor.post(f"/{mark}/members/add", {"name": name, "weight": "1"}, form=f"/{mark}/")
+        page = client.post(f"/{mark}/members/add", {"name": name, "weight": "1"}, form=f"/{mark}/")
         assert name in page.text
-    form = visitor.get(f"/{mark}/add").text
+    form = client.get(f"/{mark}/add").text
     people = {name: number for number, name in re.findall(r'<option[^>]*value="(\d+)">(\w+)<', form)}
     bill = {"date": "2026-01-02", "what": "Kraken & Söhne", "payer": people["Otto"], "amount": "30.50"}
     more = {"original_currency": "XXX", "payed_for": list(people.values()), "bill_type": "Expense"}
-    assert "Kraken &amp; Söhne" in visitor.post(f"/{mark}/add", bill | more).text
+    assert "Kraken &amp; Söhne" in client.post(f"/{mark}/add", bill | more).text
     uploaded = {"date": "2026-01-03", "what": "Uploaded", "payer_name": "Pia", "payer_weight": 1, "amount": 7.25}
     content = [uploaded | {"owers": ["Otto", "Pia"], "currency": "XXX", "bill_type": "Expense"}]
-    page = visitor.upload(
+    page = client.upload(
         f"/{mark}/import", "bills.json", json.dumps(content).encode(), "application/json", {}, form=f"/{mark}/edit"
     )
     assert "Uploaded" in page.text
 
 
+def enter_money(web: Web, mark: str) -> Client:
+    """Log in to a project with its own code."""
+    client = Client(web)
+    assert client.post("/authenticate", {"id": mark, "password": PASSWORD}).status == 200
+    return client
+
+
 def read_money(web: Web, mark: str) -> None:
     """The project, after a login with its own code."""
-    visitor = Visitor(web)
-    assert visitor.post("/authenticate", {"id": mark, "password": PASSWORD}).status == 200
-    page = visitor.get(f"/{mark}/").text
+    client = enter_money(web, mark)
+    page = client.get(f"/{mark}/").text
     assert "Kraken &amp; Söhne" in page
-    bills = visitor.json(f"/{mark}/export/bills.json")
+    bills = client.json(f"/{mark}/export/bills.json")
     assert sorted((bill["what"], bill["amount"]) for bill in bills) == [("Kraken & Söhne", 30.5), ("Uploaded", 7.25)]
 
 
 def write_wiki(web: Web, mark: str) -> None:
     """A page in An Otter Wiki: register, log in, save it, attach a picture."""
-    visitor = Visitor(web)
-    user = {"email": f"{mark}@example.org", "name": "Otto"}
-    assert visitor.post("/-/register", user | {"password1": PASSWORD, "password2": PASSWORD}).status == 200
-    login(visitor, mark)
+    user = {"email": f"{mark}@example.org", "name": "Otto", "password1": PASSWORD, "password2": PASSWORD}
+    assert Client(web).post("/-/register", user).status == 200
+    client = enter_wiki(web, mark)
     text = {"content": f"# {mark}\n\nEight *arms* für alle.", "commit": "First version"}
-    page = visitor.post(f"/{mark}/save", text, form=f"/{mark}/edit")
+    page = client.post(f"/{mark}/save", text, form=f"/{mark}/edit")
     assert (page.status, "Eight <em>arms</em> für alle." in page.text) == (200, True), page.text
-    files = visitor.upload(
+    files = client.upload(
         f"/{mark}/attachments", "arm.png", PICTURE, "image/png", {"message": "", "filename": ""}, form=f"/{mark}"
     )
     assert "arm.png" in files.text
 
 
-def login(visitor: Visitor, mark: str) -> None:
+def enter_wiki(web: Web, mark: str) -> Client:
     """Log in to the wiki."""
+    client = Client(web)
     fields = {"email": f"{mark}@example.org", "password": PASSWORD, "remember": "1", "next": ""}
-    assert visitor.post("/-/login", fields).status == 200
-    assert "/-/login" not in visitor.url
+    assert client.post("/-/login", fields).status == 200
+    assert "/-/login" not in client.url
+    return client
 
 
 def read_wiki(web: Web, mark: str) -> None:
     """The page, its history in Git and its picture; without a login, nothing."""
-    visitor = Visitor(web)
-    visitor.get(f"/{mark}")
-    assert "/-/login" in visitor.url
-    login(visitor, mark)
-    assert "Eight <em>arms</em> für alle." in visitor.get(f"/{mark}").text
-    assert "First version" in visitor.get(f"/{mark}/history").text
-    picture = visitor.get(f"/{mark}/a/arm.png")
+    stranger = Client(web)
+    stranger.get(f"/{mark}")
+    assert "/-/login" in stranger.url
+    client = enter_wiki(web, mark)
+    assert "Eight <em>arms</em> für alle." in client.get(f"/{mark}").text
+    assert "First version" in client.get(f"/{mark}/history").text
+    picture = client.get(f"/{mark}/a/arm.png")
     assert (picture.status, picture.headers["Content-Type"]) == (200, "image/png")
     assert int(picture.headers["Content-Length"]) == len(PICTURE)
 
 
 def write_tokens(web: Web, mark: str) -> None:
     """A token in privacyIDEA: log in as administrator and upload a file with it."""
-    visitor = Visitor(web)
-    refused = visitor.request("POST", "/auth", b"username=admin&password=wrong", Content_Type=FORM)
+    client = Client(web)
+    refused = client.request("POST", "/auth", b"username=admin&password=wrong", Content_Type=FORM)
     assert refused.status == 401, refused.text
     line = f"{mark}, {otp_key(mark).hex()}, hotp, 6\n".encode()
     boundary = "8arms"
     fields = f'--{boundary}\r\nContent-Disposition: form-data; name="type"\r\n\r\noathcsv\r\n--{boundary}\r\n'
     head = 'Content-Disposition: form-data; name="file"; filename="tokens.csv"\r\nContent-Type: text/csv\r\n\r\n'
     body = f"{fields}{head}".encode() + line + f"\r\n--{boundary}--\r\n".encode()
-    answer = visitor.request(
+    answer = client.request(
         "POST",
         "/token/load/tokens.csv",
         body,
         Content_Type=f"multipart/form-data; boundary={boundary}",
-        Authorization=authorization(visitor),
+        Authorization=authorization(client),
     )
     assert (answer.status, answer.json["result"]["value"]["n_imported"]) == (200, 1), answer.text
-    assert validated(visitor, mark, one_time_password(otp_key(mark), 0))
+    assert validated(client, mark, one_time_password(otp_key(mark), 0))
 
 
-def authorization(visitor: Visitor) -> str:
+def authorization(client: Client) -> str:
     """Log in as privacyIDEA's administrator."""
     body = f"username=admin&password={ADMIN_OF_TOKENS}".encode()
-    answer = visitor.request("POST", "/auth", body, Content_Type=FORM)
+    answer = client.request("POST", "/auth", body, Content_Type=FORM)
     assert answer.status == 200, answer.text
     return str(answer.json["result"]["value"]["token"])
 
 
-def validated(visitor: Visitor, serial: str, password: str) -> bool:
+def validated(client: Client, serial: str, password: str) -> bool:
     """Whether privacyIDEA accepts a one-time password."""
     body = f"serial={serial}&pass={password}".encode()
-    return bool(visitor.request("POST", "/validate/check", body, Content_Type=FORM).json["result"]["value"])
+    return bool(client.request("POST", "/validate/check", body, Content_Type=FORM).json["result"]["value"])
 
 
 def otp_key(mark: str) -> bytes:
@@ -141,38 +148,38 @@ def one_time_password(key: bytes, counter: int) -> str:
 
 def read_tokens(web: Web, mark: str) -> None:
     """The token: its secret can still be decrypted, and the password that was used is refused."""
-    visitor = Visitor(web)
-    listed = visitor.json(f"/token/?serial={mark}", Authorization=authorization(visitor))
+    client = Client(web)
+    listed = client.json(f"/token/?serial={mark}", Authorization=authorization(client))
     assert [token["serial"] for token in listed["result"]["value"]["tokens"]] == [mark]
     count = int(listed["result"]["value"]["tokens"][0]["count"])
     assert count > 0
-    assert not validated(visitor, mark, one_time_password(otp_key(mark), 0))
-    assert validated(visitor, mark, one_time_password(otp_key(mark), count))
+    assert not validated(client, mark, one_time_password(otp_key(mark), 0))
+    assert validated(client, mark, one_time_password(otp_key(mark), count))
 
 
 def write_geo(web: Web, mark: str) -> None:
     """A point in pygeoapi, and a job that runs in the background."""
-    visitor = Visitor(web)
+    client = Client(web)
     feature = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [3, 4]}, "properties": {"name": mark}}
-    visitor.json("/collections/sightings/items", feature, Content_Type="application/geo+json")
+    client.json("/collections/sightings/items", feature, Content_Type="application/geo+json")
     order = json.dumps({"inputs": {"name": mark}}).encode()
-    answer = visitor.request(
+    answer = client.request(
         "POST", "/processes/hello-world/execution", order, Content_Type="application/json", Prefer="respond-async"
     )
     assert answer.status == 201, answer.text
     job = answer.headers["Location"]
-    wait_for(lambda: visitor.json(f"{job}?f=json")["status"] == "successful", 10, "the job is done")
+    wait_for(lambda: client.json(f"{job}?f=json")["status"] == "successful", 10, "the job is done")
 
 
 def read_geo(web: Web, mark: str) -> None:
     """The point, the result of the job, and a grid that rasterio and numpy read."""
-    visitor = Visitor(web)
-    features = visitor.json("/collections/sightings/items?f=json&limit=100")["features"]
+    client = Client(web)
+    features = client.json("/collections/sightings/items?f=json&limit=100")["features"]
     assert [f["geometry"]["coordinates"] for f in features if f["properties"]["name"] == mark] == [[3, 4]]
-    jobs = visitor.json("/jobs?f=json&limit=100")["jobs"]
-    results = [json.dumps(visitor.json(f"/jobs/{job['jobID']}/results?f=json")) for job in jobs]
+    jobs = client.json("/jobs?f=json&limit=100")["jobs"]
+    results = [json.dumps(client.json(f"/jobs/{job['jobID']}/results?f=json")) for job in jobs]
     assert len([result for result in results if mark in result]) == 1
-    grid = visitor.json("/collections/depths/coverage?f=json&bbox=2,2,4,4")
+    grid = client.json("/collections/depths/coverage?f=json&bbox=2,2,4,4")
     (values,) = grid["ranges"].values()
     assert values["values"] == [34.0, 35.0, 42.0, 43.0]
 
@@ -232,6 +239,14 @@ PAGES = [
     ("geo", "/openapi?f=html", "swagger-ui"),
     ("terminal", "/", "pyxterm.js"),
 ]
+# Pages behind a login: how to log in, and the pages, each with a text. MARK is the project or the page of `write`.
+PRIVATE_PAGES: dict[str, tuple[Callable[[Web, str], Client], dict[str, str]]] = {
+    "money": (enter_money, {"/MARK/": "Kraken &amp; Söhne", "/MARK/statistics": "Otto"}),
+    "wiki": (
+        enter_wiki,
+        {"/MARK": "Eight <em>arms</em>", "/MARK/edit": "Eight *arms*", "/MARK/attachments": "arm.png"},
+    ),
+}
 # A file of each app whose files nginx serves.
 FILES = {
     "money": ("/static/css/main.css", "text/css"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from testing import Machine, Web
-from visiting import Visitor
+from web_client import Client
 
 # The names of the guestbook and of the second app on each webserver; see inventory/group_vars/webservers.yml.
 NAMES = {"web12": ("visitors", "another"), "web13": ("guestbook", "other")}
@@ -20,8 +20,8 @@ class Guestbook:
     machine: Machine
 
     @property
-    def visitor(self) -> Visitor:
-        return Visitor(self.web)
+    def client(self) -> Client:
+        return Client(self.web)
 
     def app(self, command: str) -> str:
         """The output of a command of the program app, as an administrator types it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -20,9 +21,9 @@ SUBJECTS = {
 }
 
 
-def is_about(labels: dict[str, str], alert: str, host: str) -> bool:
+def is_about(labels: dict[str, str], host: str) -> bool:
     """Whether these are the labels of an alert about a host that a test has caused."""
-    return {"alertname": alert, "host": host, **SUBJECTS.get(alert, {})}.items() <= labels.items()
+    return {"host": host, **SUBJECTS.get(labels["alertname"], {})}.items() <= labels.items()
 
 
 @dataclass
@@ -40,15 +41,23 @@ class Monitor:
         found = self.get(f"http://127.0.0.1:9090/api/v1/query?query={quote(expression)}")
         return [(entry["metric"], float(entry["value"][1])) for entry in found["data"]["result"]]
 
-    def firing(self, alert: str, host: str) -> list[dict[str, Any]]:
-        """The active alerts in Alertmanager with a name, about a host."""
+    def firing(self, host: str) -> set[str]:
+        """The names of the active alerts about a host in Alertmanager."""
         found = self.get("http://127.0.0.1:9093/api/v2/alerts?active=true")
-        return [one for one in found if is_about(one["labels"], alert, host)]
+        return {one["labels"]["alertname"] for one in found if is_about(one["labels"], host)}
 
-    def received(self, alert: str, host: str) -> list[str]:
-        """What the receiver got about an alert of a host: firing, resolved."""
-        alerts = [one for message in received_messages(self.host) for one in message["alerts"]]
-        return [one["status"] for one in alerts if is_about(one["labels"], alert, host)]
+    def received(self, host: str) -> dict[str, list[dict[str, Any]]]:
+        """The messages to the receiver about each alert of a host, by its name, in their order."""
+        alerts = defaultdict(list)
+        for message in received_messages(self.host):
+            for one in message["alerts"]:
+                if is_about(one["labels"], host):
+                    alerts[one["labels"]["alertname"]].append(one)
+        return alerts
+
+    def received_with(self, status: str, host: str) -> set[str]:
+        """The names of the alerts of a host whose last message has a status: firing or resolved."""
+        return {alert for alert, messages in self.received(host).items() if messages[-1]["status"] == status}
 
     def forget(self) -> None:
         """Forget what the receiver got."""

@@ -36,6 +36,7 @@ class ActionModule(ActionBase):
                 databases,
                 evaluation,
                 inventory,
+                logs,
                 monitoring,
             )
         except ImportError as error:
@@ -63,6 +64,7 @@ class ActionModule(ActionBase):
             found = [
                 *databases.find_database_problems(hosts, hostvars, groups),
                 *monitoring.find_monitor_problems(hosts, hostvars, groups),
+                *logs.find_log_problems(hosts, hostvars),
                 *balancers.find_balancer_problems(hostvars, groups),
             ]
             for host, problem in found:

@@ -13,17 +13,16 @@ CONFIRM = "/usr/local/sbin/undo-lockout confirm"
 
 
 class ActionModule(ActionBase):
-    """Confirm the changes of earlier tasks, if there are any. Arguments: user and port of the login."""
+    """Confirm the changes of earlier tasks, if there are any. Arguments: user and port of the login, token."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        user, port = str(self._task.args["user"]), int(self._task.args["port"])
-        token = (task_vars or {}).get("ansible_facts", {}).get("unconfirmed_access")
+        user, port, token = str(self._task.args["user"]), int(self._task.args["port"]), str(self._task.args["token"])
         if token and not self._task.check_mode:
-            self.confirm(user, port, str(token))
-        return result | {"changed": False, "ansible_facts": {"unconfirmed_access": ""}}
+            self.confirm(user, port, token)
+        return result | {"changed": False}
 
     def confirm(self, user: str, port: int, token: str) -> None:
         """Log in and confirm the changes on the host.
@@ -31,7 +30,7 @@ class ActionModule(ActionBase):
         Raises:
             AnsibleActionFail: when the login fails, or when the host has already undone the changes.
         """
-        password = self._play_context.become_pass
+        password = self.get_become_option("become_pass")
         # From its input: the arguments of a command are visible to all users of the host.
         sudo = "sudo -S -p ''" if password else "sudo -n"
         command, stdin = f"{sudo} {CONFIRM} {shlex.quote(token)}", f"{password}\n" if password else ""

@@ -19,15 +19,17 @@ NO_CONNECTION = ("refused", "timed out", "No route", "unreachable")
 # During a first boot, sshd may start before cloud-init installs the keys. After that, a denial is final.
 KEYS_TIMEOUT = 60  # seconds
 FIRST_BOOT_TIMEOUT = 900  # seconds that a first boot may take
-# Prints os-release, the number of cores, and whether the host has Python, a program that sets the clock, alerts, and
-# metrics.
+# Prints os-release, the number of cores, the apps with an instance of Redis, and whether the host has Python, a program
+# that sets the clock, alerts, metrics, and the service that ships logs.
 SYSTEM_INFO = """cat /etc/os-release
 command -v python3 >/dev/null && echo PYTHON=yes
 PATH=$PATH:/usr/sbin
 command -v chronyd ntpd >/dev/null && echo CLOCK=yes
 [ -e /etc/systemd/system/alert.timer ] && echo ALERTS=yes
 [ -e /etc/metrics ] && echo METRICS=yes
-echo CORES=$(nproc)"""
+[ -e /etc/systemd/system/logs-ship.service ] && echo LOGS=yes
+echo CORES=$(nproc)
+echo REDIS=\\'$(ls /etc/app-redis 2>/dev/null)\\'"""
 # Prints the unfinished jobs of a first boot. The holder of a lock is found by the inode of the lock file.
 FIRST_BOOT_JOBS = r"""
 if command -v cloud-init >/dev/null && cloud-init status 2>/dev/null | grep -q 'status: running'; then
@@ -91,16 +93,18 @@ class ActionModule(ActionBase):
         (user, port), output = self.find_login(name, candidates, patience)
         if patience:
             self.wait_for_first_boot(name)
-        if user != "root" and (refusal := self.sudo_problem(variables, user)):
+        if user != "root" and (refusal := self.sudo_problem(user)):
             return result | {"failed": True, "msg": refusal}
         system = parse(output)
         # The name that a gathered fact has.
         facts = {"distribution_major_version": system.get("VERSION_ID", "").split(".")[0]}
-        present = {name.lower(): system.pop(name, "") == "yes" for name in ("PYTHON", "CLOCK", "ALERTS", "METRICS")}
-        cores = {"cores": int(system.pop("CORES", "") or 1)}
+        asked = ("PYTHON", "CLOCK", "ALERTS", "METRICS", "LOGS")
+        present = {name.lower(): system.pop(name, "") == "yes" for name in asked}
+        found: dict[str, Any] = {"cores": int(system.pop("CORES", "") or 1)}
+        found |= {"redis": [name.removesuffix(".conf") for name in system.pop("REDIS", "").split()]}
         current, final = {"user": user, "port": port}, {"administrator": logins.administrator, "sshd_port": logins.port}
-        given = {"sudo_password_given": self.has_sudo_password(variables)}
-        return result | {"system": system, **present, **cores, **current, **final, **given, "ansible_facts": facts}
+        given = {"sudo_password_given": self.has_sudo_password()}
+        return result | {"system": system, **present, **found, **current, **final, **given, "ansible_facts": facts}
 
     def logins(self, variables: dict[str, Any]) -> Logins:
         """The possible logins, from the inventory and the command line."""
@@ -153,14 +157,13 @@ class ActionModule(ActionBase):
                 report(name, f"{jobs}. Waiting up to {deadline - reported:.0f} s")
             time.sleep(PAUSE)
 
-    def has_sudo_password(self, variables: dict[str, Any]) -> bool:
-        """Whether the inventory or the command line gives a password for sudo."""
-        given = (variables.get("ansible_become_password"), variables.get("ansible_become_pass"))
-        return any(given) or bool(self._play_context.become_pass)
+    def has_sudo_password(self) -> bool:
+        """Whether the inventory or the command line gives a password for sudo. Needs a task with `become`."""
+        return bool(self.get_become_option("become_pass"))
 
-    def sudo_problem(self, variables: dict[str, Any], user: str) -> str:
+    def sudo_problem(self, user: str) -> str:
         """Why this user can't become root; empty when sudo works, or when a password for it was given."""
-        if self.has_sudo_password(variables):
+        if self.has_sudo_password():
             return ""
         code, _out, err = execute(self._connection, "sudo -n true")
         if not code:

@@ -21,7 +21,7 @@ LOCK_LOST = 9  # exit status of a shell command when another run has the lock, o
 
 
 class ActionModule(ActionBase):
-    """Take the lock with the module and renew it; free it with one shell command."""
+    """Take the lock with the module and renew it; free or abandon it with one shell command."""
 
     _supports_check_mode = True
 
@@ -30,9 +30,9 @@ class ActionModule(ActionBase):
         self.begun = identity(self.ansible)
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
-        if args.get("state") == "free":
+        if end := {"free": "free", "abandoned": "abandon"}.get(args.get("state", "")):
             if not self._task.check_mode and args.get("token"):
-                self._low_level_execute_command(shell_command(args["name"], args["token"], "free"))
+                self._low_level_execute_command(shell_command(args["name"], args["token"], end))
             return result | {"changed": False}
         args["by"] = f"{getpass.getuser()}@{socket.gethostname()}"
         taken: dict[str, Any] = self._execute_module(

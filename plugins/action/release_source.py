@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.blueoctopus.site.plugins.module_utils.dependencies import DependencyError, read_dependencies
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys, keys_with
 
 # Holds the clones of Git repositories, and the archives of the last day.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "blueoctopus"
@@ -37,9 +37,6 @@ EXCLUDED = {
     ".ruff_cache",
     ".tox",
 }
-# The keys of an app that are options of release_build, too. Two further ones are secret.
-SETTINGS = ("requirements", "extras", "groups", "python", "environment", "static", "shared_paths")
-SECRET_SETTINGS = ("secrets", "basic_auth")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # A credential helper, so that the user name and the password do not appear in git's arguments.
 CREDENTIAL_HELPER = r"""!f() { printf 'username=%s\npassword=%s\n' "$RELEASE_GIT_USER" "$RELEASE_GIT_PASSWORD"; }; f"""
@@ -295,9 +292,9 @@ def remove_old_archives() -> None:
 
 def digest_of(manifest: str, args: dict[str, Any]) -> str:
     """The digest of everything that the release runs with on one host, as hex digits."""
-    content = {key: args.get(key) for key in (*SETTINGS, "files", "about")}
+    content = {key: args.get(key) for key in (*keys_with("release", "build"), "files", "about")}
     # A slow hash, so that nobody can guess short secrets from the digest.
-    hidden = [args.get(key) or {} for key in SECRET_SETTINGS]
+    hidden = [args.get(key) or {} for key in keys_with("release", "secret")]
     secrets = json.dumps(hidden, sort_keys=True, default=str).encode()
     slow = hashlib.scrypt(secrets, salt=str(args["name"]).encode(), n=2**14, r=8, p=1)
     whole = json.dumps([manifest, content, slow.hex()], sort_keys=True, default=str)
@@ -333,7 +330,7 @@ class ActionModule(ActionBase):
             "version": args.get("version") or "",
             "digest": digest_of(package["manifest"], args),
             "time": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
-            "settings": {key: args[key] for key in (*SETTINGS, "files", "about") if key in args},
+            "settings": {key: args[key] for key in (*keys_with("release", "build"), "files", "about") if key in args},
         }
         return result | {"changed": False, "package": package}
 

@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
             if path := arguments.get("report"):
                 Path(path).write_text(page(status), encoding="utf-8")
         except OSError as error:
-            raise AnsibleActionFail(f"The file {error.filename} cannot be written: {error.strerror}.") from error
+            raise AnsibleActionFail(f"The file {error.filename} can't be written: {error.strerror}.") from error
         lines = table(status, paint) + notes(status)
         if app:
             for name, host in status["hosts"].items():

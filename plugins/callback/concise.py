@@ -11,8 +11,10 @@ description:
     stand once. A task that takes longer than three seconds is announced.
   - Tasks that change nothing or are skipped, included files and the validation of arguments are left out.
   - The name of a task in a role or a file that a loop includes is followed by the item, such as the name of an app.
-  - Of a new file, C(--diff) shows the path and the size. Long differences are cut.
+  - Of a new file, C(--diff) shows the path and the size; of a changed one, its name and the lines. Long differences are
+    cut.
   - With C(-v), the output is that of Ansible's own callback C(default), without any of this.
+  - What a playbook stores for the whole run with M(ansible.builtin.set_stats) is printed as text, at the end.
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -20,6 +22,7 @@ requirements:
   - Set as C(stdout_callback) in C(ansible.cfg).
 """
 
+import itertools
 import os
 import re
 import threading
@@ -36,13 +39,14 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import cl
 ANNOUNCE_AFTER = 3.0  # seconds
 ANNOUNCE_AGAIN = 60.0  # seconds
 DIFF_LINES = 40
-NEW_LINES = 12  # of a new text that is no file, such as a list of rules
+NEW_LINES = 5  # a new text with more lines is shown by its size
 OUTPUT_LINES = 12  # of a program that shows what it would do, such as apt
 DEBUG_ACTIONS = ("debug", "ansible.builtin.debug", "ansible.legacy.debug")
 # Actions whose message is the whole error: where they stand in a file explains nothing.
 REPORTS = re.compile(r"(?:ansible\.builtin\.)?(?:fail|assert)|blueoctopus\.site\.\w+")
 # What apt suggests, and the packages that it names again in its list of new packages.
 APT_DETAILS = re.compile(r"^(?:Suggested|Recommended|The following additional) packages.*:\n(?:  .*\n)*", re.MULTILINE)
+HUNK = re.compile(r"^(?:\x1b\[[\d;]*m)?@@ -")  # a line of a difference that has only line numbers
 OWN_ERROR = re.compile(r"Task failed: (?!Action failed: )")
 # Keys of a failed result that explain nothing.
 NEEDLESS = {
@@ -122,7 +126,10 @@ class CallbackModule(DefaultCallback):
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._stop_timer()
+        self.set_option("show_custom_stats", False)  # shown here, as text
         super().v2_playbook_on_stats(stats)
+        for text in stats.custom.get("_run", {}).values():
+            self._display.display(clean(str(text)))
 
     def _start_task(self, task: Any) -> None:
         self._stop_timer()
@@ -298,7 +305,26 @@ class CallbackModule(DefaultCallback):
         entries = result["diff"] if isinstance(result["diff"], list) else [result["diff"]]
         places = (result, result.get("invocation", {}).get("module_args", {}), arguments)
         path = next((place[key] for place in places for key in ("dest", "path") if place.get(key)), None)
-        return "\n".join(filter(None, (self._short_diff(entry, path) for entry in entries)))
+        shown = []
+        for folder, group in itertools.groupby(entries, key=lambda entry: self._folder_of_new(entry, path)):
+            files = list(group)
+            if folder and len(files) > 1:
+                sizes = (f"{os.path.basename(self._path_of(one, path))} ({size_of(one['after'])})" for one in files)
+                shown.append(stringc(f"  new in {folder}: {', '.join(sizes)}", C.COLOR_DIFF_ADD))
+            else:
+                shown += [self._short_diff(entry, path) for entry in files]
+        return "\n".join(filter(None, shown))
+
+    @staticmethod
+    def _path_of(diff: Mapping[str, Any], path: str | None) -> str:
+        """The file of an entry, or what else the entry names; `path` is that of the task's arguments."""
+        return clean(str(diff.get("before_header") or path or diff.get("after_header") or ""))
+
+    def _folder_of_new(self, diff: Mapping[str, Any], path: str | None) -> str:
+        """The folder of a new file; "" for other entries."""
+        after, name = diff.get("after"), self._path_of(diff, path)
+        is_new = isinstance(after, str) and after and not diff.get("before")
+        return os.path.dirname(name) if is_new and name.startswith("/") else ""
 
     def _short_diff(self, diff: dict[str, Any], path: str | None) -> str:
         """One entry of a diff: a line for a new or removed file, or for attributes; else the changed lines.
@@ -310,7 +336,7 @@ class CallbackModule(DefaultCallback):
         before, after = diff.get("before"), diff.get("after")
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             return self._attributes(before, after)
-        name = clean(str(diff.get("before_header") or path or diff.get("after_header") or ""))
+        name = self._path_of(diff, path)
         is_file = name.startswith("/")
         if isinstance(after, str) and after and not before and (is_file or len(after.splitlines()) > NEW_LINES):
             return stringc(f"  new: {name or 'text'}, {size_of(after)}", C.COLOR_DIFF_ADD)
@@ -320,6 +346,9 @@ class CallbackModule(DefaultCallback):
         if "prepared" in texts:
             texts["prepared"] = APT_DETAILS.sub("", texts["prepared"])
         lines = str(self._get_diff(diff | texts)).rstrip().splitlines()
+        if "before" in diff and lines:
+            parts = [(HUNK.search(line), line) for line in lines[3:]]  # after the two names and the first line number
+            lines = [*([f"  {name}:"] if name else []), *("  …" if is_number else line for is_number, line in parts)]
         # The last line of a program's output is its summary.
         limit, tail = (OUTPUT_LINES, lines[-1:]) if "prepared" in diff else (DIFF_LINES, [])
         if len(lines) > limit + 1:

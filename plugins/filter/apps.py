@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import with_defaults
+from ansible_collections.blueoctopus.site.plugins.module_utils.hints import hint
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import keys_with, with_defaults
 
 
 def with_source_path(app: Mapping[str, Any], project: str) -> dict[str, Any]:
@@ -23,11 +24,12 @@ def hosts_with_app(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[st
     return [host for host in hosts if any(entry["name"] == app for entry in hostvars[host]["apps"])]
 
 
-def log_lines(logs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The lines of a log, in order of time over all hosts.
+def log_lines(logs: Mapping[str, Mapping[str, Any]], app: str) -> list[str]:
+    """The lines of a log, in order of time over all hosts, and the solution of each known error in it.
 
     Args:
         logs: the result of the module app_logs for each host, by its name.
+        app: name of the app.
     """
     sources = [found["source"] for log in logs.values() for found in log["entries"]]
     host_width = max(map(len, logs), default=0) if len(logs) > 1 else 0
@@ -44,8 +46,11 @@ def log_lines(logs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines.append(f"{prefix}{found['source']:{source_width}}  {first}")
         lines += [f"{' ' * len(prefix)}{'':{source_width}}  {line}" for line in others]
     if not all(log["complete"] for log in logs.values()):
-        lines.insert(0, "Older entries are left out. To see more of them: -e lines=NUMBER")
-    return lines or ["Nothing was logged. To look further back: -e since='1 day ago'"]
+        lines.insert(0, "Older entries are omitted. To show more: -e lines=NUMBER")
+    # Clients write part of nginx's entries.
+    hints = dict.fromkeys(hint(found["text"], app) for _, _, found in rows if found["source"] != "nginx")
+    lines += [f"solution: {solution}" for solution in hints if solution]
+    return lines or ["Nothing was logged. To show earlier entries: -e since='1 day ago'"]
 
 
 class FilterModule:
@@ -54,6 +59,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "hosts_with_app": hosts_with_app,
+            "keys_with": keys_with,
             "log_lines": log_lines,
             "with_defaults": with_defaults,
             "with_source_path": with_source_path,

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import with_defaults
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import database_host
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import hosts_in, with_defaults
 
 STORE = "backups-store"  # the account on hosts that keep backups
 Entry = Mapping[str, Any]
@@ -21,13 +22,10 @@ def backup_apps(host: str, hostvars: Mapping[str, Entry], groups: Mapping[str, I
         hostvars: the variables of all hosts.
         groups: the groups of the inventory.
     """
-    servers = list(groups.get("databases", []))
     found: dict[str, dict[str, Any]] = {}
     for web in groups.get("webservers", []):
         for app in map(with_defaults, hostvars[web].get("apps") or []):
-            wanted = app.get("postgresql", False)
-            named = wanted.get("host", "") if isinstance(wanted, Mapping) else ""
-            has_database = bool(wanted) and host == (named or (servers[0] if servers else web))
+            has_database = bool(app["postgresql"]) and host == database_host(app, web, groups)
             if web == host or has_database:
                 entry = found.setdefault(app["name"], {"name": app["name"], "data": False, "database": False})
                 entry["data"] |= web == host
@@ -84,34 +82,43 @@ def known_name(address: str, port: int) -> str:
 
 def hosts_to_back_up(hostvars: Mapping[str, Entry], groups: Mapping[str, Iterable[str]]) -> list[str]:
     """The hosts whose apps are backed up."""
-    hosts = dict.fromkeys([*groups.get("webservers", []), *groups.get("databases", [])])
+    hosts = hosts_in(groups, "webservers", "databases")
     return [host for host in hosts if host in hostvars and hostvars[host].get("backup_targets")]
 
 
-def backup_servers(hostvars: Mapping[str, Entry]) -> dict[str, Any]:
-    """Address, port and host key of the hosts of the group backups that this run has reached."""
-    return {host: hostvars[host]["backup_server"] for host in hostvars if "backup_server" in hostvars[host]}
+def archives_wal(variables: Entry) -> bool:
+    """Whether a host with databases archives their WAL.
+
+    Args:
+        variables: the variables of the host.
+    """
+    return bool(variables.get("backup_targets") and variables.get("backup_point_in_time"))
 
 
-def backup_clients_of(hostvars: Mapping[str, Entry], server: str) -> list[dict[str, str]]:
-    """Name and SSH key of the hosts of this run that have a host of the group backups as a target."""
+def backup_clients_of(keys: Mapping[str, str], hostvars: Mapping[str, Entry], server: str) -> list[dict[str, str]]:
+    """Name and SSH key of the hosts that have a host of the group backups as a target.
+
+    Args:
+        keys: the public SSH keys of the hosts whose backups this run has set up, by their names.
+        hostvars: the variables of all hosts.
+        server: the host of the group backups.
+    """
     return [
-        {"name": host, "key": hostvars[host]["backup_keys"]["public_key"]}
-        for host in sorted(hostvars)
-        if hostvars[host].get("backup_keys", {}).get("public_key")
-        and any(target.get("host") == server for target in hostvars[host].get("backup_targets", []))
+        {"name": host, "key": keys[host]}
+        for host in sorted(keys)
+        if any(target.get("host") == server for target in hostvars[host]["backup_targets"])
     ]
 
 
 def backup_addresses(hostvars: Mapping[str, Entry], groups: Mapping[str, Iterable[str]]) -> list[str]:
     """The addresses of the hosts that may have backups, as far as the inventory has them as numbers."""
-    hosts = [*groups.get("webservers", []), *groups.get("databases", [])]
+    hosts = hosts_in(groups, "webservers", "databases")
     addresses = {str(hostvars[host].get("ansible_host", host)) for host in hosts}
     return sorted(address for address in addresses if is_address(address))
 
 
 def restore_lines(plan: Entry, host: str) -> list[str]:
-    """What a restore says at its end.
+    """The report of a restore.
 
     Args:
         plan: the result of the module backup_restore.
@@ -120,7 +127,7 @@ def restore_lines(plan: Entry, host: str) -> list[str]:
     app, facts, stamp = plan["app"], plan["facts"], plan["stamp"]
     found = [f"{facts[key]} {key}" for key in ("files", "tables", "rows") if facts.get(key)]
     name = plan["as_name"] or app
-    lines = [f"{host}: {name} is as in the backup of {plan['backup']}: {', '.join(found) or 'it was empty'}."]
+    lines = [f"{host}: restored {name} from the backup of {plan['backup']}: {', '.join(found) or 'no data'}."]
     lines += [facts["note"]] if "note" in facts else []
     if plan["as_name"]:
         places = [f"/srv/{name}/data"] if plan["data"] else []
@@ -145,12 +152,12 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
+            "archives_wal": archives_wal,
             "backup_addresses": backup_addresses,
             "backup_apps": backup_apps,
             "backup_clients_of": backup_clients_of,
             "hosts_to_back_up": hosts_to_back_up,
             "backup_known_hosts": backup_known_hosts,
             "backup_repositories": backup_repositories,
-            "backup_servers": backup_servers,
             "restore_lines": restore_lines,
         }

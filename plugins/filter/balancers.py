@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import (
@@ -11,8 +10,9 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import 
     Hostvars,
     address_of,
     balanced_apps,
-    serve_visitors,
+    serve_clients,
 )
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import keys_with
 
 
 def balancer_addresses(hostvars: Hostvars, groups: Groups, host: str = "") -> list[str]:
@@ -37,24 +37,15 @@ def challenge_servers(hostvars: Hostvars, groups: Groups) -> list[str]:
 
 def balancer_sites(hostvars: Hostvars, groups: Groups) -> list[dict[str, Any]]:
     """The sites for the role balancer: what clients request, and the webservers that have it."""
-    kept = ("name", "domains", "health_path", "timeout", "sticky", "servers")
+    kept = ("name", "servers", *keys_with("balancers", "site"))
     apps = balanced_apps(hostvars, groups).values()
     return [{key: app[key] for key in kept} | {"tls": app["tls"] != "none"} for app in apps]
 
 
 def balancer_certificates(hostvars: Hostvars, groups: Groups) -> list[dict[str, Any]]:
     """The sites for the role certificate: their domains, and how to obtain their certificates."""
-    kept = ("name", "domains", "path", "tls", "tls_challenge", "tls_certificate", "tls_key")
+    kept = ("name", "domains", "path", *keys_with("balancers", "certificate"))
     return [{key: app[key] for key in kept if key in app} for app in balanced_apps(hostvars, groups).values()]
-
-
-def balancer_authorities(hostvars: Hostvars, groups: Groups) -> dict[str, str]:
-    """The root certificates of the webservers of this run, by their names.
-
-    The role certificate has read them: its result is the variable `certificate_authority`.
-    """
-    contents = {web: hostvars[web].get("certificate_authority", {}).get("content") for web in groups["webservers"]}
-    return {web: base64.b64decode(content).decode() for web, content in contents.items() if content}
 
 
 class FilterModule:
@@ -63,10 +54,9 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "balancer_addresses": balancer_addresses,
-            "balancer_authorities": balancer_authorities,
             "balancer_certificates": balancer_certificates,
             "balancer_peers": balancer_peers,
             "balancer_sites": balancer_sites,
             "challenge_servers": challenge_servers,
-            "serve_visitors": serve_visitors,
+            "serve_clients": serve_clients,
         }

@@ -18,7 +18,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import 
     max_connections,
     uses,
 )
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import plain, with_defaults
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import hosts_in, plain, with_defaults
 
 # The folder on webservers with the root certificates of database hosts.
 AUTHORITIES = "/etc/ssl/databases"
@@ -54,29 +54,23 @@ def database_servers(host: str, hostvars: Hostvars, groups: Groups) -> list[str]
     return sorted({database_host(app, host, groups) for app in own} - {host})
 
 
-def database_authorities(host: str, hostvars: Hostvars, groups: Groups) -> dict[str, str]:
-    """The root certificates of the other hosts that have databases of the apps of a host, by their names.
-
-    Those hosts have run the role postgresql in this run: its result is the variable `postgresql_authority`.
-    """
-    servers = database_servers(host, hostvars, groups)
-    return {server: str(hostvars[server]["postgresql_authority"]["root"]) for server in servers}
-
-
 def server_address(variables: Mapping[str, Any], host: str) -> str:
     """The address at which the webservers reach a database host."""
     return str(variables.get("postgresql_address") or variables.get("ansible_host", host))
 
 
-def with_databases(app: Mapping[str, Any], host: str, hostvars: Hostvars, groups: Groups) -> dict[str, Any]:
+def with_databases(
+    app: Mapping[str, Any], host: str, hostvars: Hostvars, groups: Groups, passwords: Hostvars
+) -> dict[str, Any]:
     """An entry of `apps` with the URLs of its databases in its environment.
 
     Args:
         app: an entry of `apps` with its defaults.
         host: the webserver.
-        hostvars: the variables of all hosts. Those of a database host contain `postgresql_passwords`, the file with the
-            passwords, from the role postgresql.
+        hostvars: the variables of all hosts.
         groups: the groups of the inventory.
+        passwords: of the database hosts that this run has reached, by their names, the file with the passwords: the
+            result of the module slurp.
 
     Raises:
         AnsibleFilterError: when the database host was not part of this run.
@@ -86,11 +80,11 @@ def with_databases(app: Mapping[str, Any], host: str, hostvars: Hostvars, groups
     if server == host:
         environment["DATABASE_URL"] = f"postgresql://{name}@/{name}?host=/run/postgresql"
     elif server:
-        if "postgresql_passwords" not in hostvars[server]:
+        if server not in passwords:
             raise AnsibleFilterError(f"{name}: this run did not reach {server}, which has its database.")
         address = server_address(hostvars[server], server)
         at = f"[{address}]" if ":" in address else address
-        content = base64.b64decode(hostvars[server]["postgresql_passwords"].get("content", "")) or b"{}"
+        content = base64.b64decode(passwords[server].get("content", "")) or b"{}"
         password = json.loads(content).get(name, "unknown")  # in check mode, before the first run
         options = f"sslmode=verify-full&sslrootcert={AUTHORITIES}/{server}.pem"
         secrets["DATABASE_URL"] = f"postgresql://{name}:{password}@{at}/{name}?{options}"
@@ -109,7 +103,7 @@ def hosts_with_databases(hostvars: Hostvars, groups: Groups) -> list[str]:
     """The hosts that have databases, or instances of Redis for their apps."""
     if not hostvars:
         return []
-    hosts = dict.fromkeys([*groups.get("webservers", []), *groups.get("databases", [])])
+    hosts = hosts_in(groups, "webservers", "databases")
     webs = [*groups.get("webservers", [])]
     return [
         host
@@ -123,7 +117,6 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
-            "database_authorities": database_authorities,
             "database_clients": database_clients,
             "database_connections": connections,
             "database_connections_known": knows_connections,

@@ -1,7 +1,8 @@
-"""The hosts that a monitor looks at, for the roles metrics and monitor."""
+"""The hosts that a monitor reads metrics from, for the roles metrics and monitor."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.filter.databases import databases_of
@@ -11,9 +12,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.monitoring import
     metrics_address,
     metrics_hosts,
 )
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import plain
-
-PORT = 9998  # the default of metrics_port
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import setting
 
 
 def monitor_addresses(hostvars: Hostvars, groups: Groups) -> list[str]:
@@ -22,22 +21,14 @@ def monitor_addresses(hostvars: Hostvars, groups: Groups) -> list[str]:
     return sorted(found)
 
 
-def monitor_authorities(hostvars: Hostvars, groups: Groups) -> list[str]:
-    """The root certificates of the monitors; empty when this run has not reached all of them.
-
-    They have run the role monitor in this run: its result is the variable `monitor_authority`.
-    """
-    found = [hostvars[host].get("monitor_authority", {}).get("root") for host in groups.get("monitors", [])]
-    return [str(root) for root in found] if None not in found else []
-
-
-def monitor_targets(hostvars: Hostvars, groups: Groups, monitor: str) -> list[dict[str, Any]]:
-    """What a monitor looks at, for the role monitor.
+def monitor_targets(hostvars: Hostvars, groups: Groups, monitor: str, roots: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The targets of a monitor, for the role monitor.
 
     Args:
-        hostvars: the variables of all hosts. `metrics_authority` is the result of the role metrics in this run.
+        hostvars: the variables of all hosts.
         groups: the groups of the inventory.
         monitor: name of the monitor, which reaches itself through localhost.
+        roots: the root certificates of the hosts on which this run has configured metrics, by their names.
     """
     targets = []
     for host in metrics_hosts(groups):
@@ -49,9 +40,9 @@ def monitor_targets(hostvars: Hostvars, groups: Groups, monitor: str) -> list[di
                 "name": host,
                 "address": "127.0.0.1" if host == monitor else metrics_address(variables, host),
                 "server_name": metrics_address(variables, host),
-                "port": int(variables.get("metrics_port") or PORT),
+                "port": int(setting(variables, "metrics_port")),
                 "exporters": exporters + (["postgres"] if databases_of(host, hostvars, groups) else []),
-                "root": plain(variables.get("metrics_authority", {})).get("root", ""),
+                "root": str(roots.get(host, "")),
             }
         )
     return targets
@@ -65,6 +56,5 @@ class FilterModule:
             "metrics_address": metrics_address,
             "metrics_hosts": metrics_hosts,
             "monitor_addresses": monitor_addresses,
-            "monitor_authorities": monitor_authorities,
             "monitor_targets": monitor_targets,
         }

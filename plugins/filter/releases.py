@@ -1,133 +1,84 @@
-"""Decisions of a deploy or rollback that are the same for all hosts."""
+"""Results of a deploy or rollback from several hosts."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# A canary is worse than the other hosts when it exceeds this multiple of their value by more than the second number.
+FACTOR, MORE_ERRORS, MORE_SECONDS = 2, 0.01, 0.1
+FEWEST = 20  # requests on either side, below which nothing is compared
 State = Mapping[str, Any]  # the result of the module release_lock on one host
 
 
-def release_id(states: Iterable[State], packages: Iterable[Mapping[str, Any]], rebuild: bool = False) -> str:
-    """The id of the release to deploy, the same on every host.
-
-    Args:
-        states: the hosts' states.
-        packages: for each host, in the same order, the `package` of release_source: the `digest` of everything that
-            the release runs with there, which may differ between hosts, and the `time`, YYYYMMDDThhmmssZ.
-        rebuild: return a new id in any case.
-
-    Returns:
-        The newest existing release whose content is the same on every host that has it. Otherwise a new id.
-    """
-    states, packages = list(states), list(packages)
-    known = {release for state in states for release in state["releases"]}
-    pairs = list(zip(states, [package["digest"] for package in packages], strict=True))
-    same = [r for r in known if all(state["releases"].get(r, digest) == digest for state, digest in pairs)]
-    digests = " ".join(sorted({digest for _, digest in pairs}))
-    digest = hashlib.sha256(digests.encode()).hexdigest()[:10]
-    new = f"{max(package['time'] for package in packages)}-{digest}"
-    return new if rebuild else max(same, default=new)
-
-
-def former_release(states: Iterable[State], target: str) -> str:
-    """The previous release, which all hosts return to when the target fails: the last one that is good on all of them.
-
-    Hosts without a good release, or with an app that was stopped, do not count. Empty when there is no such release.
-    """
-    serving = [state for state in states if state["stack"] and state["live"]]
-    stacks = [[release for release in state["stack"] if release != target] for state in serving]
-    lives = {state["live"] for state in serving}
-    if len(lives) == 1:  # this may be the target itself, when only a new host lacks it
-        return str(lives.pop())
-    return common(stacks)
-
-
-def common(stacks: list[list[str]]) -> str:
-    """The last release of the first stack that is in all stacks; empty when there is none."""
-    first = stacks[0] if stacks else []
-    return next((release for release in reversed(first) if all(release in stack for stack in stacks)), "")
-
-
-def rollback_target(states: Mapping[str, State], release: str = "") -> dict[str, str]:
-    """The release that the hosts roll back to, the same on all of them.
-
-    Args:
-        states: each host's state, by its name.
-        release: the requested release. When empty: the good release before the live one; if the hosts' live releases
-            differ, after an interrupted run, the last one that is good on all of them.
-
-    Returns:
-        The `release`, or the `problem`: why the hosts can't roll back, with a table of their releases.
-    """
-    stacks = [list(state["stack"]) for state in states.values()]
-    if release:
-        lacking = [host for host, state in states.items() if release not in [*state["stack"], *state["rolled_back"]]]
-        hosts = ", ".join(lacking)
-        problem = f"Release {release} was never live on {hosts}, or was removed there." if lacking else ""
-    else:
-        differ = len({state["live"] for state in states.values()}) > 1
-        wanted = {common(stacks)} if differ else {before_live(state) for state in states.values()}
-        release = wanted.pop() if len(wanted) == 1 else ""
-        problem = ""
-        if not release and len(stacks) == 1:
-            problem = "The host has no good release before the live one."
-        elif not release or not all(release in stack for stack in stacks):
-            problem = "The hosts have no common good release before the live one."
-    if not problem:
-        return {"release": release, "problem": ""}
-    table = "\n".join(f"  {host}  {line}" for host, state in states.items() for line in release_rows(state))
-    return {
-        "release": "",
-        "problem": f"{problem} Nothing was changed. Good releases that are kept:\n{table}\n"
-        "To roll back to one of them: -e release=ID",
-    }
-
-
-def before_live(state: State) -> str:
-    """The good release before the live one; of a stopped app, its last good release. Empty when there is none."""
-    stack = ["", *state["stack"]]
-    return str(stack[-2] if state["live"] and len(stack) > 1 else stack[-1])
-
-
-def release_rows(state: State) -> list[str]:
-    """A line for each good release of a host, the newest first; marked if it is live or was rolled back from."""
-    marks = dict.fromkeys(state["rolled_back"], "  (rolled back from)") | {state["live"]: "  (live)"}
-    releases = [*state["rolled_back"], *state["stack"]]
-    return [f"{release}{marks.get(release, '')}" for release in reversed(releases)] or ["none"]
-
-
-def failures(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], app: str) -> str:
+def failures(errors: Mapping[str, Mapping[str, Any]], app: str) -> str:
     """The failed hosts with the reasons, one line for each.
 
     Args:
-        hostvars: the variables of all hosts.
-        hosts: all hosts of the play.
+        errors: the results of the failed tasks, by host.
         app: name of the app, which is removed from the start of the messages.
     """
     lines = []
-    for host in hosts:
-        failed = hostvars[host].get("ansible_failed_result")
-        if failed:
-            message = str(failed.get("msg") or failed.get("stderr") or "failed").strip().removeprefix(f"{app}: ")
-            lines.append(f"{host}: {(message.splitlines() or ['failed'])[0]}")
+    for host, failed in errors.items():
+        message = str(failed.get("msg") or failed.get("stderr") or "failed").strip().removeprefix(f"{app}: ")
+        lines.append(f"{host}: {(message.splitlines() or ['failed'])[0]}")
     return "\n".join(lines) or "A host can no longer be reached."
 
 
-def failed_hosts(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> list[str]:
-    """The hosts on which a task of this block has failed."""
-    return [host for host in hosts if hostvars[host].get("ansible_failed_result")]
+def locks_of(results: Mapping[str, State], app: str) -> dict[str, State]:
+    """The states of the hosts on which this run has locked an app, by their names.
+
+    Args:
+        results: the results of the module release_lock by host: of this app; of another one, where this one is not in
+            the inventory; or of a failure.
+        app: name of the app.
+    """
+    return {host: result for host, result in results.items() if result.get("app") == app}
 
 
-def hosts_of(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], app: str) -> list[str]:
-    """The hosts on which this run has locked an app; the app may not be in the inventory of the others."""
-    return [host for host in hosts if hostvars[host].get("__app_lock", {}).get("app") == app]
+def probe_problem(results: Iterable[Mapping[str, Any]], app: str, host: str) -> str:
+    """Why a host has failed a probe through a balancer; empty when it has not.
+
+    Args:
+        results: the results of the module balancer_servers, each with the balancer as `item`.
+        app: name of the app.
+        host: name of the host.
+    """
+    for result in results:
+        if problem := result.get("problems", {}).get(host):
+            return f"{app}: the probe through {result['item']} failed. {problem}"
+    return ""
 
 
-def hosts_without(hostvars: Mapping[str, Mapping[str, Any]], name: str, hosts: Iterable[str]) -> list[str]:
-    """The hosts without a variable: a host that became unreachable before a task has not registered its result."""
-    return [host for host in hosts if name not in hostvars[host]]
+def canary_problem(results: Iterable[Mapping[str, Any]], app: str, canary: Iterable[str], seconds: int | str) -> str:
+    """What is worse on hosts that have switched first than on the others; empty when nothing is, or is not known.
+
+    Args:
+        results: the results of the module app_traffic, each with the host as `item`; that of an unreachable
+            host has no traffic.
+        app: name of the app.
+        canary: the hosts that have switched first.
+        seconds: length of the measured period.
+    """
+    canary, kinds = list(canary), (list[Mapping[str, Any]](), list[Mapping[str, Any]]())
+    for result in results:
+        if "traffic" in result:
+            kinds[result["item"] in canary].append(result["traffic"])
+    others, own = kinds
+    (requests_before, errors_before), (requests, errors) = (
+        (sum(one["requests"] for one in kind), sum(one["errors"] for one in kind)) for kind in (others, own)
+    )
+    if min(requests_before, requests) < FEWEST:
+        return ""
+    found = []
+    if errors / requests > FACTOR * errors_before / requests_before + MORE_ERRORS:
+        found.append(f"{errors} of {requests} requests failed, on the other hosts {errors_before} of {requests_before}")
+    for key, share in (("p50_seconds", "half"), ("p95_seconds", "95 %")):
+        before, after = (max(float(one[key] or 0) for one in kind) for kind in (others, own))
+        if after > FACTOR * before + MORE_SECONDS:
+            found.append(f"{share} of the requests took up to {after:g} s, on the other hosts {before:g} s")
+    where = f"{app}: the release is worse than the previous one on {', '.join(canary)}, in {seconds} s"
+    return f"{where}: {'; '.join(found)}." if found else ""
 
 
 class FilterModule:
@@ -135,11 +86,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
-            "release_id": release_id,
-            "former_release": former_release,
-            "rollback_target": rollback_target,
+            "canary_problem": canary_problem,
             "release_failures": failures,
-            "failed_hosts": failed_hosts,
-            "hosts_of": hosts_of,
-            "hosts_without": hosts_without,
+            "locks_of": locks_of,
+            "probe_problem": probe_problem,
         }

@@ -1,4 +1,4 @@
-"""What a deploy or a rollback says at its end."""
+"""The report of a deploy or a rollback."""
 
 from __future__ import annotations
 
@@ -7,27 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import with_defaults
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import setting, with_defaults
 
 State = Mapping[str, Any]
-
-
-def release_result(states: Mapping[str, State], release: str) -> dict[str, Any]:
-    """What a deploy or a rollback changes, as the role's result for one app.
-
-    Args:
-        states: each host's state before, by its name: the results of the module release_lock.
-        release: the release that becomes live.
-
-    Returns:
-        The `release`, and for each of the `hosts` the release `before`, whether it was `settled`, and whether the
-        release already `exists` there.
-    """
-    hosts = {
-        host: {"before": state["live"], "settled": state["settled"], "exists": release in state["releases"]}
-        for host, state in states.items()
-    }
-    return {"release": release, "hosts": hosts}
 
 
 def change(release: str, host: Mapping[str, Any], is_check: bool) -> str:
@@ -36,7 +18,7 @@ def change(release: str, host: Mapping[str, Any], is_check: bool) -> str:
     if before == release:
         return f"{release}, nothing to do" if host["settled"] else f"{release}, started again"
     after = release if host["exists"] or not is_check else "a new release"
-    return f"{before} → {after}" if before else f"{after}, the first one"
+    return f"{before} → {after}" if before else f"{after}, the first release"
 
 
 def address(variables: Mapping[str, Any], name: str) -> str:
@@ -48,11 +30,12 @@ def address(variables: Mapping[str, Any], name: str) -> str:
     domain = next((name for name in names if not name.startswith("*")), "")
     if not entry or not domain:
         return ""
-    is_plain = with_defaults({"name": name, "tls": entry["tls"]} if "tls" in entry else {"name": name})["tls"] == "none"
+    app = with_defaults({key: entry[key] for key in ("tls", "path") if key in entry})
+    is_plain = app["tls"] == "none"
     usual, key = (80, "nginx_http_port") if is_plain else (443, "nginx_https_port")
-    port = variables.get(key, usual)
+    port = setting(variables, key)
     host = f"[{domain}]" if ":" in domain else domain
-    return f"{'http' if is_plain else 'https'}://{host}{'' if int(port) == usual else f':{port}'}/"
+    return f"{'http' if is_plain else 'https'}://{host}{'' if int(port) == usual else f':{port}'}{app['path']}"
 
 
 def inventory_options(sources: Iterable[str], project: str) -> str:
@@ -66,6 +49,7 @@ def inventory_options(sources: Iterable[str], project: str) -> str:
 
 
 def release_summary(
+    results: Mapping[str, Mapping[str, Any]],
     hostvars: Mapping[str, Mapping[str, Any]],
     hosts: list[str],
     sources: Iterable[str],
@@ -75,17 +59,15 @@ def release_summary(
     """The summary of a deploy or a rollback: for each app what has changed, its address and its log.
 
     Args:
-        hostvars: the variables of all hosts, with the role's `app_results`.
+        results: the results of the role app, `app_results.apps`, by host.
+        hostvars: the variables of all hosts.
         hosts: the hosts of the play.
         sources: the inventories.
         project: the root of this project.
         is_check: whether nothing was changed, only checked.
     """
-    results: dict[str, Mapping[str, Any]] = {}
-    for host in hosts:
-        results |= hostvars[host].get("app_results", {})
     blocks = []
-    for name, result in results.items():
+    for name, result in {name: result for apps in results.values() for name, result in apps.items()}.items():
         changes: dict[str, list[str]] = {}
         for host, state in result["hosts"].items():
             changes.setdefault(change(result["release"], state, is_check), []).append(host)
@@ -108,8 +90,48 @@ def table(rows: list[tuple[str, str]]) -> list[str]:
     ]
 
 
+def undo_report(
+    app: str,
+    action: str,
+    errors: Mapping[str, State],
+    not_undone: Iterable[str],
+    lost: Iterable[str],
+    is_planned: bool,
+    live: str | None,
+) -> str:
+    """The report of a deploy or a rollback that has failed.
+
+    Args:
+        app: name of the app.
+        action: deploy or rollback.
+        errors: the results of the failed tasks, by host.
+        not_undone: the hosts on which the undo has failed.
+        lost: the hosts that have become unreachable.
+        is_planned: whether a release was chosen; before that, nothing is changed.
+        live: the release that is live after the undo, empty for none; None when nothing was undone on this host.
+    """
+    not_undone, lost = ", ".join(not_undone), ", ".join(lost)
+    failed = f" on {', '.join(errors)}" if errors else ""
+    undone = " and was undone on every host" if live is not None and not not_undone else ""
+    lines = [f"{app}: the {action} failed{failed}{undone}."]
+    if not_undone:
+        lines.append(f"{not_undone} could not restore the previous release. The host tries again every ten seconds.")
+        lines.append("The error is above, and in the journal of the host: journalctl -u 'release-guard-*'")
+    if lost:
+        lines.append(
+            f"{lost} can't be reached. The host restores the previous release within two minutes, unless it had"
+        )
+        lines.append("already confirmed the new one. The next run brings all hosts to the same release.")
+    if not is_planned:
+        lines.append("Nothing was changed.")
+    elif live is not None:
+        lines.append(f"Release {live} is live, as before." if live else "No release is live, as before.")
+    lines.append(f"{'Fix the cause, which is in the error above' if errors else 'Check the host'}, and run this again.")
+    return "\n".join(lines)
+
+
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
-        return {"release_result": release_result, "release_summary": release_summary}
+        return {"release_summary": release_summary, "undo_report": undo_report}

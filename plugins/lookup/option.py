@@ -47,7 +47,7 @@ from ansible.plugins.lookup import LookupBase
 
 
 def typed(name: str, options: Iterable[str], alone: bool) -> str | None:
-    """The value of an option as it was typed; None when Ansible's own reading of it is right.
+    """The value of an option as it was typed; None if Ansible parses the value correctly.
 
     Args:
         name: name of the option.

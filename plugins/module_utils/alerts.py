@@ -1,4 +1,4 @@
-"""The program that a timer runs on a host: look for problems, and send each once, and once more when it is over.
+"""The program that a timer runs on a host: check for problems, and send each one once, and once more when it has ended.
 
 It runs as a user without rights. The role alert installs copies of this module and of those that it imports.
 """
@@ -88,7 +88,7 @@ def add_sample(samples: list[dict[str, Any]], host: Mapping[str, Any], now: floa
 
 def message(state: str, entry: Mapping[str, str], host: str, now: float, since: float) -> dict[str, Any]:
     """A message about a problem. `text` is what chat programs show."""
-    words = {"problem": "", "over": "over: ", "event": ""}[state]
+    words = {"problem": "", "over": "resolved: ", "event": ""}[state]
     app = f" {entry['app']}" if entry["app"] else ""
     fields = {key: entry[key] for key in ("app", "kind", "subject")}
     text = f"{host}{app}: {words}{entry['text']}"
@@ -108,16 +108,16 @@ def news(known: dict[str, Any], problems: list[Problem], host: str, now: float, 
     found = {f"{entry['kind']} {entry['app']} {entry['subject']}": entry for entry in problems}
     messages = []
     for key, entry in found.items():
-        before = known.setdefault(key, {"since": now, "seen": 0, "is_told": False})
+        before = known.setdefault(key, {"since": now, "seen": 0, "is_sent": False})
         before |= {"seen": before["seen"] + 1, "missing": 0, "entry": {**entry, "log": ""}}
-        if not before["is_told"] and before["seen"] >= CONFIRMED:
-            before["is_told"] = True
+        if not before.get("is_sent") and before["seen"] >= CONFIRMED:
+            before["is_sent"] = True
             log = {"log": entry["log"][:MOST_LOG]} if with_log and entry["log"] else {}
             messages.append({**message("problem", entry, host, now, before["since"]), **log})
     for key in [key for key in known if key not in found]:
         before = known[key]
         before["missing"] = before.get("missing", 0) + 1
-        if not before["is_told"]:
+        if not before.get("is_sent"):
             del known[key]
         elif before["missing"] >= CONFIRMED:
             messages.append(message("over", before["entry"], host, now, before["since"]))
@@ -128,11 +128,11 @@ def news(known: dict[str, Any], problems: list[Problem], host: str, now: float, 
 def new_events(state: State, host: str, now: float, with_log: bool, path: Path = EVENTS) -> list[dict[str, Any]]:
     """Messages about the deploys and rollbacks since the last check: what, who, how it ended."""
     events = sorted(read_events(path), key=lambda found: found[1]["time"])
-    told = state.get("told_events")
-    state["told_events"] = max([told or "", *(event["time"] for _, event in events)])
+    last_sent = state.get("last_event")
+    state["last_event"] = max([last_sent or "", *(event["time"] for _, event in events)])
     messages = []
     for app, event in events:
-        if told is None or event["time"] <= told:
+        if last_sent is None or event["time"] <= last_sent:
             continue
         commit, by = (clean(str(event.get(key) or "")) for key in ("commit", "by"))
         what = f"{event['action']} of {event['release']}{f' (commit {commit[:12]})' if commit else ''}"
@@ -157,10 +157,10 @@ def send_webhook(url: str, content: Mapping[str, Any]) -> None:
     """Send a message as JSON.
 
     Raises:
-        OSError: when the receiver cannot be reached, or does not accept it.
+        OSError: when the receiver can't be reached, or does not accept it.
     """
     if not url.startswith(("http://", "https://")):
-        raise OSError("the address is no URL of HTTP")
+        raise OSError("the address is not an HTTP URL")
     headers = {"Content-Type": "application/json", "User-Agent": "blueoctopus-alert"}
     request = urllib.request.Request(url, json.dumps(content).encode(), headers, method="POST")
     with urllib.request.build_opener(NoRedirect).open(request, timeout=TIMEOUT) as response:
@@ -175,7 +175,7 @@ def send_mail(mail: Mapping[str, Any], content: Mapping[str, Any]) -> None:
         content: the message.
 
     Raises:
-        OSError: when the server cannot be reached, or does not accept it.
+        OSError: when the server can't be reached, or does not accept it.
     """
     letter = EmailMessage()
     letter["Subject"] = clean(content["text"]).replace("\n", " ")[:200]
@@ -249,7 +249,7 @@ def deliver(state: State, channels: Mapping[str, Send], now: float, store: Store
                 attempts[channel]["error"] = reason_of(error)
                 if not is_refused(error):
                     break
-                # Another attempt would end in the same way, and the next messages would wait for it.
+                # Another attempt would fail too, and delay the next messages.
                 entry["channels"].remove(channel)
                 attempts[channel] |= {"next": 0, "error": f"{reason_of(error)}; a message was dropped"}
                 failed = attempts[channel]

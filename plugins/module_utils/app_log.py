@@ -253,7 +253,7 @@ def log_command(name: str, since: float | None = None) -> str:
 
 
 def explain(name: str, problem: str, log: str, since: float, advice: str = "") -> str:
-    """The error of a release that has failed: the cause first, then what happened, the log, and where there is more.
+    """The error of a release that has failed: the cause, what happened, the log, the command for the full log.
 
     Args:
         name: the app.

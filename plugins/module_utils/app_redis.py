@@ -26,14 +26,9 @@ class Redis:
         self.data = DATA / name
 
     def stop(self) -> None:
-        """Stop the instance for good. Its data stays."""
+        """Stop and remove the instance. Its data is kept."""
         if self.unit.exists():
             systemctl("disable", "--now", "--quiet", self.service)
             self.unit.unlink(missing_ok=True)
             systemctl("daemon-reload")
         self.config.unlink(missing_ok=True)
-
-
-def installed() -> list[str]:
-    """The apps that have an instance on this host."""
-    return sorted(path.stem.removeprefix(PREFIX) for path in UNITS.glob(f"{PREFIX}*.service"))

@@ -27,7 +27,7 @@ CERTIFICATES = Path("/var/lib/certificates")
 CGROUPS = Path("/sys/fs/cgroup")
 RECENT = 900  # seconds in which a death counts as a problem
 PROPERTIES = "Id,ActiveState,SubState,NRestarts,StatusText,MainPID,ControlGroup,MemoryMax,ActiveEnterTimestampMonotonic"
-# What gunicorn logs about the end of a worker that nobody has asked for.
+# gunicorn's log messages about the unexpected end of a worker.
 DEATH = re.compile(r"Worker \(pid:\d+\) (?:exited with code|was sent SIG(?!TERM))|WORKER TIMEOUT")
 
 
@@ -81,7 +81,7 @@ def peak_of(unit: Mapping[str, str], folder: Path = CGROUPS) -> int | None:
 
 
 def certificate_of(name: str, sites: Path = Path("/etc/nginx/sites")) -> dict[str, Any] | None:
-    """The certificate of an app's site; None without TLS, or if it cannot be read."""
+    """The certificate of an app's site; None without TLS, or if it can't be read."""
     try:
         if f"{CERTIFICATES / name}/" not in (sites / f"{name}.conf").read_text():
             return None
@@ -91,7 +91,7 @@ def certificate_of(name: str, sites: Path = Path("/etc/nginx/sites")) -> dict[st
 
 
 def stored_certificate(name: str) -> dict[str, Any] | None:
-    """What the host knows of the certificate of an app; None if it cannot be read."""
+    """The state of the certificate of an app; None if it can't be read."""
     folder = CERTIFICATES / name
     try:
         state = json.loads((folder / "state.json").read_text())

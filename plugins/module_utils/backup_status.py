@@ -1,4 +1,4 @@
-"""What a host knows of its backups, in /var/lib/backup/shared/status.json, and what is wrong with it."""
+"""The results of a host's backups, in /var/lib/backup/shared/status.json, and their problems."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import read
 STATUS = Path("/var/lib/backup/shared/status.json")
 SETTINGS = Path("/etc/backup/settings.json")
 PROGRAM = "/usr/local/sbin/backup"
+ARCHIVE = "postgresql.cluster"  # the archive of PostgreSQL among the backups
+SENT_LATE = 600.0  # seconds without contact to a target, after which its WAL is a problem
 NOT_INSTALLED = (
     "This host makes no backups. Nothing was changed.\nSet backup_targets in the inventory, and run playbooks/site.yml."
 )
@@ -47,7 +49,7 @@ def first_line(text: str) -> str:
 def find_problems(
     app: str, settings: dict[str, Any], status: dict[str, Any], since: float, now: float
 ) -> Iterator[str]:
-    """What is wrong with the backups of an app.
+    """The problems of the backups of an app.
 
     Args:
         app: name of the app.
@@ -65,7 +67,7 @@ def find_problems(
         if entry.get("error"):
             yield f"the last backup to {target} failed: {first_line(entry['error'])}"
         elif now - entry.get("time", since) > limits["backup"] * 3600:
-            yield f"has no backup on {target} since {limits['backup']} hours"
+            yield f"has had no backup on {target} for {limits['backup']} hours"
         known = status["targets"].get(target, {})
         if known.get("error"):
             yield f"the check of {target} failed: {first_line(known['error'])}"
@@ -75,7 +77,43 @@ def find_problems(
     if drill.get("error"):
         yield f"the last drill failed: {first_line(drill['error'])}"
     elif now - drill.get("time", since) > limits["drill"] * 3600:
-        yield f"no backup was restored for a check for {limits['drill']} hours"
+        yield f"no drill has restored a backup for {limits['drill']} hours"
+
+
+def archive_problems(settings: dict[str, Any], status: dict[str, Any], since: float, now: float) -> Iterator[str]:
+    """The problems of the archive of PostgreSQL, if the host has one.
+
+    Args:
+        settings: the host's settings of backups.
+        status: the results.
+        since: when the host began to make backups.
+        now: the time.
+    """
+    if not settings.get("point_in_time"):
+        return
+    found = status.get("archive", {})
+    if found.get("base_error"):
+        yield f"the last base backup of PostgreSQL failed: {first_line(found['base_error'])}"
+    elif now - found.get("base_time", since) > settings["max_age"]["backup"] * 3600:
+        yield f"PostgreSQL has no base backup since {settings['max_age']['backup']} hours"
+    if found.get("waits"):
+        yield "PostgreSQL can't archive its WAL: see its log in /var/log/postgresql"
+    if found.get("gap"):
+        day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(found["gap"]))
+        yield f"WAL is missing in the archive after {day} UTC, as the disk was full or files were deleted"
+    for target in settings.get("logs", []):
+        entry = found.get("targets", {}).get(target, {})
+        late = now - entry.get("time", since) > SENT_LATE
+        if late and entry.get("error"):
+            yield f"WAL is not sent to {target}: {first_line(entry['error'])}"
+        elif late:
+            yield f"WAL is not sent to {target}: systemctl status backup-archive@{target}"
+    for target in (one["name"] for one in settings["targets"]):
+        entry = status["backups"].get(ARCHIVE, {}).get(target, {})
+        if entry.get("error"):
+            yield f"the last backup of PostgreSQL's archive to {target} failed: {first_line(entry['error'])}"
+        elif now - entry.get("time", since) > settings["max_age"]["backup"] * 3600:
+            yield f"PostgreSQL's archive has no backup on {target} since {settings['max_age']['backup']} hours"
 
 
 def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
@@ -87,7 +125,8 @@ def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
 
     Returns:
         `last_backup`, `last_check` and `last_drill` of the app or target that is worst off, in ISO 8601, or None; the
-        `size_bytes` of the newest backups; what is wrong, in `problem`.
+        `size_bytes` of the newest backups; what is wrong, in `problem`. With an archive of PostgreSQL, `last_wal`, when
+        the newest WAL was archived, and `restorable_since`, the moment after which each moment can be restored.
     """
     settings = status.get("settings")
     if not settings:
@@ -99,10 +138,14 @@ def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
     ]
     since = settings["since"]
     problems = [f"{app}: {text}" for app in apps for text in find_problems(app, settings, status, since, now)]
+    problems += archive_problems(settings, status, since, now)
+    archive = [status.get("archive", {})] if settings.get("point_in_time") else []
     return {
         "last_backup": oldest(newest, "time"),
         "last_check": oldest([status["targets"].get(target, {}) for target in targets], "checked"),
         "last_drill": oldest([status["drills"].get(app, {}) for app in apps], "time"),
+        "last_wal": oldest(archive, "archived"),
+        "restorable_since": oldest(archive, "since"),
         "size_bytes": sum(one.get("size", 0) for one in newest),
         "problem": "; ".join(problems),
     }
@@ -110,6 +153,6 @@ def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
 
 def oldest(entries: list[dict[str, Any]], key: str) -> str | None:
     """The oldest time of some entries, in ISO 8601; None if one has none."""
-    if not entries or any(key not in one for one in entries):
+    if not entries or any(one.get(key) is None for one in entries):
         return None
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(min(one[key] for one in entries)))

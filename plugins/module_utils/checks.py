@@ -1,4 +1,4 @@
-"""What is a problem: one definition for the status, the report and the alerts."""
+"""The definition of a problem, for the status, the report and the alerts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_service(app: Mapping[str, Any]) -> Iterator[Problem]:
         for unit in app["died_recently"]:
             yield problem("dying", f"{unit} died in the last 15 minutes", name, unit, app["cause"])
     if not is_up:
-        yield problem("down", f"down: the web service is {app['state']}", name, log=app["cause"])
+        yield problem("down", f"down: the web service is in the state {app['state']}", name, log=app["cause"])
     elif not app["workers"]:
         yield problem("down", "down: the web service has no worker", name, log=app["cause"])
     for process, state in app["processes"].items():
@@ -62,7 +62,7 @@ def check_requests(app: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def check_certificate(app: Mapping[str, Any]) -> Iterator[Problem]:
-    """Check that the certificate is there and valid for a while."""
+    """Check that the certificate exists and does not expire soon."""
     found, name = app.get("certificate"), app["name"]
     if not found or not app["live"]:
         return
@@ -134,7 +134,14 @@ def check_alerts(alerts: Mapping[str, Any] | None, now: float) -> Iterator[Probl
     delivery = (alerts or {}).get("delivery") or {}
     since = parse_time(delivery.get("failing_since") or "")
     if since is not None and now - since > DELIVERY_AGE:
-        yield problem("delivery", f"alerts cannot be sent: {delivery.get('error', '')}")
+        yield problem("delivery", f"alerts can't be sent: {delivery.get('error', '')}")
+
+
+def check_logs(logs: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """Check that the logs of a host that ships them are sent."""
+    if logs and logs["waiting_since"]:
+        waiting = f"; {logs['waiting_bytes'] / 1e6:.0f} MB wait on the disk" if logs["waiting_bytes"] else ""
+        yield problem("logs", f"logs are not sent since {logs['waiting_since']}: {logs['error']}{waiting}")
 
 
 def find_problems(host: Mapping[str, Any], now: float | None = None) -> list[Problem]:
@@ -155,4 +162,5 @@ def find_problems(host: Mapping[str, Any], now: float | None = None) -> list[Pro
         if not (unit.startswith(own) and unit.split("@")[0] in down):
             found.append(problem("unit", f"the unit {unit} has failed", subject=unit))
     found += check_alerts(host.get("alerts"), now)
+    found += check_logs(host.get("logs"))
     return found

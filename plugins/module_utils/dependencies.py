@@ -15,6 +15,15 @@ from typing import Any
 # The lines of a fully locked requirements file: pinned names, their hashes, comments.
 LOCKED_LINE = re.compile(r"[A-Za-z0-9][\w.\[\],-]*==\S+ .*\\|\s+--hash=\S+( \\)?|\s*(#.*)?")
 INCLUDE = re.compile(r"(-r|--requirement|-c|--constraint)[\s=]*(\S+)")
+# Files of other tools, which uv can't read, and the command that writes a requirements file from them.
+POETRY = "poetry export --output requirements.txt"
+PIPENV = "pipenv requirements --hash > requirements.txt"
+EXPORTS = {
+    "poetry.lock": POETRY,
+    "Pipfile": PIPENV,
+    "Pipfile.lock": PIPENV,
+    "pdm.lock": "pdm export --output requirements.txt",
+}
 EDITABLE = re.compile(r"(-e|--editable)([\s=]|$)")
 
 
@@ -58,6 +67,10 @@ def read_dependencies(source: Path, requirements: str, extras: list[str], groups
     """
     if Path(requirements).name in ("uv.lock", "pyproject.toml"):
         return read_project(source, requirements, extras, groups)
+    if export := EXPORTS.get(Path(requirements).name):
+        raise DependencyError(
+            f"uv can't read {requirements}. Run: {export}, and set the key 'requirements' to requirements.txt."
+        )
     return read_requirements(source, requirements)
 
 
@@ -167,6 +180,11 @@ def read_project(source: Path, requirements: str, extras: list[str], groups: lis
     pyproject = read_toml(source / shown, shown)
     project = pyproject.get("project", {})
     settings = pyproject.get("tool", {}).get("uv", {})
+    if not project and "poetry" in pyproject.get("tool", {}):
+        raise DependencyError(
+            f"{shown} has no table [project], only Poetry's own. Run: {POETRY}, and set the key 'requirements' to "
+            "requirements.txt."
+        )
     if not project:
         raise DependencyError(f"{shown} has no table [project]. Set the key 'requirements' to another file.")
     if "optional-dependencies" not in project.get("dynamic", []):

@@ -20,13 +20,22 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.releases import R
 
 UNITS = Path("/etc/systemd/system")
 STAMPS = Path("/var/lib/systemd/timers")  # the last run of each persistent timer
-PROBE_PAUSE = 0.1  # seconds between two probes of a starting instance
-PROBE_TIMEOUT = 10  # seconds for one response
+CHECK_PAUSE = 0.1  # seconds between two health checks of a starting instance
+CHECK_TIMEOUT = 10  # seconds for the response to a health check
 COMMAND = "release-command"  # part of the name of the release command's unit
 
 
 class NotReady(Exception):
-    """A release failed; the message is the reason."""
+    """A release failed.
+
+    Args:
+        reason: the message.
+        advice: what to do, unless the log of the release says more.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 def systemctl(*argv: str) -> str:
@@ -44,7 +53,7 @@ def stop_builds(app: str) -> None:
     systemctl("stop", build_unit(app, "*"))
 
 
-# --- probes -------------------------------------------------------------------------------------------------------
+# --- health checks ------------------------------------------------------------------------------------------------
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -75,7 +84,7 @@ class TlsConnection(http.client.HTTPSConnection):
         self.sock = self.tls.wrap_socket(plain, server_hostname=self.name)
 
 
-def probe(connection: http.client.HTTPConnection, path: str, host: str, release: str) -> str:
+def check_health(connection: http.client.HTTPConnection, path: str, host: str, release: str) -> str:
     """Send one request; return the problem, or an empty text when this release has responded with a good status.
 
     Args:
@@ -86,7 +95,7 @@ def probe(connection: http.client.HTTPConnection, path: str, host: str, release:
     """
     try:
         with contextlib.closing(connection):
-            connection.request("GET", path, headers={"Host": host, "User-Agent": "probe"})
+            connection.request("GET", path, headers={"Host": host, "User-Agent": "health-check"})
             response = connection.getresponse()
             status, releases = response.status, response.headers.get_all("X-Release") or []
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -193,37 +202,41 @@ class Instance:
         is_idle = state.get("ActiveState") in ("inactive", "failed", "deactivating") and not state.get("Job")
         return is_idle or bool(self.find_deaths(background=False))
 
-    def run_probe(self, probe: Callable[[], str], background: bool) -> str:
-        """Run a probe and return its result. Stop as soon as something dies: a request would wait for a restart.
+    def run_check(self, check: Callable[[], str], background: bool) -> str:
+        """Run a health check and return its result. Stop as soon as something dies: a request would wait for a restart.
 
         Raises:
             NotReady: with the names of the dead units.
         """
         found = queue.SimpleQueue[str]()
-        threading.Thread(target=lambda: found.put(probe()), daemon=True).start()
+        threading.Thread(target=lambda: found.put(check()), daemon=True).start()
         while True:
             if dead := self.find_deaths(background):
                 raise NotReady(f"{', '.join(dead)} died.")
             with contextlib.suppress(queue.Empty):
-                return found.get(timeout=PROBE_PAUSE)
+                return found.get(timeout=CHECK_PAUSE)
 
-    def probe_socket(self, timeout: float) -> str:
+    def check_socket(self, timeout: float) -> str:
         """The problem of a health check on its own socket; empty when there is none. `timeout` is in seconds."""
         path = os.path.realpath(self.store.path(self.release) / "socket")
         connection = UnixConnection(path, timeout)
-        return self.run_probe(lambda: probe(connection, self.health_path, self.host, self.release), background=False)
+        return self.run_check(
+            lambda: check_health(connection, self.health_path, self.host, self.release), background=False
+        )
 
-    def probe_nginx(self) -> str:
+    def check_nginx(self) -> str:
         """The problem of a health check through nginx, over HTTPS when the site has it; empty when there is none."""
         if self.https:
-            connection: http.client.HTTPConnection = TlsConnection(self.host, self.https_port, PROBE_TIMEOUT)
+            connection: http.client.HTTPConnection = TlsConnection(self.host, self.https_port, CHECK_TIMEOUT)
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=PROBE_TIMEOUT)
-        problem = self.run_probe(lambda: probe(connection, self.health_path, self.host, self.release), background=True)
+            connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=CHECK_TIMEOUT)
+        problem = self.run_check(
+            lambda: check_health(connection, self.health_path, self.host, self.release), background=True
+        )
         return f"The health check GET {self.health_path} through nginx failed: {problem}." if problem else ""
 
     def wait_until_healthy(self) -> None:
-        """Probe it on its own socket until the health check succeeds.
+        """Run health checks on its own socket until one succeeds.
 
         Raises:
             NotReady: when a worker or the web service dies, or the health check does not succeed in time.
@@ -234,17 +247,17 @@ class Instance:
             if self.has_ended():
                 raise NotReady("It stopped right after the start.")
             if systemctl("is-active", self.service) == "active":
-                problem = self.probe_socket(min(PROBE_TIMEOUT, max(1, deadline - time.monotonic())))
+                problem = self.check_socket(min(CHECK_TIMEOUT, max(1, deadline - time.monotonic())))
                 if not problem:
                     return
-            time.sleep(PROBE_PAUSE)
-        hint = ""
+            time.sleep(CHECK_PAUSE)
+        advice = ""
         if "status 4" in problem:
-            hint = " The app must answer this path, the key health_path, with a status from 200 to 399."
+            advice = "The app must answer this path, the key health_path, with a status from 200 to 399."
         elif "no response" in problem or "timed out" in problem:
-            hint = " If the app needs longer to start, increase the key health_timeout."
+            advice = "If the app needs longer to start, increase the key health_timeout."
         limit = f"{self.health_timeout:g} s"
-        raise NotReady(f"The health check GET {self.health_path} did not succeed within {limit}: {problem}.{hint}")
+        raise NotReady(f"The health check GET {self.health_path} did not succeed within {limit}: {problem}.", advice)
 
     def wait_until_drained(self) -> None:
         """Wait until no connection is queued on its socket, so that stopping it drops no request."""
@@ -256,7 +269,7 @@ class Instance:
             is_drained = not any(row[4] == path and int(row[2]) for row in rows if len(row) > 4)
             if is_drained or systemctl("is-active", self.service) != "active":
                 return
-            time.sleep(PROBE_PAUSE / 2)
+            time.sleep(CHECK_PAUSE / 2)
 
     def log(self, since: float) -> str:
         """What its processes have logged since a time in seconds since 1970."""

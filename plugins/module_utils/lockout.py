@@ -50,8 +50,9 @@ while read -r path; do rm -rf "/${path:?}"; done <guarded
 tar --extract --preserve-permissions --file before.tar --directory / || failed=1
 systemctl daemon-reload || failed=1
 if systemctl --quiet is-enabled ssh.socket; then
-    systemctl stop ssh.service
-    systemctl restart ssh.socket || failed=1
+    # Together: between two commands, a connection could start sshd again, and the socket could not be restarted.
+    systemctl stop ssh.socket ssh.service
+    systemctl start ssh.socket || failed=1
 else
     systemctl reload-or-restart ssh.service || failed=1
 fi
@@ -72,7 +73,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 ExecStart={PROGRAM}
-# Retried until it succeeds: nobody can log in to do it.
+# Retried until it succeeds, as no one can log in to do it.
 Restart=on-failure
 RestartSec=2
 """

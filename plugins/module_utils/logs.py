@@ -137,7 +137,7 @@ def parse_request(site: str, line: str) -> Entry | None:
 
 def parse_outcome(site: str, line: str) -> Entry | None:
     """Release and status of a request, from a line of nginx's JSON log; None for the health checks of the host."""
-    if f'"site":"{site}"' not in line or '"user_agent":"probe"' in line:
+    if f'"site":"{site}"' not in line or '"user_agent":"health-check"' in line:
         return None
     try:
         seen = json.loads(line)

@@ -1,4 +1,4 @@
-"""The program that a timer runs on a host: write what the host knows of itself and its apps, for Prometheus.
+"""The program that a timer runs on a host: write metrics of the host and its apps, for Prometheus.
 
 It runs as a user without rights. The role metrics installs copies of this module and of those that it imports. Node
 exporter serves the file that it writes. All its files are in memory: a full disk is reported, too.
@@ -41,12 +41,12 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import CL
 FOLDER = Path("/run/metrics")
 EVENTS = Path("/run/metrics-events/history")  # which root writes before each measurement
 BLOCK = 1 << 20  # bytes; a longer line is garbage
-MOST_BYTES = 64 << 20  # of a log file in one measurement; what is older is skipped
+MOST_BYTES = 64 << 20  # of a log file in one measurement; older lines are skipped
 HAPROXY = Path("/etc/haproxy/haproxy.cfg")
 BALANCED = Path("/etc/certificates")  # the settings of the certificates that a balancer requests
 RELEASES_KEPT = 10  # of each app, the newest ones
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds, of the latency's histogram
-OTHER = b"other"  # any release that was never live: an app can send whatever it likes as its release
+OTHER = b"other"  # any release that was never live, as an app can send any text as its release
 DURATION = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 Sample = tuple[Mapping[str, str], float]
 
@@ -94,7 +94,7 @@ class Latency:
 
 @dataclass
 class Counters:
-    """What was counted since the boot of the host.
+    """The counters since the boot of the host.
 
     Args:
         requests: number of requests by app, release and class of the status.
@@ -151,7 +151,7 @@ class Counters:
                 continue
             key = (app, release.decode(), "maintenance" if is_closed else kind)
             self.requests[key] = self.requests.get(key, 0) + 1
-            if status != UPGRADED:  # a websocket, whose time says nothing about the app
+            if status != UPGRADED:  # a websocket, whose duration is no latency of the app
                 latency = self.latencies.setdefault(app, Latency())
                 latency.counts[number] += 1
                 latency.seconds += seconds
@@ -298,10 +298,10 @@ def request_lines(counters: Counters) -> Iterator[str]:
     """The metrics from nginx's log."""
     requests = sorted(counters.requests.items())
     counts = [({"app": app, "release": release, "status": kind}, n) for (app, release, kind), n in requests]
-    about = "Requests by the class of their status; maintenance is nginx's own 503 then."
+    about = "Requests by the class of their status; maintenance: a 503 from nginx while the app is in maintenance."
     yield from metric("app_requests_total", "counter", about, counts)
     yield from histogram("app_request_duration_seconds", "Time of requests in nginx.", counters.latencies)
-    about = "Lines of nginx's log that are no requests."
+    about = "Lines of nginx's log that are not requests."
     yield from metric("app_log_lines_ignored_total", "counter", about, [({}, counters.ignored)])
 
 

@@ -101,7 +101,7 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Build:
-    """What the steps of a build have in common."""
+    """The parameters that the steps of a build share."""
 
     app: str  # its name
     building: Path  # folder in which the release is built
@@ -157,7 +157,7 @@ def find_python(name: str) -> str:
         raise BuildError(f"The interpreter {name} does not exist on this host, which has {has or 'none'}. {advice}")
     real = os.path.realpath(path)
     if real.startswith(tuple(f"{folder}/" for folder in HIDDEN)):
-        raise BuildError(f"The interpreter {real} is in a folder that an app can't see. Install it in /opt. {advice}")
+        raise BuildError(f"The interpreter {real} is in a folder that apps can't access. Install it in /opt. {advice}")
     return path
 
 

@@ -145,8 +145,8 @@ class Lock:
             other = self.owner
             if other and (self.renewed > renewed or time.monotonic() > deadline):
                 raise LockHeld(
-                    f"{self.name} is locked by {other['by']} since {other['since']}. It was not changed. Wait until "
-                    "that run has ended. To stop it at its next step and continue with this run, add "
+                    f"{self.name} has been locked by {other['by']} since {other['since']}. It was not changed. Wait "
+                    "until that run has ended. To stop it at its next step and continue with this run, add "
                     "-e take_over_lock=true"
                 )
             time.sleep(PAUSE)
@@ -195,11 +195,13 @@ def shell_command(name: str, token: str, action: str, folder: Path = FOLDER) -> 
     Args:
         name: name of the app.
         token: the token of the run.
-        action: `renew`, `abandon` (the run has ended without freeing the lock) or `free`.
+        action: `renew`, `abandon` (the host shall restore the confirmed release and free the lock) or `free`.
         folder: folder of all locks.
     """
     actions = {
-        "renew": "cut -d' ' -f1 /proc/uptime > .renewed.new && mv .renewed.new renewed",
+        # An abandoned lock stays abandoned.
+        "renew": f'[ "$(cat renewed)" != {ABANDONED} ] || exit 9; '
+        "cut -d' ' -f1 /proc/uptime > .renewed.new && mv .renewed.new renewed",
         "abandon": f"echo {ABANDONED} > .renewed.new && mv .renewed.new renewed",
         "free": "rm -f token owner renewed",
     }

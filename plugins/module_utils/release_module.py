@@ -47,7 +47,7 @@ def work(module: AnsibleModule) -> Iterator[None]:
         module.fail_json(msg=f"{module.params['name']}: {error}")
 
 
-def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since: float) -> None:
+def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since: float, advice: str = "") -> None:
     """Fail with the cause that the log of a release contains, the problem, and the end of the log.
 
     Args:
@@ -55,6 +55,8 @@ def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since
         instance: the release.
         problem: the message, without the names of the app and the release.
         since: start of the log, in seconds since 1970.
+        advice: what to do, unless the log gives a hint.
     """
     name, log = module.params["name"], instance.log(since)
-    module.fail_json(msg=explain(name, f"release {instance.release} {problem}", log, since, hint(log, name)))
+    problem = f"release {instance.release} {problem}"
+    module.fail_json(msg=explain(name, problem, log, since, hint(log, name) or advice))

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils import files, instances, nginx, release_lock, releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     Instance,
     installed_units,
     stop_builds,
     stop_other_releases,
 )
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import FOLDER, Lock, LockLost
-from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld, LockLost
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, replace_link, sync_folder
 
 NAME = "release_undo"  # name of this module
 PAUSE = 1.0  # seconds between two checks of the guard
 INTERRUPTED = "the run was interrupted"
+GUARDS = Path("/var/lib/release-guards")  # only root can enter it
+RESTARTED = "restarted"  # argument of a guard that starts with the host
+UNIT = """[Unit]
+Description=Restore the confirmed release: the host has restarted during a deploy or rollback
+Wants=network-online.target
+After=network-online.target nginx.service
+
+[Service]
+Type=exec
+"""
 
 
 def is_settled(store: Releases) -> bool:
@@ -88,26 +101,67 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
 def start_guard(name: str, root: str, token: str) -> None:
     """Start a process on the host that watches the lock of a run, and restores the host when it is no longer renewed.
 
-    The guard consists of copies of these modules. It ends when the run frees the lock.
+    The guard is a copy of these modules. It ends when the run frees the lock. If the host restarts before that, the
+    guard starts again, and restores the host.
+
+    Raises:
+        OSError: when the guard can't be started.
     """
-    program = FOLDER / name / "guard"
+    program, unit = guard_files(name, token)
+    program.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_program(program)
+    command = ["/usr/bin/python3", "-I", str(program), name, root, token]
+    write(unit, f"{UNIT}ExecStart={' '.join(command)} {RESTARTED}\n")
+    unit_link(unit).parent.mkdir(exist_ok=True)
+    replace_link(unit_link(unit), unit)
+    # No reload of systemd: it reads the unit after a restart.
+    start = ["systemd-run", "--quiet", "--collect", f"--unit=release-guard-{name}-{token[:8]}"]
+    done = subprocess.run([*start, "--property=KillMode=mixed", *command], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"systemd-run can't start the process that watches this run: {done.stderr.strip()}")
+
+
+def guard_files(name: str, token: str) -> tuple[Path, Path]:
+    """The guard's program, and its unit for a restart of the host."""
+    return GUARDS / f"{name}-{token[:8]}.pyz", instances.UNITS / f"release-restore-{name}-{token[:8]}.service"
+
+
+def unit_link(unit: Path) -> Path:
+    """The link that lets systemd start a unit after a restart."""
+    return unit.parent / "multi-user.target.wants" / unit.name
+
+
+def write_program(path: Path) -> None:
+    """Write the modules that a guard requires as one file that Python can run."""
     package = __name__.rpartition(".")[0]
-    path = Path(*package.split("."))
-    (program / path).mkdir(mode=0o700, parents=True, exist_ok=True)
-    for module in (files, instances, nginx, release_lock, releases, sys.modules[__name__]):
-        (program / path / f"{module.__name__.rsplit('.', 1)[1]}.py").write_text(inspect.getsource(module))
-    for folder in (path, *path.parents[:-1]):
-        (program / folder / "__init__.py").touch()
-    code = f"import sys; sys.path.insert(0, {str(program)!r}); from {package} import {NAME}; {NAME}.guard()"
-    command = ["systemd-run", "--quiet", "--collect", f"--unit=release-guard-{name}-{token[:8]}"]
-    command += ["--property=KillMode=mixed", "/usr/bin/python3", "-I", "-c", code, name, root, token]
-    subprocess.run(command, check=True, capture_output=True)
+    folder = package.replace(".", "/")
+    with path.open("wb") as file:
+        with zipfile.ZipFile(file, "w") as program:
+            program.writestr("__main__.py", f"from {package} import {NAME}\n{NAME}.guard()\n")
+            for parent in (Path(folder), *Path(folder).parents[:-1]):
+                program.writestr(f"{parent}/__init__.py", "")
+            for module in (files, instances, nginx, release_lock, releases, sys.modules[__name__]):
+                program.writestr(f"{folder}/{module.__name__.rpartition('.')[2]}.py", inspect.getsource(module))
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def guard() -> None:
     """Wait for the end of a run; when it is interrupted, restore the confirmed release and free the lock."""
     name, root, token = sys.argv[1:4]
     lock, store = Lock(name), Releases(name, root)
+    if RESTARTED in sys.argv:
+        restore_after_restart(lock, store)
+    else:
+        watch(lock, store, token)
+    program, unit = guard_files(name, token)
+    for path in (unit_link(unit), unit, program):
+        path.unlink(missing_ok=True)
+
+
+def watch(lock: Lock, store: Releases, token: str) -> None:
+    """Wait until a run no longer has the lock; when it no longer renews it, restore the confirmed release."""
     while lock.token == token:
         time.sleep(PAUSE)
         if lock.token != token or not lock.is_stale:
@@ -121,5 +175,22 @@ def guard() -> None:
         except LockLost:
             return
         except Exception as error:  # retried until it succeeds, or until another run has the lock
+            print(error, file=sys.stderr, flush=True)
+            time.sleep(10 * PAUSE)
+
+
+def restore_after_restart(lock: Lock, store: Releases) -> None:
+    """Restore the confirmed release, unless the host has it, or another run does the same."""
+    while store.unfinished() or store.live != store.confirmed:
+        try:
+            token = lock.acquire("this host, after a restart")
+            try:
+                with lock.work(token):
+                    restore(store, store.confirmed, INTERRUPTED)
+            finally:
+                lock.free(token)
+        except (LockHeld, LockLost):
+            return
+        except Exception as error:  # retried until it succeeds
             print(error, file=sys.stderr, flush=True)
             time.sleep(10 * PAUSE)

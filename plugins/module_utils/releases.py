@@ -42,6 +42,13 @@ def replace_link(link: Path, target: str | Path) -> None:
     sync_folder(link.parent)
 
 
+def remove_link(link: Path) -> None:
+    """Remove a symbolic link, if it exists; it is gone even after a power failure."""
+    if link.is_symlink():
+        link.unlink()
+        sync_folder(link.parent)
+
+
 def venv_matches(venv: Path, python: str) -> bool:
     """Whether a venv is for this interpreter and its version; an upgrade of the system changes the version."""
     real = os.path.realpath(python)
@@ -128,13 +135,13 @@ class Releases:
             self.paths.parent.mkdir(exist_ok=True)
             replace_link(self.paths, self.root / "live/paths")
         else:
-            self.paths.unlink(missing_ok=True)
+            remove_link(self.paths)
 
     def clear_live(self) -> None:
         """Remove the links to the live release, after the first release of an app has failed."""
-        self.site.unlink(missing_ok=True)
-        self.paths.unlink(missing_ok=True)
-        (self.root / "live").unlink(missing_ok=True)
+        # In this order: nginx does not start with a link that leads nowhere.
+        for link in (self.site, self.paths, self.root / "live"):
+            remove_link(link)
 
     # --- the account ------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
     stop_builds,
     systemctl,
 )
-from ansible_collections.blueoctopus.site.plugins.module_utils.releases import SITES, Releases
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import SITES, Releases, remove_link
 
 APPS = Path("/srv")
 BUILD_CACHES = Path("/var/cache/private")
@@ -77,8 +77,8 @@ class Removal:
             store.record("stop", store.live or store.stack[-1], "ok", by=by)
         if had_site := any(link.is_symlink() for link in (store.site, store.paths)):
             nginx.reload_pending().touch()
-            store.site.unlink(missing_ok=True)
-            store.paths.unlink(missing_ok=True)
+            remove_link(store.site)
+            remove_link(store.paths)
         # Not only the pending file: the run of another app may have removed it.
         if Path(nginx.NGINX).exists() and (had_site or nginx.reload_pending().exists()):
             nginx.reload()
@@ -91,10 +91,10 @@ class Removal:
             (store.root / link).unlink(missing_ok=True)
 
     def remaining(self, data: bool) -> Iterator[Path]:
-        """What is left on the host of a stopped app; its data only on request."""
+        """The files of a stopped app on the host; its data only on request."""
         store = self.store
         kept = set() if data else {store.root / "data", store.root / "history.jsonl"}
-        if not data:  # what restores have put aside
+        if not data:  # former data that restores have kept
             kept |= set(store.root.glob("data.before-*"))
         if store.root.is_dir():
             yield from (path for path in sorted(store.root.iterdir()) if path not in kept)

@@ -29,7 +29,7 @@ DAY = 86400  # seconds
 ERROR_STATUS = 500
 # nginx's own answer in maintenance, which is no error. nginx escapes the quotes of a client.
 CLOSED, NOT_PASSED_ON = b"503", b',"upstream_status":"",'
-UPGRADED = b"101"  # a websocket, whose time says nothing about the app
+UPGRADED = b"101"  # a websocket, whose duration is no latency of the app
 
 
 @functools.lru_cache(maxsize=4096)
@@ -71,7 +71,7 @@ class Bucket:
 
 @dataclass
 class Traffic:
-    """What a log contains about some sites.
+    """The requests of some sites in a log.
 
     Args:
         since: start of the period, in seconds since 1970; later than requested when the time was too short.

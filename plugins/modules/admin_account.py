@@ -65,6 +65,13 @@ sudo_password:
   description: Whether sudo asks the user for a password.
   returned: success
   type: bool
+token:
+  description: >-
+    The value for O(blueoctopus.site.confirm_access#module:token), which confirms this change, or an earlier one that is
+    not confirmed yet; empty without such a change, and in check mode.
+  returned: success
+  type: str
+  sample: 0f3a9c51d2b7e846
 """
 
 import os
@@ -207,7 +214,7 @@ def main() -> None:
     if sudoers and changed:
         validate(module, sudoers)
     if module.check_mode:
-        module.exit_json(**result)
+        module.exit_json(**result, token="")
     token = restart_undo_timer()
     if changed:
         if home is None:
@@ -223,7 +230,7 @@ def main() -> None:
             write(SUDOERS, sudoers, 0o440)
         else:
             SUDOERS.unlink(missing_ok=True)
-    module.exit_json(**result, **({"ansible_facts": {"unconfirmed_access": token}} if token else {}))
+    module.exit_json(**result, token=token)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,6 @@ options:
     description: All apps of the host except these. Exactly one of O(names) and O(others_than) is required.
     type: list
     elements: str
-  redis_for:
-    description: >-
-      Apps that use an instance of Redis, for RV(unused_redis).
-    type: list
-    elements: str
-    default: []
   state:
     description: Result of the module.
     type: str
@@ -76,17 +70,11 @@ installed:
   returned: success
   type: list
   elements: str
-unused_redis:
-  description: Apps that stay and have an instance of Redis, but are not in O(redis_for).
-  returned: success
-  type: list
-  elements: str
 """
 
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import installed as installed_redis
 from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
@@ -131,7 +119,6 @@ def main() -> None:
         argument_spec={
             "names": {"type": "list", "elements": "str"},
             "others_than": {"type": "list", "elements": "str"},
-            "redis_for": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["stopped", "removed"], "default": "stopped"},
             "data": {"type": "bool", "default": False},
             "force": {"type": "bool", "default": False},
@@ -152,8 +139,7 @@ def main() -> None:
         if not module.check_mode:
             apply(module, removal)
     apps = [removal.store.name for removal in due]
-    unused = [name for name in installed_redis() if name not in [*params["redis_for"], *chosen]]
-    module.exit_json(changed=bool(due), apps=apps, installed=installed, unused_redis=unused)
+    module.exit_json(changed=bool(due), apps=apps, installed=installed)
 
 
 if __name__ == "__main__":

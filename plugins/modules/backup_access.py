@@ -8,7 +8,8 @@ module: backup_access
 short_description: Give hosts access to their repositories
 description:
   - Writes the file C(authorized_keys) of the account that keeps backups. sshd allows each key one thing only - to talk
-    to rclone, which serves the repository of that host to restic. It can add and read, but not delete.
+    to rclone, which serves the repository of that host to restic, or to the store for its WAL. It can add and read, but
+    not delete.
   - Keys of hosts that are not named are kept.
 options:
   clients:
@@ -79,6 +80,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import diff
 
 KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/=]+")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+STORE = "/usr/local/lib/backup/store.py"
 HEADER = "# Ansible writes this file.\n"
 
 
@@ -94,7 +96,7 @@ def line(name: str, key: str, purpose: str, folder: Path, expires: float) -> str
         name: name of the host.
         key: its public key, perhaps with a comment.
         purpose: see the module's options.
-        folder: folder of the repositories.
+        folder: home of the account, with the folders of the repositories and of the WAL.
         expires: when the key is no longer valid, in seconds since 1970; 0 for never.
 
     Raises:
@@ -104,7 +106,10 @@ def line(name: str, key: str, purpose: str, folder: Path, expires: float) -> str
     if not NAME.fullmatch(name) or not found:
         raise ValueError(f"not a host with a public key: {name!r}, {key[:40]!r}")
     append_only = "" if purpose == "prune" else "--append-only "
-    command = f"/usr/bin/rclone --config /dev/null serve restic --stdio {append_only}{folder / name}"
+    rclone = f"/usr/bin/rclone --config /dev/null serve restic --stdio {append_only}{folder / 'repositories' / name}"
+    store = f"/usr/bin/python3 -IB {STORE} {append_only}{folder / 'archives' / name}"
+    # The shell of the account runs it. The words of the client choose between the two, and reach no command line.
+    command = f"case $SSH_ORIGINAL_COMMAND in archive*) exec {store};; *) exec {rclone};; esac"
     options = f'restrict,command="{command}"'
     if expires:
         options += f',expiry-time="{time.strftime("%Y%m%d%H%M", time.localtime(expires))}"'
@@ -129,7 +134,8 @@ def main() -> None:
     )
     params: dict[str, Any] = module.params
     home = Path(params["home"])
-    repositories, path = home / "repositories", home / ".ssh/authorized_keys"
+    path = home / ".ssh/authorized_keys"
+    folders = [home / "repositories", home / "archives"]
     before = read(path)
     marks = [mark(params["purpose"], client["name"]) for client in params["clients"]]
     lines = [
@@ -141,17 +147,17 @@ def main() -> None:
     if params["state"] == "present":
         try:
             lines += [
-                line(client["name"], client["key"], params["purpose"], repositories, expires)
-                for client in params["clients"]
+                line(client["name"], client["key"], params["purpose"], home, expires) for client in params["clients"]
             ]
         except ValueError as error:
             module.fail_json(msg=str(error))
     after = HEADER + "".join(sorted(lines))
-    changed = after != before or not repositories.is_dir()
+    changed = after != before or not all(folder.is_dir() for folder in folders)
     if changed and not module.check_mode:
         home.mkdir(mode=0o755, exist_ok=True)
-        repositories.mkdir(mode=0o700, exist_ok=True)
-        shutil.chown(repositories, params["user"], params["user"])
+        for folder in folders:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            shutil.chown(folder, params["user"], params["user"])
         # The account can read its keys, and root alone can change them.
         write(path, after, 0o644)
     module.exit_json(changed=changed, diff=difference(path, before, after))

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Restore an app from a backup, in steps that several hosts take side by side."""
+"""Restore an app from a backup, in steps that run on several hosts at the same time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ DOCUMENTATION = r"""
 module: backup_restore
 short_description: Restore an app from a backup
 description:
-  - V(prepare) restores files and database beside the live ones. V(stop) locks the app and stops its units. V(swap) puts
-    the former data aside and the restored data in its place. V(start) starts the units and unlocks the app.
-  - V(undo) takes back what was done, so that the app is as before. What was in place is put aside, not deleted.
+  - V(prepare) restores files and database beside the live ones. V(stop) locks the app and stops its units. V(swap)
+    renames the former data and gives its names to the restored data. V(start) starts the units and unlocks the app.
+  - V(undo) reverts all steps. Data that was live is kept under another name, not deleted.
   - V(prepare) and the steps after it hold the lock of the app.
 options:
   name:

@@ -15,7 +15,7 @@ options:
     default: ""
   operation:
     description: >-
-      V(backup), V(drill) restores the newest backups into scratch places and checks them, V(check) checks the
+      V(backup), V(drill) restores the newest backups into temporary places and checks them, V(check) checks the
       repositories, V(prune) deletes the backups that are no longer kept.
     type: str
     choices: [backup, drill, check, prune]

@@ -19,6 +19,10 @@ options:
     description: SSH port of the login.
     type: int
     required: true
+  token:
+    description: The returned RV(blueoctopus.site.ufw_policy#module:token) of the last change; empty without a change.
+    type: str
+    required: true
 extends_documentation_fragment:
   - blueoctopus.site.attributes
 attributes:
@@ -29,10 +33,17 @@ attributes:
 """
 
 EXAMPLES = r"""
+- name: Allow SSH
+  blueoctopus.site.ufw_policy:
+    allow:
+      - {port: 22, comment: SSH, limit: true}
+  register: firewall_result
+
 - name: Verify the new login
   blueoctopus.site.confirm_access:
     user: admin
     port: 22
+    token: "{{ firewall_result.token }}"
 """
 
 RETURN = r"""# """

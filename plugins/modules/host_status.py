@@ -8,7 +8,7 @@ module: host_status
 short_description: Report the state of a host and its apps
 description:
   - Measures in one call what the status shows - each app with its live release, processes, memory, requests,
-    certificate and history, and the host with its disks, updates, failed units and last backup.
+    certificate and history, and the host with its disks, updates, failed units, last backup and shipped logs.
   - Lists the problems.
   - Reads nginx's log backwards, for a limited time. Changes nothing.
 options:
@@ -62,6 +62,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import
     Updates,
     describe_alerts,
     describe_backup,
+    describe_logs,
     disks,
     failed_units,
     needs_reboot,
@@ -101,6 +102,7 @@ def main() -> None:
         "failed_units": failed_units(),
         "backup": describe_backup(),
         "alerts": describe_alerts(),
+        "logs": describe_logs(),
         "reboot_needed": needs_reboot(),
         "updates": updates.count(),
     }

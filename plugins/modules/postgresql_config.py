@@ -90,14 +90,14 @@ UNION ALL SELECT format('pg_hba.conf, line %s: %s', line_number, error) FROM pg_
 
 
 def machine_memory() -> int:
-    """The memory of this machine, in MiB."""
+    """The memory of this host, in MiB."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 def server_file(total: int, connections: int, dedicated: bool) -> str:
     """The file with the settings that depend on the machine."""
     settings = {"max_connections": str(connections), **memory_settings(total, connections, dedicated)}
-    return "# Managed by Ansible: from the memory of this machine.\n" + "".join(
+    return "# Managed by Ansible: from the memory of this host.\n" + "".join(
         f"{name} = {value}\n" for name, value in settings.items()
     )
 
@@ -221,7 +221,9 @@ def main() -> None:
                 write(path, before[path], MODE)
             else:
                 path.unlink()
-        problem = f"PostgreSQL refuses its new configuration. The previous one was restored. It reports:\n{error}"
+        problem = (
+            f"PostgreSQL rejects the new configuration. The previous one was restored. PostgreSQL reports:\n{error}"
+        )
         try:
             server.apply(reload=True)
         except PostgresqlError as second:

@@ -100,7 +100,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import
     verifies,
 )
 
-# Roles and databases by name. PUBLIC stands for all roles; a database is open when they can connect to it.
+# Roles and databases by name. PUBLIC means all roles; a database is open when they can connect to it.
 STATE = """
 SELECT json_build_object(
   'roles', (SELECT coalesce(json_object_agg(rolname, json_build_object(
@@ -148,7 +148,7 @@ def database_steps(name: str, database: dict[str, Any] | None) -> Iterator[Step]
         yield f"make {name} the owner of the database {name}", f"ALTER DATABASE {quoted} OWNER TO {quoted};", "postgres"
     if database is None or database["open"]:
         statement = f"REVOKE ALL ON DATABASE {quoted} FROM PUBLIC;"
-        yield f"close the database {name} to other roles", statement, "postgres"
+        yield f"revoke access to the database {name} from other roles", statement, "postgres"
 
 
 def extension_steps(name: str, extensions: list[str], exists: bool) -> Iterator[Step]:
@@ -162,7 +162,7 @@ def extension_steps(name: str, extensions: list[str], exists: bool) -> Iterator[
 
 
 def drop_steps(name: str, state: dict[str, Any]) -> Iterator[Step]:
-    """Drop a database, what restores have put aside of it, and its owner; only what that owner has."""
+    """Drop a database, its copies from restores, and its owner; skip databases of other owners."""
     database = state["databases"].get(name)
     if database and (database["owner"] != name or name == "postgres"):
         raise PostgresqlError(f"the owner of the database {name} is {database['owner']}. It was not dropped")
@@ -187,7 +187,7 @@ class Passwords:
             self.path.unlink(missing_ok=True)
 
     def create(self, name: str) -> None:
-        """Generate a password. It is kept before the server knows it, so that an interrupted run loses none."""
+        """Generate a password. It is stored before it is set in the server, so that an interrupted run loses none."""
         self.known[name] = secrets.token_urlsafe(32)
         self.save()
 

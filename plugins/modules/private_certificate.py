@@ -10,6 +10,7 @@ description:
   - Creates a certificate authority on the host, once, and with it a certificate for a server or a client of the host.
     Others that have the root certificate of the authority can verify it, and trust it for nothing else.
   - Creates the certificate anew when its names differ, or when it expires within a year. The others need no change.
+  - Several runs can use the module at the same time.
   - The key of the authority can be read by root alone. No key leaves the host.
 options:
   folder:
@@ -21,6 +22,10 @@ options:
     type: list
     elements: str
     required: true
+  keep_names:
+    description: Keep the other names that the certificate has, for clients that still use them.
+    type: bool
+    default: false
   group:
     description: Group that can read the key of the certificate.
     type: str
@@ -54,11 +59,15 @@ root:
   type: str
 """
 
+import contextlib
+import fcntl
 import ipaddress
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -67,6 +76,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import read
 AUTHORITY_DAYS = 20 * 365
 SERVER_DAYS = 10 * 365
 RENEW_BEFORE = 365 * 86400  # seconds
+MOST_COMMON_NAME = 64  # characters; clients use the alternative names, which may be longer
 CONFIG = """[req]
 prompt = no
 distinguished_name = subject
@@ -110,8 +120,19 @@ def alternatives(names: list[str]) -> list[str]:
         try:
             found.append(f"IP:{ipaddress.ip_address(name)}")
         except ValueError:
-            found.append(f"DNS:{name.lower()}")
+            found.append(f"DNS:{name}")
     return found
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 class Certificates:
@@ -121,12 +142,14 @@ class Certificates:
         folder: where they are.
         names: names and addresses of the server or the client.
         usage: server or client.
+        keep_names: whether the certificate keeps the other names that it has.
     """
 
-    def __init__(self, folder: Path, names: list[str], usage: str = "server") -> None:
+    def __init__(self, folder: Path, names: list[str], usage: str = "server", keep_names: bool = False) -> None:
         self.folder = folder
-        self.names = names
+        self.names = list(map(normal, names))
         self.usage = usage
+        self.keep_names = keep_names
         self.ca_key, self.ca = folder / "ca.key", folder / "ca.pem"
         self.key, self.certificate = folder / f"{usage}.key", folder / f"{usage}.pem"
 
@@ -135,25 +158,42 @@ class Certificates:
         return self.ca_key.exists() and self.ca.exists()
 
     @property
+    def wanted_names(self) -> list[str]:
+        """The names and addresses that the certificate should have."""
+        kept = [name for name in self.current_names if name not in self.names] if self.keep_names else []
+        return self.names + kept
+
+    @property
+    def current_names(self) -> list[str]:
+        """The names and addresses that the certificate has; none without a certificate."""
+        with contextlib.suppress(CertificateError):
+            shown = openssl("x509", "-noout", "-ext", "subjectAltName", "-in", self.certificate)
+            return [normal(name) for name in re.findall(r"(?:DNS|IP Address):([^,\s]+)", shown)]
+        return []
+
+    @property
     def is_valid(self) -> bool:
         """Whether the certificate has the names, is from the authority, and does not expire soon."""
         if not (self.has_authority and self.key.exists() and self.certificate.exists()):
             return False
         try:
-            shown = openssl("x509", "-noout", "-ext", "subjectAltName", "-in", self.certificate)
             openssl("x509", "-noout", "-checkend", str(RENEW_BEFORE), "-in", self.certificate)
             openssl("verify", "-CAfile", self.ca, self.certificate)
             own = openssl("x509", "-noout", "-pubkey", "-in", self.certificate)
             is_own = own == openssl("pkey", "-pubout", "-in", self.key)
         except CertificateError:
             return False
-        found = re.findall(r"(?:DNS|IP Address):([^,\s]+)", shown)
-        wanted = [entry.partition(":")[2] for entry in alternatives(self.names)]
-        return [normal(name) for name in found] == [normal(name) for name in wanted] and is_own
+        return sorted(self.current_names) == sorted(self.wanted_names) and is_own
 
     def create(self) -> None:
-        """Create what is missing. The files replace the former ones when all of them are complete."""
+        """Create what is missing. The files replace the previous ones when all of them are complete."""
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with locked(self.folder):
+            if not self.is_valid:  # another run may have created it in the meantime
+                self.create_files()
+
+    def create_files(self) -> None:
+        names = self.wanted_names
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             work = Path(name)
             config = work / "config"
@@ -164,9 +204,8 @@ class Certificates:
                 openssl("req", "-x509", *NEW_KEY, "-config", config, "-extensions", "authority", *days, *made)
                 write(self.ca_key, (work / "ca.key").read_text(), 0o600)
                 write(self.ca, (work / "ca.pem").read_text())
-            config.write_text(
-                CONFIG.format(name=self.names[0], alternatives=",".join(alternatives(self.names)), usage=self.usage)
-            )
+            common = names[0][:MOST_COMMON_NAME]
+            config.write_text(CONFIG.format(name=common, alternatives=",".join(alternatives(names)), usage=self.usage))
             request = work / "request"
             openssl("req", "-new", *NEW_KEY, "-config", config, "-keyout", work / "own.key", "-out", request)
             signer = ["-CA", self.ca, "-CAkey", self.ca_key, "-CAserial", work / "serial", "-CAcreateserial"]
@@ -177,11 +216,11 @@ class Certificates:
 
 
 def normal(name: str) -> str:
-    """A name, or an address in its shortest form; openssl prints an IPv6 address in another one."""
+    """A name in lower case, or an address in its shortest form; openssl prints an IPv6 address in another one."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
-        return name
+        return name.lower()
 
 
 def main() -> None:
@@ -189,13 +228,14 @@ def main() -> None:
         argument_spec={
             "folder": {"type": "path", "required": True},
             "names": {"type": "list", "elements": "str", "required": True},
+            "keep_names": {"type": "bool", "default": False},
             "group": {"type": "str", "required": True},
             "usage": {"type": "str", "choices": ["server", "client"], "default": "server"},
         },
         supports_check_mode=True,
     )
     params = module.params
-    certificates = Certificates(Path(params["folder"]), params["names"], params["usage"])
+    certificates = Certificates(Path(params["folder"]), params["names"], params["usage"], params["keep_names"])
     changed = not certificates.is_valid
     if changed and not module.check_mode:
         try:

@@ -9,6 +9,7 @@ short_description: Find the login of a host that works
 description:
   - Finds the user and the port with which a login works - those of a fresh host, or those of a provisioned one - and
     detects the host's system. The host needs no Python for that.
+  - Detects whether the run has a password for sudo, for which the task needs C(become). Logs in without sudo.
   - Sets the fact C(ansible_facts.distribution_major_version).
 options:
   patience:
@@ -28,6 +29,7 @@ EXAMPLES = r"""
 - name: Reach every host
   blueoctopus.site.reach_host:
     patience: 300
+  become: true
   register: reached
   ignore_unreachable: true
 """
@@ -53,6 +55,10 @@ system:
   description: The settings of the host's os-release file.
   returned: success
   type: dict
+sudo_password_given:
+  description: Whether the inventory or the command line has a password for sudo.
+  returned: success
+  type: bool
 python:
   description: Whether the host has Python.
   returned: success
@@ -61,6 +67,11 @@ cores:
   description: Number of processor cores of the host.
   returned: success
   type: int
+redis:
+  description: The apps that have an instance of Redis on the host.
+  returned: success
+  type: list
+  elements: str
 clock:
   description: Whether the host has a program that sets its clock.
   returned: success
@@ -71,6 +82,10 @@ alerts:
   type: bool
 metrics:
   description: Whether the host has exporters for a monitor.
+  returned: success
+  type: bool
+logs:
+  description: Whether the host ships its logs.
   returned: success
   type: bool
 """

@@ -115,7 +115,7 @@ options:
   uv:
     description: The uv program on the host.
     type: path
-    default: /usr/local/lib/uv/bin/uv
+    required: true
   about:
     description: Metadata of the release, such as its health path.
     type: dict
@@ -143,6 +143,7 @@ EXAMPLES = r"""
     release: 20260102T030405Z-1f0c2d3e4b
     source: "{{ app_source.package }}"
     socket: /run/apps/blueoctopus/%i.sock
+    uv: /usr/local/lib/uv/bin/uv
     environment:
       GREETING: hello
 """
@@ -185,7 +186,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_build imp
     reuse_dependencies,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import ID, release_module, work
-from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, venv_matches
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, sync_folder, venv_matches
 from ansible_collections.blueoctopus.site.plugins.module_utils.shared_paths import in_venv, set_aside, share
 from ansible_collections.blueoctopus.site.plugins.module_utils.static_files import publish_packages, publish_source
 
@@ -289,6 +290,7 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         # A power failure must not leave a release that only looks complete.
         subprocess.run(["sync", "--file-system", building], check=True)
         building.rename(final)
+        sync_folder(final.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -329,7 +331,7 @@ def main() -> None:
         basic_auth={"type": "str", "default": "", "no_log": True},
         socket={"type": "path", "required": True},
         python={"type": "str", "default": "/usr/bin/python3"},
-        uv={"type": "path", "default": "/usr/local/lib/uv/bin/uv"},
+        uv={"type": "path", "required": True},
         about={"type": "dict", "default": {}},
         archive={"type": "path"},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release_drain
-short_description: Drain the previous release, and prune
+short_description: Drain the previous release and remove old releases
 description:
   - Stops every release except the live one after its current requests, and removes those beyond O(keep_releases).
   - The live release is already confirmed. If this step fails, the next run completes it.

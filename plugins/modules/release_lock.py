@@ -16,9 +16,11 @@ description:
   - In check mode, does not take the lock, but returns the host's releases.
 options:
   state:
-    description: V(locked) takes the lock, V(free) frees it.
+    description: >-
+      V(locked) takes the lock, V(free) frees it. V(abandoned) leaves it to the host, which returns to its confirmed
+      release, repeats that until it succeeds, and then frees the lock.
     type: str
-    choices: [locked, free]
+    choices: [locked, free, abandoned]
     default: locked
   by:
     description: User and control node of the run. Set by the action part of this module.
@@ -114,14 +116,14 @@ def snapshot(store: Releases) -> dict[str, Any]:
 
 def main() -> None:
     module, store = release_module(
-        state={"type": "str", "choices": ["locked", "free"], "default": "locked"},
+        state={"type": "str", "choices": ["locked", "free", "abandoned"], "default": "locked"},
         by={"type": "str", "default": ""},
         force={"type": "bool", "default": False},
     )
     params, lock = module.params, Lock(module.params["name"])
-    if params["state"] == "free":
+    if params["state"] != "locked":
         if not module.check_mode:
-            lock.free(params["token"])
+            (lock.free if params["state"] == "free" else lock.abandon)(params["token"])
         module.exit_json(changed=False)
     try:
         store.check_account()
@@ -133,9 +135,9 @@ def main() -> None:
         params["token"] = lock.acquire(params["by"], force=params["force"])
     except LockHeld as error:
         module.fail_json(msg=str(error))
-    start_guard(params["name"], params["root"], params["token"])
     try:
         with work(module):
+            start_guard(params["name"], params["root"], params["token"])
             if not (settled := is_settled(store)):
                 restore(store, store.confirmed, INTERRUPTED)
             state = snapshot(store)

@@ -1,16 +1,17 @@
 #!/usr/bin/python
-"""Start a release next to the live one, and probe it on its own socket."""
+"""Start a release next to the live one, and check its health on its own socket."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release_start
-short_description: Start a release and probe it
+short_description: Start a release and check its health
 description:
   - Installs the systemd units of a release, starts its web service on its own socket, and waits until its health check
     succeeds there. nginx sends it no requests yet.
-  - Fails when the release stops, or when its health check does not succeed in time. The error contains the last lines
-    of the app's own log, with the last exception first.
+  - First validates nginx's whole configuration with the site of the release, if that differs from the live one.
+  - Fails when nginx rejects the site, when the release stops, or when its health check does not succeed in time. The
+    error contains the last lines of the app's own log, with the last exception first.
 extends_documentation_fragment:
   - blueoctopus.site.attributes
   - blueoctopus.site.release
@@ -23,7 +24,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Start and probe the release
+- name: Start the release and check its health
   blueoctopus.site.release_start:
     name: blueoctopus
     root: /srv/blueoctopus
@@ -41,6 +42,7 @@ release:
 import subprocess
 import time
 
+from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
     ID,
@@ -48,6 +50,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_module im
     release_module,
     work,
 )
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
 
 def check_calendars(new: Instance) -> None:
@@ -65,6 +68,23 @@ def check_calendars(new: Instance) -> None:
             raise NotReady(f"The on_calendar of the timer {timer} is invalid: {done.stderr.strip()}")
 
 
+def check_site(store: Releases, release: str) -> None:
+    """Validate nginx's configuration with the site of a release, before any host switches to it.
+
+    Raises:
+        NginxError: when nginx rejects it.
+    """
+    if not store.site_differs(release) and nginx.is_running():
+        return
+    links = {f"sites/{store.name}.conf": store.path(release) / "site.conf"}
+    removed = []
+    if store.has_paths(release):
+        links[f"paths/{store.name}.conf"] = store.path(release) / "paths"
+    elif store.paths.is_symlink():
+        removed = [f"paths/{store.name}.conf"]
+    nginx.check(links, removed)
+
+
 def main() -> None:
     module, store = release_module(**ID)
     release = module.params["release"]
@@ -73,12 +93,13 @@ def main() -> None:
     started = time.time()
     with work(module):
         new = Instance(store, release)
+        check_site(store, release)
         try:
             check_calendars(new)
             new.start_web()
             new.wait_until_healthy()
         except NotReady as error:
-            fail_with_log(module, new, f"did not become ready. {error}", started)
+            fail_with_log(module, new, f"did not become ready. {error}", started, error.advice)
     module.exit_json(changed=True, release=release)
 
 

@@ -10,11 +10,11 @@ description:
   - Points C(ROOT/live) at a release that M(blueoctopus.site.release_start) has started. nginx finds the app's socket
     and the site's configuration through that link. For an app that shares a domain, the folder C(paths) of the release
     has its locations in the server block of that domain.
-  - First the whole configuration is validated; then nginx reloads, if the site differs.
+  - nginx reloads, if the site differs. M(blueoctopus.site.release_start) has validated it.
   - Then stops the background processes and timers of the previous release, and starts those of this one.
   - The web service of the previous release keeps running, so that M(blueoctopus.site.release_undo) can return to it at
     once.
-  - Fails when nginx rejects the site, or when the health check through nginx fails afterwards.
+  - Fails when nginx can't reload, or when the health check through nginx fails afterwards.
 extends_documentation_fragment:
   - blueoctopus.site.attributes
   - blueoctopus.site.release
@@ -50,7 +50,7 @@ uptime:
 import time
 
 from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import (
     HISTORY,
     ID,
@@ -80,12 +80,7 @@ def main() -> None:
     with work(module):
         new = Instance(store, release)
         # A reload drops no request, but may close idle connections of clients. So nginx reloads only when necessary.
-        if differs := store.site_differs(release) or not nginx.is_running():
-            links = {f"sites/{store.name}.conf": store.path(release) / "site.conf"}
-            if store.has_paths(release):
-                links[f"paths/{store.name}.conf"] = store.path(release) / "paths"
-            removed = [] if store.has_paths(release) or not store.paths.is_symlink() else [f"paths/{store.name}.conf"]
-            nginx.check(links, removed)
+        differs = store.site_differs(release) or not nginx.is_running()
         store.record(params["action"], release, "begun", by=params["by"])
         # Before the switch, so that after a reboot from here on the live release starts.
         new.enable(*new.web)
@@ -99,8 +94,11 @@ def main() -> None:
         if former and former != release:
             Instance(store, former).stop_background()
         new.start_background()
-        while (problem := new.probe_nginx()) and time.clock_gettime(time.CLOCK_BOOTTIME) < uptime + TIMEOUT:
-            time.sleep(0.1)
+        try:
+            while (problem := new.check_nginx()) and time.clock_gettime(time.CLOCK_BOOTTIME) < uptime + TIMEOUT:
+                time.sleep(0.1)
+        except NotReady as error:
+            problem = str(error)
         if problem:
             fail_with_log(module, new, f"failed right after the switch. {problem}", time.time() - 10)
     module.exit_json(**result, uptime=uptime)

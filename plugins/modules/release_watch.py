@@ -63,7 +63,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_module im
     work,
 )
 
-PAUSE = 0.5  # seconds between two probes
+PAUSE = 0.5  # seconds between two health checks
 NGINX_LOGS = Path("/var/log/nginx")
 BEFORE = 60  # seconds before the switch, for the comparison with the previous release
 FEWEST = 10  # requests of clients, below which their failures do not fail the watch
@@ -81,13 +81,13 @@ def judge(before: tuple[int, int], after: tuple[int, int]) -> tuple[bool, str]:
     is_broken = requests >= FEWEST and failed * 2 > requests and not was_broken
     words = (
         f"{failed} of {requests} requests of clients got a status of 500 or more, although the health check succeeds. "
-        "If the app answers health_path before it can serve, let that page use what the app needs."
+        "If the app answers health_path before it is ready for clients, make that page use what the app needs."
     )
     return is_broken, words if failed else ""
 
 
 def check_requests(module: AnsibleModule, name: str, release: str, since: float) -> None:
-    """Check how clients fare since the switch, at the time `since`; warn of failures.
+    """Check the responses to clients since the switch, at the time `since`; warn of failures.
 
     Raises:
         NotReady: when most of their requests fail.
@@ -120,7 +120,7 @@ def main() -> None:
         try:
             while True:
                 is_last = time.clock_gettime(time.CLOCK_BOOTTIME) >= since + params["seconds"]
-                if problem := new.probe_nginx():
+                if problem := new.check_nginx():
                     raise NotReady(problem)
                 if dead := new.find_deaths():
                     raise NotReady(f"{', '.join(dead)} died.")

@@ -44,6 +44,13 @@ socket_activated:
   description: Whether systemd listens on the port instead of sshd.
   returned: success
   type: bool
+token:
+  description: >-
+    The value for O(blueoctopus.site.confirm_access#module:token), which confirms this change, or an earlier one that is
+    not confirmed yet; empty without such a change, and in check mode.
+  returned: success
+  type: str
+  sample: 0f3a9c51d2b7e846
 """
 
 import os
@@ -169,7 +176,7 @@ def main() -> None:
         present = [line for line in lines if not any(line == f"HostKey {key}" for key in keys if not key.exists())]
         validate(module, "\n".join(present) + "\n")
     if module.check_mode:
-        module.exit_json(**result)
+        module.exit_json(**result, token="")
     token = restart_undo_timer()
     # With a token, an earlier run was interrupted, and sshd may not have read its changes yet.
     if changed or keys or token:
@@ -182,13 +189,14 @@ def main() -> None:
         for path, (content, mode) in files.items():
             write(path, content, mode)
         if socket_activated:
-            # The running sshd has inherited the old port; as long as it runs, the socket can't be restarted.
-            commands = [["daemon-reload"], ["stop", "ssh.service"], ["restart", "ssh.socket"]]
+            # The running sshd has inherited the old port; as long as it runs, the socket can't be restarted. They stop
+            # together: between two commands, a connection could start sshd again.
+            commands = [["daemon-reload"], ["stop", "ssh.socket", "ssh.service"], ["start", "ssh.socket"]]
         else:
             commands = [["reload-or-restart", "ssh.service"]]
         for command in commands:
             module.run_command(["systemctl", *command], check_rc=True)
-    module.exit_json(**result, **({"ansible_facts": {"unconfirmed_access": token}} if token else {}))
+    module.exit_json(**result, token=token)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,13 @@ rules:
   type: list
   elements: str
   sample: ["allow 22/tcp comment 'SSH'"]
+token:
+  description: >-
+    The value for O(blueoctopus.site.confirm_access#module:token), which confirms this change, or an earlier one that is
+    not confirmed yet; empty without such a change, and in check mode.
+  returned: success
+  type: str
+  sample: 0f3a9c51d2b7e846
 """
 
 import ipaddress
@@ -227,17 +234,14 @@ def main() -> None:
             "before": listing(rules, is_active, to_set),
             "after": listing(wanted, True, []),
         },
-        **({"ansible_facts": {"unconfirmed_access": token}} if token else {}),
+        token=token,
     )
 
 
 def listing(rules: list[str], is_active: bool, wrong_policies: list[str]) -> str:
-    """A description of the firewall, for a diff."""
-    lines = [
-        f"firewall {'on' if is_active else 'off'}",
-        *(f"default for {d}: wrong" for d in wrong_policies),
-    ]
-    return "".join(f"{line}\n" for line in [*lines, *sorted(rules)])
+    """A description of the firewall, for a diff; of one that is off, its policies do not matter."""
+    policies = [f"default for {direction}: wrong" for direction in wrong_policies] if is_active else []
+    return "".join(f"{line}\n" for line in [f"firewall {'on' if is_active else 'off'}", *policies, *sorted(rules)])
 
 
 if __name__ == "__main__":

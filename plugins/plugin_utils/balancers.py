@@ -8,8 +8,10 @@ from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     example_of,
+    keys_with,
     machine_settings,
     plain,
+    setting,
     with_defaults,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem, is_address
@@ -17,8 +19,6 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import
 Groups = Mapping[str, Iterable[str]]
 Hostvars = Mapping[str, Mapping[str, Any]]
 OWN, SERVER, SHARED = "balancer_own_address", "balancer_server_address", "balancer_address"
-# Keys of an app that the balancers use: one value for all webservers.
-KEYS = ("domains", "health_path", "sticky", "timeout", "tls", "tls_challenge", "tls_certificate", "tls_key")
 
 
 def address_of(variables: Mapping[str, Any], host: str, key: str) -> str:
@@ -26,10 +26,10 @@ def address_of(variables: Mapping[str, Any], host: str, key: str) -> str:
     return str(variables.get(key) or variables.get("ansible_host", host))
 
 
-def serve_visitors(hostvars: Hostvars, groups: Groups) -> bool:
+def serve_clients(hostvars: Hostvars, groups: Groups) -> bool:
     """Whether clients may connect to the webservers themselves: without balancers, or with balancer_only: false."""
     balancers = list(groups.get("balancers", []))
-    return not balancers or not all(hostvars[host].get("balancer_only", True) for host in balancers)
+    return not balancers or not all(setting(hostvars[host], "balancer_only") for host in balancers)
 
 
 def balanced_apps(hostvars: Hostvars, groups: Groups) -> dict[str, dict[str, Any]]:
@@ -46,9 +46,9 @@ def balanced_apps(hostvars: Hostvars, groups: Groups) -> dict[str, dict[str, Any
             domain = app["domains"][0]
             timeouts[domain] = max(timeouts.get(domain, 0), app["timeout"])
             if app["path"] == "/":
-                name, default = ("nginx_http_port", 80) if app["tls"] == "none" else ("nginx_https_port", 443)
+                port = "nginx_http_port" if app["tls"] == "none" else "nginx_https_port"
                 server: dict[str, Any] = {"name": web, "address": address_of(variables, web, SERVER)}
-                server["port"] = int(variables.get(name, default))
+                server["port"] = int(setting(variables, port))
                 found.setdefault(app["name"], {**app, "servers": []})["servers"].append(server)
     return {name: app | {"timeout": timeouts[app["domains"][0]]} for name, app in found.items()}
 
@@ -96,7 +96,7 @@ def find_name(host: str, variables: Mapping[str, Any], key: str) -> Iterator[tup
 
 
 def find_shared_address_problems(balancers: list[str], hostvars: Hostvars) -> Iterator[tuple[str, Problem]]:
-    """What is wrong with the address that the balancers share."""
+    """The problems of the address that the balancers share."""
     where, example = f"key {SHARED}", example_of(SHARED, machine_settings()[SHARED])
     values = {host: str(hostvars[host].get(SHARED) or "") for host in balancers}
     if len(set(values.values())) > 1:
@@ -125,18 +125,15 @@ def find_shared_address_problems(balancers: list[str], hostvars: Hostvars) -> It
 
 def find_settings_problems(web: str, hostvars: Hostvars, balancers: list[str]) -> Iterator[tuple[str, Problem]]:
     """Settings of a webserver that do not work with balancers."""
-    for name, default in (("nginx_http_port", 80), ("nginx_https_port", 443)):
-        if int(hostvars[web].get(name, default)) != default:
-            found, expected = (
-                str(hostvars[web][name]),
-                f"{default}: apps behind balancers use the port of the balancers",
-            )
-            yield web, Problem(f"key {name}", found, expected, f"{name}: {default}")
+    for name in ("nginx_http_port", "nginx_https_port"):
+        port, default = str(setting(hostvars[web], name)), str(setting({}, name))
+        if port != default:
+            expected = f"{default}: apps behind balancers use the port of the balancers"
+            yield web, Problem(f"key {name}", port, expected, f"{name}: {default}")
     for name, entry in machine_settings().items():
         if name.startswith("certificate_") and entry.get("inventory", True):
-            value = hostvars[web].get(name, entry["default"])
             for host in balancers:
-                if hostvars[host].get(name, entry["default"]) != value:
+                if setting(hostvars[host], name) != setting(hostvars[web], name):
                     expected = f"the same for {host}, which obtains the certificates: move it to group_vars/all.yml"
                     yield (
                         web,
@@ -153,7 +150,7 @@ def find_app_problems(webs: list[str], hostvars: Hostvars) -> Iterator[tuple[str
             if app["path"] != "/":
                 continue
             other, seen = first.setdefault(app["name"], (web, app))
-            for key in KEYS:
+            for key in keys_with("balancers"):
                 if app.get(key) != seen.get(key):
                     expected = f"the same as on {other}: the balancers treat all webservers of an app alike"
                     where = f"app {app['name']}, key {key}"

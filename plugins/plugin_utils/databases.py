@@ -55,27 +55,31 @@ def client_addresses(variables: Mapping[str, Any], host: str) -> list[str]:
     return [*map(str, variables.get("postgresql_client_addresses") or [variables.get("ansible_host", host)])]
 
 
-def connections(host: str, hostvars: Hostvars, groups: Groups) -> int:
+def connections(host: str, hostvars: Hostvars, groups: Groups, cores: Mapping[str, int]) -> int:
     """The connections that the apps may open to a host at a time: one for each thread and each process.
 
     The app that is being deployed counts twice, as its previous release still runs.
+
+    Args:
+        host: name of the host.
+        hostvars: the variables of all hosts.
+        groups: the groups of the inventory.
+        cores: the number of processor cores of the webservers that this run has reached, by their names.
     """
-    cores = {web: int(hostvars[web].get("cores", 0)) for web in groups.get("webservers", [])}
+    most = max(cores.values(), default=1)
     per_app: dict[str, int] = {}
     for web, app, server in uses(hostvars, groups, host):
         if server == host:
-            workers = app.get("workers") or 2 * (cores[web] or max(cores.values()) or 1) + 1
-            beside = sum(process.get("count", 1) for process in app["processes"]) + len(app["timers"])
+            workers = app.get("workers") or 2 * cores.get(web, most) + 1
+            beside = sum(process["count"] for process in app["processes"]) + len(app["timers"])
             per_app[app["name"]] = per_app.get(app["name"], 0) + workers * app["threads"] + beside
     return sum(per_app.values()) + max(per_app.values(), default=0) + RESERVED
 
 
-def knows_connections(host: str, hostvars: Hostvars, groups: Groups) -> bool:
+def knows_connections(host: str, hostvars: Hostvars, groups: Groups, cores: Mapping[str, int]) -> bool:
     """Whether `connections` is exact: a run with --limit does not know the cores of webservers that it leaves out."""
     return all(
-        app.get("workers") or hostvars[web].get("cores")
-        for web, app, server in uses(hostvars, groups, host)
-        if server == host
+        app.get("workers") or web in cores for web, app, server in uses(hostvars, groups, host) if server == host
     )
 
 

@@ -1,4 +1,4 @@
-"""Explain why Ansible cannot evaluate a variable of the inventory: which app, which key, and what to do."""
+"""Explain why Ansible can't evaluate a variable of the inventory: which app, which key, and what to do."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Evaluate = Callable[[Any], Any]  # a template or an encrypted text, to its value
 
 
 def explain(name: str, value: Any, evaluate: Evaluate, error: AnsibleError) -> list[Problem]:
-    """The problems of a variable that cannot be evaluated, one for each value inside.
+    """The problems of a variable that can't be evaluated, one for each value inside.
 
     Args:
         name: name of the variable.
         value: its value before evaluation.
         evaluate: evaluates a value.
-        error: why the variable as a whole cannot be evaluated.
+        error: why the variable as a whole can't be evaluated.
     """
     if name == "apps" and isinstance(value, list):
         problems = list(explain_apps(value, evaluate))
@@ -64,6 +64,13 @@ def explain_value(where: str, value: Any, evaluate: Evaluate, secret: bool) -> I
 def describe(where: str, error: AnsibleError, secret: bool) -> Problem:
     """The problem of one value. Ansible's own text may contain parts of the value, so it is not shown for a secret."""
     text = str(error)
+    if "'hostvars' is undefined" in text:
+        return Problem(
+            where,
+            "hostvars, which Ansible does not provide here: a run reads the keys of all its hosts together",
+            "a value without hostvars, such as a variable in group_vars/all.yml",
+            "db_address: 198.51.100.7",
+        )
     if found := re.search(r"'(\w+)' is undefined", text):
         return Problem(
             where,

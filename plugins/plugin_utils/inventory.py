@@ -92,8 +92,8 @@ def check_apps(apps: Any) -> Iterator[Problem]:
             yield Problem(where, "two apps with this name", "a different name for each app", example_name)
         if isinstance(name, str):
             names.add(name)
-        own_domains = app["domains"] if isinstance(app.get("domains"), list) and app.get("path", "/") == "/" else []
-        for domain in own_domains:
+        owns_domains = isinstance(app.get("domains"), list) and with_defaults(app)["path"] == "/"
+        for domain in app["domains"] if owns_domains else []:
             owner = owners.setdefault(str(domain), where)
             if owner != where:
                 expected = f"each domain in one app only; {owner} already has it"
@@ -128,7 +128,7 @@ def check_source(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
         yield key_problem(where, "subfolder", repr(subfolder), f"a folder in {complete['source']}")
     for key in ("extras", "groups"):
         if complete[key] and Path(requirements).name not in ("uv.lock", "pyproject.toml"):
-            expected = "none, as only a project has them: set requirements to its uv.lock or pyproject.toml"
+            expected = "none: only projects have them. Set requirements to the project's uv.lock or pyproject.toml"
             yield key_problem(where, key, f"{complete[key]}, with requirements: {requirements}", expected)
 
 
@@ -157,7 +157,9 @@ def check_tls(app: Mapping[str, Any], where: str) -> Iterator[Problem]:
             expected = "a host name, or plain HTTP: TLS clients do not send an IP address as the server name"
             yield key_problem(where, "tls", f"{tls}, for {domain}", expected, "tls: none")
         if domain.startswith("*.") and tls == "acme" and complete["tls_challenge"] == "http":
-            expected = "the challenge dns, with certificate_dns_provider: a CA requires it for wildcards"
+            expected = (
+                "the challenge dns, with certificate_dns_provider: certificate authorities require it for wildcards"
+            )
             yield key_problem(where, "tls_challenge", f"http, for {domain}", expected, "tls_challenge: dns")
     if tls == "provided":
         yield from check_provided(complete, where)

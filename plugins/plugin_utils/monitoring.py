@@ -1,4 +1,4 @@
-"""The hosts that a monitor looks at: which they are, at which addresses, what can't work."""
+"""The hosts that a monitor reads metrics from: their names, their addresses, settings that can't work."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import Groups, Hostvars
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import plain
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import hosts_in, plain, setting
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import Problem
-
-MEASURED = ("webservers", "databases", "backups", "balancers", "monitors")  # groups
 
 
 def metrics_hosts(groups: Groups) -> list[str]:
     """The hosts that offer metrics: all, as soon as there is a monitor."""
-    if not list(groups.get("monitors", [])):
-        return []
-    return list(dict.fromkeys(host for group in MEASURED for host in groups.get(group, [])))
+    return hosts_in(groups) if hosts_in(groups, "monitors") else []
 
 
 def metrics_address(variables: Mapping[str, Any], host: str) -> str:
@@ -43,13 +39,13 @@ def find_monitor_problems(hosts: Iterable[str], hostvars: Hostvars, groups: Grou
             continue
         variables = hostvars[monitor]
         if not list(groups.get("webservers", [])):
-            expected = "a group webservers, with the hosts to look at"
-            yield monitor, Problem("group monitors", "no host to look at", expected, "webservers: {hosts: {web1: {}}}")
-        port, tls = str(variables.get("alert_smtp_port", 587)), variables.get("alert_smtp_tls", "starttls")
+            expected = "a group webservers, with the hosts to monitor"
+            yield monitor, Problem("group monitors", "no host to monitor", expected, "webservers: {hosts: {web1: {}}}")
+        port, tls = str(setting(variables, "alert_smtp_port")), setting(variables, "alert_smtp_tls")
         if (tls == "tls") != (port == "465"):
             found = f"{port}, with alert_smtp_tls: {tls}"
             expected = (
-                "465 with alert_smtp_tls: tls, else another one: Alertmanager knows TLS from the start by this port"
+                "465 with alert_smtp_tls: tls, another port without it: Alertmanager uses implicit TLS only on port 465"
             )
             yield monitor, Problem("key alert_smtp_port", found, expected, "alert_smtp_port: 465\nalert_smtp_tls: tls")
         for address in client_addresses(variables, monitor):

@@ -131,7 +131,7 @@ def plots_of(app: Mapping[str, Any], host: Mapping[str, Any], now: float) -> lis
 
 
 def timeline(hosts: Mapping[str, Mapping[str, Any]], app: str) -> list[dict[str, Any]]:
-    """The deploys and rollbacks of an app, the newest first; what several hosts have recorded stands once."""
+    """The deploys and rollbacks of an app, the newest first; identical events of several hosts are merged."""
     events: list[tuple[float, str, dict[str, Any]]] = []
     for name, host in hosts.items():
         for entry in host["apps"]:
@@ -183,11 +183,13 @@ def view_of_host(name: str, host: Mapping[str, Any], now: float) -> dict[str, An
     """A host for the template."""
     backup = host.get("backup")
     last = parse_time((backup or {}).get("last_backup") or "")
+    since = (backup or {}).get("restorable_since")
+    seconds = f", databases of any second since {since}" if since else ""
     return {
         "name": name,
         "host": host,
         "kinds": {entry["kind"] for entry in host["problems"] if not entry["app"]},
-        "backup": "" if backup is None else "none" if last is None else f"{short_age(max(0, now - last))} ago",
+        "backup": "" if backup is None else "none" if last is None else f"{short_age(max(0, now - last))} ago{seconds}",
     }
 
 

@@ -1,9 +1,12 @@
-"""The settings of the inventory: the keys of `apps` and the arguments of the roles, from roles/*/meta/settings.yml."""
+"""The settings of the inventory: the keys of `apps`, the arguments of the roles, and what the playbooks use themselves.
+
+They are described in roles/*/meta/settings.yml and meta/settings.yml.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,19 @@ import yaml
 from ansible.module_utils.common.yaml import yaml_load
 
 PROJECT = Path(__file__).resolve().parents[2]
+GROUPS = ("webservers", "databases", "backups", "balancers", "monitors")  # of the inventory
 # Keywords in settings.yml that do not belong to JSON Schema.
-EXTRA_KEYWORDS = {"required", "example", "expected", "secret", "inventory"}
+EXTRA_KEYWORDS = {
+    "required",
+    "example",
+    "expected",
+    "secret",
+    "inventory",
+    "release",
+    "rollback",
+    "balancers",
+    "properties_of",
+}
 TYPE_NAMES = {
     "string": "text",
     "integer": "a whole number",
@@ -24,15 +38,23 @@ TYPE_NAMES = {
 Entry = Mapping[str, Any]  # the description of a key or an argument in settings.yml
 
 
+def hosts_in(groups: Mapping[str, Iterable[str]], *names: str) -> list[str]:
+    """The hosts of some groups of the inventory, which may lack these groups; without names, of all groups."""
+    return list(dict.fromkeys(host for name in names or GROUPS for host in groups.get(name, [])))
+
+
 # --- settings.yml ---------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def role_settings(role: str) -> dict[str, Any]:
     """A role's settings.yml: `entry_points`, `arguments` and, for the role app, the `keys` of an entry in `apps`."""
-    return dict(
-        yaml_load((PROJECT / "roles" / role / "meta/settings.yml").read_text())
-    )  # with libyaml, 10 times faster
+    # With libyaml, 10 times faster.
+    described = dict(yaml_load((PROJECT / "roles" / role / "meta/settings.yml").read_text()))
+    for entry in described["arguments"].values():
+        for other, keys in entry.get("properties_of", {}).items():
+            entry["properties"] = {key: role_settings(other)["arguments"][f"{other}_{key}"] for key in keys}
+    return described
 
 
 def roles() -> list[str]:
@@ -45,30 +67,57 @@ def app_keys() -> dict[str, Entry]:
     return dict(role_settings("app")["keys"])
 
 
+def keys_with(keyword: str, *values: Any) -> list[str]:
+    """The keys of `apps` with a keyword in settings.yml, such as `rollback`, and one of these values."""
+    return [name for name, entry in app_keys().items() if keyword in entry and (not values or entry[keyword] in values)]
+
+
+@functools.cache
+def playbook_settings() -> dict[str, Entry]:
+    """The settings that no role uses: the playbooks pass them on."""
+    return dict(yaml_load((PROJECT / "meta/settings.yml").read_text())["arguments"])
+
+
+@functools.cache
 def machine_settings() -> dict[str, Entry]:
-    """The settings of the hosts: the arguments of every role except `app`."""
+    """The settings of the hosts: the arguments of every role except `app`, and those that only the playbooks use."""
     return {
         name: entry for role in roles() if role != "app" for name, entry in role_settings(role)["arguments"].items()
-    }
+    } | playbook_settings()
 
 
-def with_defaults(app: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of `apps` with the defaults of its omitted keys, including nested keys."""
-    return fill_defaults(app, app_keys())
+def setting(variables: Mapping[str, Any], name: str) -> Any:
+    """The value of a setting of a host, with its default, or the defaults of what is omitted in it.
+
+    Args:
+        variables: the variables of the host.
+        name: a setting that has a default.
+    """
+    entry = machine_settings()[name]
+    return complete(variables.get(name, entry["default"]), entry)
 
 
-def fill_defaults(value: Mapping[str, Any], properties: Mapping[str, Entry]) -> dict[str, Any]:
-    """A set of keys with the defaults of the omitted ones."""
-    result = dict(value)
-    for name, entry in properties.items():
-        if name not in value and "default" not in entry:
-            continue
-        found = value.get(name, entry.get("default"))
-        if found is True and "properties" in entry:  # all its settings have their defaults
-            found = {}
-        result[name] = (
-            fill_defaults(found, entry["properties"]) if "properties" in entry and isinstance(found, Mapping) else found
-        )
+def settings_for(variables: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The value for an argument whose keys are settings of another role, with the defaults of that role."""
+    ((role, keys),) = machine_settings()[name]["properties_of"].items()
+    return {key: setting(variables, f"{role}_{key}") for key in keys}
+
+
+def with_defaults(value: Any, name: str = "") -> Any:
+    """Add the defaults of omitted keys, also nested ones, to an entry of `apps` or to the value of an argument."""
+    return complete(value, machine_settings()[name] if name else {"properties": app_keys()})
+
+
+def complete(value: Any, entry: Entry) -> Any:
+    """A value with the defaults of the keys that are omitted in it."""
+    if "properties" in entry.get("items", {}) and isinstance(value, list | tuple):
+        return [complete(item, entry["items"]) for item in value]
+    if "properties" not in entry or not (value is True or isinstance(value, Mapping)):
+        return value
+    result = {} if value is True else dict(value)  # true: all its settings have their defaults
+    for name, described in entry["properties"].items():
+        if name in result or "default" in described:
+            result[name] = complete(result.get(name, described.get("default")), described)
     return result
 
 

@@ -27,7 +27,7 @@ def describe_host(result: Mapping[str, Any], app: str, now: float) -> dict[str, 
     """The state of one host, only with one app if that is given."""
     if not isinstance(result.get("host"), Mapping):
         is_lost = bool(result.get("unreachable"))
-        kind, words = ("unreachable", "cannot be reached") if is_lost else ("unknown", "cannot be measured")
+        kind, words = ("unreachable", "can't be reached") if is_lost else ("unknown", "can't be measured")
         lines = [line.strip() for line in clean(str(result.get("msg", ""))).splitlines() if line.strip()]
         error = (lines or ["no reason was given"])[0].removeprefix("Task failed: ")
         return {"reachable": not is_lost, "error": error, "apps": [], "problems": [problem(kind, f"{words}: {error}")]}

@@ -9,6 +9,7 @@ from typing import Any
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import log_command
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import parse_time
 from ansible_collections.blueoctopus.site.plugins.module_utils.checks import CERTIFICATE_DAYS, DISK_PERCENT
+from ansible_collections.blueoctopus.site.plugins.module_utils.hints import hint
 
 BAD, NOTABLE, FAINT = "bad", "notable", "faint"
 Paint = Callable[[str, str], str]
@@ -28,12 +29,13 @@ COLUMNS = {
     "P95": ">",
     "CERT": ">",
     "BACKUP": ">",
+    "WAL": ">",
     "UPD": ">",
     "REBOOT": "<",
     "DISK": ">",
 }
 # Columns that are left out where no row has a value.
-OPTIONAL = {"COMMIT", "CERT", "BACKUP", "REBOOT"}
+OPTIONAL = {"COMMIT", "CERT", "BACKUP", "WAL", "REBOOT"}
 NOTHING = "-"
 
 
@@ -108,6 +110,9 @@ def host_cells(host: Mapping[str, Any], now: float) -> dict[str, Cell]:
     if host["backup"] is not None:
         last = parse_time(host["backup"].get("last_backup") or "")
         cells["BACKUP"] = Cell("none" if last is None else short_age(max(0, now - last)), BAD * ("backup" in kinds))
+        archived = parse_time(host["backup"].get("last_wal") or "")
+        if archived is not None:
+            cells["WAL"] = Cell(short_age(max(0, now - archived)))
     updates = host["updates"]
     if updates is not None:
         cells["UPD"] = Cell(str(updates["pending"]), NOTABLE if updates["security"] else "")
@@ -194,7 +199,7 @@ def table(status: Mapping[str, Any], paint: Paint = plain) -> list[str]:
 
 
 def notes(status: Mapping[str, Any]) -> list[str]:
-    """What explains the table, and is no problem."""
+    """Notes below the table, which are no problems."""
     lines = []
     apps = [(name, app) for name, host in status["hosts"].items() for app in host["apps"]]
     if any(app["differs"] for _, app in apps):
@@ -215,26 +220,30 @@ def notes(status: Mapping[str, Any]) -> list[str]:
     for name, host in status["hosts"].items():
         delivery = (host.get("alerts") or {}).get("delivery") or {}
         if delivery.get("failing_since"):
-            lines.append(f"{name}: alerts wait since {delivery['failing_since']}: {delivery.get('error', '')}")
+            lines.append(
+                f"{name}: alerts could not be sent since {delivery['failing_since']}: {delivery.get('error', '')}"
+            )
     return lines
 
 
 def problem_lines(status: Mapping[str, Any]) -> list[str]:
-    """The problems, each with what the app has logged and where there is more."""
+    """The problems, each with the last error in the app's log, its solution and the command for the full log."""
     problems = status["problems"]
     if not problems:
         return ["No problem."]
     width = max(len(entry["host"]) for entry in problems)
     names = max(len(entry["app"]) for entry in problems)
     lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)}"]
-    told: set[tuple[str, str]] = set()
+    shown: set[tuple[str, str]] = set()
     for entry in problems:
         margin = f"  {entry['host']:<{width}}  {entry['app']:<{names}}  " if names else f"  {entry['host']:<{width}}  "
         lines.append(f"{margin}{entry['text']}")
         if entry["log"]:
             lines.append(f"{' ' * len(margin)}last error: {entry['log']}")
-        if entry["kind"] in ("down", "dying", "process", "errors") and (entry["host"], entry["app"]) not in told:
-            told.add((entry["host"], entry["app"]))
+        if solution := hint(entry["log"], entry["app"]):
+            lines.append(f"{' ' * len(margin)}solution: {solution}")
+        if entry["kind"] in ("down", "dying", "process", "errors") and (entry["host"], entry["app"]) not in shown:
+            shown.add((entry["host"], entry["app"]))
             lines.append(f"{' ' * len(margin)}log: {log_command(entry['app'])}")
     return lines
 
@@ -257,7 +266,7 @@ def details(host: str, app: Mapping[str, Any]) -> list[str]:
         rows.append(("tls", f"{certificate['method']}, {left}"))
         rows += [("tls", certificate["problem"])] if certificate["problem"] else []
     rows += [("kept", release) for release in app["kept"] if release not in app["rolled_back"]]
-    rows += [("left", f"{release}  (rolled back from)") for release in app["rolled_back"]]
+    rows += [("kept", f"{release}  (rolled back from)") for release in app["rolled_back"]]
     ended = [event for event in app["history"] if event["result"] != "begun"]
     for event in reversed(ended[-5:]):
         who = f"{short_commit(event.get('commit', '')):<8}  {event.get('by', '')}"

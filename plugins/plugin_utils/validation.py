@@ -21,6 +21,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
     json_schema,
 )
 
+URL_LOGIN = re.compile(r"://[^/@\s]+@")
 GIT_URL = re.compile(r"((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)[^\s'\"]+")
 # White space, a comment, a quoted text, the end of a directive or block, a word.
 NGINX_TOKEN = re.compile(
@@ -91,7 +92,7 @@ def is_nginx_block(value: str) -> bool:
 
 
 def is_data_folder(value: str) -> bool:
-    """Whether a text is the path of one folder, written in one way only."""
+    """Whether a text is the normalized relative path of a folder."""
     return is_relative_path(value) and not {"", "."}.intersection(value.split("/"))
 
 
@@ -185,7 +186,7 @@ def validator() -> Callable[[Entry], Any]:
 
 
 def holds(kind: type, check: Callable[[Any], bool], value: object) -> bool:
-    """Whether a value passes a check, or is of another type, about which a format says nothing."""
+    """Whether a value passes a check, or is of a type to which the format does not apply."""
     return not isinstance(value, kind) or check(value)
 
 
@@ -194,9 +195,13 @@ class Problem:
     """A problem in the inventory."""
 
     where: str  # the place, without the host: "app blueoctopus, key domains"
-    found: str
+    found: str  # without the logins of URLs
     expected: str
     example: str
+
+    def __post_init__(self) -> None:
+        for field in ("found", "expected"):
+            object.__setattr__(self, field, URL_LOGIN.sub("://…@", getattr(self, field)))
 
 
 def find_problem(name: str, value: Any, entry: Entry, where: str) -> Problem | None:

@@ -9,7 +9,7 @@ description:
   - Sets no variables. Runs when the inventory is loaded, before the first play.
   - Fails if a group or a host has several files or folders of variables in one folder, as Ansible reads only one of
     them. C(group_vars/webservers/) beside C(group_vars/webservers.yml) is an example.
-  - Fails if a file is encrypted with ansible-vault and cannot be decrypted. The error names the file and says how to
+  - Fails if a file is encrypted with ansible-vault and can't be decrypted. The error names the file and says how to
     pass the password.
 options:
   stage:

@@ -21,9 +21,15 @@ def company_cas() -> list[Path]:
     return sorted(Path("/usr/local/share/ca-certificates").glob("**/*.crt"))
 
 
-def base(suite: str, vm: bool = False) -> Path:
-    """The unpacked base image of a suite, created if missing; its name contains a digest of its inputs."""
-    packages = f"{PACKAGES},{VM_PACKAGES}" if vm else PACKAGES
+def base(suite: str, vm: bool = False, extra: str = "") -> Path:
+    """The unpacked base image of a suite, created if missing; its name contains a digest of its inputs.
+
+    Args:
+        suite: name of the Debian release.
+        vm: with a kernel, for a virtual machine.
+        extra: further packages, separated by commas.
+    """
+    packages = ",".join(filter(None, [PACKAGES, VM_PACKAGES if vm else "", extra]))
     recipe = hashlib.sha256(packages.encode())
     for ca in company_cas():
         recipe.update(ca.read_bytes())
@@ -31,7 +37,7 @@ def base(suite: str, vm: bool = False) -> Path:
     with locked(f"base-{suite}"):
         if path.exists():
             return path
-        say(f"Creating the base image of Debian {suite} (once, about {60 if vm else 30} s) …")
+        say(f"Creating the base image of Debian {suite} (once, about {60 if vm or extra else 30} s) …")
         path.parent.mkdir(exist_ok=True)
         partial = path.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -44,12 +50,13 @@ def base(suite: str, vm: bool = False) -> Path:
         for key in (partial / "etc/ssh").glob("ssh_host_*"):
             key.unlink()
         (partial / "etc/machine-id").write_text("")
+        os.utime(partial / "var/lib/apt/lists", (0, 0))  # apt's index is empty
         partial.rename(path)
     return path
 
 
 def mount_root(home: Path, lower: Path, plain: bool) -> Path:
-    """Mount a fresh root as an overlay over the base image; copy it if `plain`, or if overlays cannot be stacked."""
+    """Mount a fresh root as an overlay over the base image; copy it if `plain`, or if overlays can't be stacked."""
     root = home / "root"
     root.mkdir()
     if not plain:

@@ -28,11 +28,13 @@ from machines.common import (
 from machines.images import base, make_disk, mount_root, prepare_root
 from machines.network import free_address, network, remove_network
 
+STOP_TIMEOUT = 60  # seconds until all processes of a machine have ended, on a busy computer
 
-def up(name: str, debian: str, user: str, nestable: bool, vm: bool) -> dict[str, str]:
-    """Boot a fresh machine of that name; remove an existing one first."""
+
+def up(name: str, debian: str, user: str, nestable: bool, vm: bool, packages: str = "") -> dict[str, str]:
+    """Boot a fresh machine of that name, with further packages, separated by commas; remove an existing one first."""
     debian = debian or (newest_guest() if vm else "13")
-    lower = base(SUITES[debian], vm)
+    lower = base(SUITES[debian], vm, packages)
     with locked("machines"):
         remove(name)
         interface = network()
@@ -74,10 +76,8 @@ def remove(name: str) -> bool:
         return False
     end_vm(home)
     root = home / "root"
-    for _ in range(50):
-        pids = processes(root)
-        if not pids:
-            break
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while (pids := processes(root)) and time.monotonic() < deadline:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pids[0], signal.SIGKILL)  # the machine's own init: its namespaces end with it
         time.sleep(0.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import shutil
 import socket
 import ssl
@@ -18,11 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pytest
+from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
 from nginx_site import Answer, free_port, own_address
+from programs import find
 
-HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
-needs_haproxy = pytest.mark.skipif(not HAPROXY, reason="haproxy is not installed: apt-get install haproxy")
+HAPROXY = find("haproxy")
 Render = Callable[..., str]
 DOMAIN = "shop.example"
 HEALTH = "/healthz"
@@ -37,7 +36,7 @@ class Webserver:
     """
 
     def __init__(self, name: str, context: ssl.SSLContext | None = None) -> None:
-        self.name, self.healthy, self.silent, self.status = name, True, False, 200
+        self.name, self.healthy, self.silent, self.status, self.release = name, True, False, 200, ""
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.checks: list[dict[str, str]] = []
         outer = self
@@ -59,6 +58,8 @@ class Webserver:
                 body = b"" if self.command == "HEAD" else outer.name.encode()
                 self.send_response(500 if is_check and not outer.healthy else 200 if is_check else outer.status)
                 self.send_header("Content-Length", str(len(outer.name)))
+                if headers.get("x-forwarded-for") == "127.0.0.1":
+                    self.send_header("X-Release", outer.release)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -93,7 +94,7 @@ class Balancer:
 
     Args:
         render: the fixture.
-        program: the program of the role certificate, which signs the certificates of the webservers.
+        program: the program of the role certificate, which creates the certificate of the balancer.
         folder: an empty folder.
     """
 
@@ -111,11 +112,11 @@ class Balancer:
         """Start a webserver; the certificate of one with TLS is for `domain`."""
         context = None
         if tls:
-            chain, key = self.program.self_signed([domain], 1, by_authority=True)
-            (self.folder / f"{name}.pem").write_text(chain + key)
+            private = Certificates(self.folder / name, [domain])
+            private.create()
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.folder / f"{name}.pem")
-            self.trust(name, (self.program.AUTHORITY / "ca.pem").read_text())
+            context.load_cert_chain(private.certificate, private.key)
+            self.trust(name, private.ca.read_text())
         self.webservers.append(Webserver(name, context))
         return self.webservers[-1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import random
 import re
 import shutil
@@ -23,10 +22,11 @@ from typing import Any
 
 import pytest
 import yaml
+from programs import find
 
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+NGINX = find("nginx")
 MODULES = Path("/etc/nginx/modules-enabled")
-needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed: apt-get install nginx-light")
+needs_nginx = pytest.mark.needs("nginx")
 Render = Callable[..., str]
 DOMAIN = "shop.example"
 # nginx's own configuration, by file name, with numbers in the place of the ports.
@@ -57,6 +57,8 @@ class Backend(BaseHTTPRequestHandler):
     """The app: it returns its path, the prefix and its own headers."""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/slow/"):
+            time.sleep(0.2)
         body = f"app: {self.path}".encode()
         self.send_response(200)
         for name, value in ({"Content-Type": "text/html"} | ANSWERS.get(self.path.partition("?")[0], {})).items():
@@ -77,6 +79,7 @@ class Backend(BaseHTTPRequestHandler):
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
+    request_queue_size = 256
 
 
 @dataclass
@@ -126,7 +129,9 @@ class Site:
         values = {
             "app_http_port": self.port,
             "app_https_port": self.https_port,
-            "app_certificate": f"{self.folder}/certificate",
+            "app_certificate": f"{self.folder}/certificate/fullchain.pem",
+            "app_certificate_key": f"{self.folder}/certificate/privkey.pem",
+            "app_certificate_marker": f"{self.folder}/certificate/real",
             "__app_root": str(live.parent),
         }
         self.put_configuration(f"sites/{name}.conf", self.render("app", "site.conf.j2", app, **values))

@@ -72,17 +72,23 @@ no-index = true
 BUILD_SYSTEM = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 
 
-def wheel(folder: Path, name: str, version: str = "1.0", content: str = "def run():\n    print('hello')\n") -> Path:
-    """Create a wheel with one module and a program of the same name."""
+def wheel(
+    folder: Path,
+    name: str,
+    version: str = "1.0",
+    content: str = "def run():\n    print('hello')\n",
+    tag: str = "py3-none-any",
+) -> Path:
+    """Create a wheel with one module and a program of the same name; `tag` says on which Python and system it runs."""
     info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": content,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
         f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:run\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{version}-py3-none-any.whl"
+    path = folder / f"{name}-{version}-{tag}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for file, text in files.items():
             archive.writestr(zipfile.ZipInfo(file), text)

@@ -64,6 +64,7 @@ HOST: dict[str, Any] = {
     "failed_units": [],
     "backup": {"last_backup": "2026-01-01T13:10:00Z", "size_bytes": 5, "last_check": None, "last_drill": None},
     "alerts": None,
+    "logs": None,
     "reboot_needed": False,
     "updates": {"pending": 3, "security": 0},
     "problems": [],

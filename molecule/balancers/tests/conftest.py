@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import testinfra
-from balancers.visitors import Visitors
-from deploying import deploy
+from balancers.clients import Clients
+from deploying import at_task, deploy
 from testing import PROJECT, Machine, Web
 
-__all__ = ["deploy"]
+__all__ = ["at_task", "deploy"]
 NAMES = ("web12", "web13", "lb12", "lb13")
 
 
@@ -53,12 +53,12 @@ def site(shared: str) -> Web:
 
 
 @pytest.fixture
-def visitors(site: Web) -> Callable[[], contextlib.AbstractContextManager[Visitors]]:
+def clients(site: Web) -> Callable[[], contextlib.AbstractContextManager[Clients]]:
     """Clients of the shop, as long as the context lasts."""
 
     @contextlib.contextmanager
-    def visit() -> Iterator[Visitors]:
-        seen = Visitors(site)
+    def visit() -> Iterator[Clients]:
+        seen = Clients(site)
         threads = [threading.Thread(target=seen.run) for _ in range(4)]
         for thread in threads:
             thread.start()

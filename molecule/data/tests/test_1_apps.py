@@ -16,16 +16,16 @@ Play = Callable[..., Run]
 ALL = "webservers:databases"
 
 
-def test_what_a_guest_writes_is_in_postgresql_and_on_the_page(guestbook: Guestbook) -> None:
+def test_an_entry_is_stored_in_postgresql_and_shown_on_the_page(guestbook: Guestbook) -> None:
     message = f"m{uuid4().hex[:8]}"
-    answer = guestbook.visitor.post("/entries", {"name": "Ada", "message": message}, "/")
+    answer = guestbook.client.post("/entries", {"name": "Ada", "message": message}, "/")
     assert answer.status == 200
     assert message in answer.text
     query = f"select name from entry where message = '{message}'"
     assert guestbook.app(f'psql -Atc "{query}"') == "Ada"
 
 
-def test_psql_is_the_owner_of_the_database_alone(guestbook: Guestbook) -> None:
+def test_psql_logs_in_only_as_the_owner_of_the_database(guestbook: Guestbook) -> None:
     shown = guestbook.app(
         'psql -Atc "select current_user, current_database(), usesuper from pg_user where usename = user"'
     )
@@ -34,13 +34,13 @@ def test_psql_is_the_owner_of_the_database_alone(guestbook: Guestbook) -> None:
 
 
 def test_the_worker_makes_a_thumbnail_of_an_upload(guestbook: Guestbook, picture: bytes) -> None:
-    message, visitor = f"m{uuid4().hex[:8]}", guestbook.visitor
+    message, client = f"m{uuid4().hex[:8]}", guestbook.client
     fields = {"name": "Ada", "message": message}
-    visitor.upload("/entries", "grey.png", picture, "image/png", fields, form="/", field="picture")
+    client.upload("/entries", "grey.png", picture, "image/png", fields, form="/", field="picture")
     entry = guestbook.app(f"psql -Atc \"select id from entry where message = '{message}'\"")
 
     def link() -> re.Match[str] | None:
-        return re.search(rf'src="(/media/{entry}\.webp)"', visitor.get("/").text)
+        return re.search(rf'src="(/media/{entry}\.webp)"', client.get("/").text)
 
     found = wait_for(link, 30, "the worker has made the thumbnail")
     response = guestbook.web.raw(found[1])

@@ -74,7 +74,7 @@ def test_over_the_network_a_wrong_password_an_unverified_server_and_plain_text_a
     assert "certificate verify failed" in refused(f"sslmode=verify-full&sslrootcert={other}")
 
 
-def test_the_firewall_of_the_database_host_lets_the_webserver_in_and_nobody_else(remote: Machine, at: At) -> None:
+def test_the_firewall_of_the_database_host_allows_only_the_webserver(remote: Machine, at: At) -> None:
     database = at("db13")
     address = str(database.ansible.get_variables()["ansible_host"])
     outside = Machine("db13", database, {}, type(remote.web)(address, 5432))

@@ -9,8 +9,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+from deploying import at_task
 from testing import PROJECT, Machine, Run
 
+__all__ = ["at_task", "status"]
 Play = Callable[..., Run]
 Status = Callable[..., tuple[Run, dict[str, Any]]]
 SCHEMA = json.loads((PROJECT / "docs/status.schema.json").read_text())

@@ -22,10 +22,25 @@ def without_echo(inventory: Path, tmp_path: Path) -> list[str]:
     return ["-e", f"@{extra}"]
 
 
-def test_an_app_that_left_the_inventory_stops_and_a_deploy_brings_it_back(
-    play: Callable[..., Run], machine: Machine, echo: Web, without_echo: list[str]
+def test_an_app_removed_from_the_inventory_is_stopped_and_a_deploy_starts_it_again(
+    play: Callable[..., Run],
+    machine: Machine,
+    echo: Web,
+    without_echo: list[str],
+    changed_app: Callable[..., list[str]],
 ) -> None:
+    jobs = changed_app(
+        "echo",
+        processes=[{"name": "idle", "command": "sleep infinity"}],
+        timers=[{"name": "tick", "command": "true", "on_calendar": "hourly"}],
+    )
+    started = play("deploy", "-e", "app=echo", *jobs)
+    assert started.code == 0, started.output
     live = machine.live("echo")
+    units = machine.host.check_output("ls /etc/systemd/system | grep '^echo[@.]'")
+    assert "echo.idle" in units
+    assert "echo.tick" in units
+    machine.host.run_expect([0], "pgrep -u echo sleep")
     with machine.host.sudo():
         machine.host.check_output("touch /srv/echo/data/kept")
     assert "echo" in play("provision", *without_echo, "--check").output
@@ -43,27 +58,38 @@ def test_an_app_that_left_the_inventory_stops_and_a_deploy_brings_it_back(
     assert "not in the inventory; to remove it" in play("status", *without_echo).output
     assert play("provision", *without_echo).recap(machine.name)["changed"] == 0
 
-    back = play("deploy", "-e", "app=echo")
+    back = play("deploy", "-e", "app=echo", *jobs)
     assert back.code == 0, back.output
     assert machine.live("echo") == live
     assert echo.ask("/").status == 200
 
 
 def test_a_removed_app_is_gone_and_its_data_only_on_request(
-    play: Callable[..., Run], machine: Machine, echo: Web, without_echo: list[str]
+    play: Callable[..., Run],
+    machine: Machine,
+    echo: Web,
+    without_echo: list[str],
+    at_task: Callable[[str, str], dict[str, str]],
 ) -> None:
     with machine.host.sudo():
         machine.host.check_output("touch /srv/echo/data/kept")
     unknown = play("remove", "-e", "app=shop")
-    assert "No host has an app shop. Installed are: blueoctopus, echo" in unknown.output
-    assert "one of keep, delete" in play("remove", "-e", "app=echo", "-e", "data=all").output
+    assert "No host has an app shop. Installed apps: blueoctopus, echo" in unknown.output
+
+    killing = at_task("Remove the app's site, units and releases", "KILL")
+    killed = play("remove", "-e", "app=echo", "-e", "data=delete", *without_echo, environment=killing)
+    assert killed.code == -9, killed.output
+    with pytest.raises(OSError, match=r"."):
+        echo.ask("/")
+    with machine.host.sudo():
+        assert machine.host.file("/srv/echo/data/kept").exists
 
     removed = play("remove", "-e", "app=echo", *without_echo)
     assert removed.code == 0, removed.output
     assert "add -e data=delete" in removed.output
     with machine.host.sudo():
         assert machine.host.check_output("ls /srv/echo") == "data\nhistory.jsonl"
-        # As after a removal that was interrupted.
+        # As after a removal that was interrupted between two of its steps.
         machine.host.check_output("mkdir -p /srv/echo/releases/.removed-1")
 
     gone = play("remove", "-e", "app=echo", "-e", "data=delete", *without_echo)

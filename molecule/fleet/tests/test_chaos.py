@@ -3,7 +3,7 @@
     script/chaos [SEED] [ROUNDS]
 
 After each round, one deploy must succeed, and the invariants in `Chaos.check` must hold. The app's folder on debian13
-is a small file system, which a fault fills; debian12 can be restarted. The tests cannot change the clock of a machine,
+is a small file system, which a fault fills; debian12 can be restarted. The tests can't change the clock of a machine,
 as the machines share the clock of this computer.
 """
 
@@ -26,7 +26,7 @@ testinfra_hosts = ["ansible://debian13"]
 SEED = int(os.environ.get("CHAOS_SEED") or time.time())
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 0)
 BOTH = "webservers"
-LONGEST = 12.0  # seconds within which the fault happens; a deploy takes about nine
+LONGEST = {"deploy": 12.0, "rollback": 6.0, "remove": 6.0}  # seconds within which the fault happens
 
 
 class Requests:
@@ -150,12 +150,14 @@ class Chaos:
         (self.shop / "healthy.txt").write_text("no" if bad else "yes")
         action = self.chance.choice(["deploy", "deploy", "deploy", "deploy", "rollback", "remove"])
         fault = self.chance.choice(self.FAULTS)
-        moment = self.chance.uniform(0, LONGEST)
+        moment = self.chance.uniform(0, LONGEST[action])
         running = self.start(action, *([] if action == "deploy" else ["-e", "app=shop"]))
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(moment)
         with fault(self, running):
             output = running.communicate()[0]
+        if fault is Chaos.nothing and action == "deploy":
+            assert (running.returncode == 0) is not bad, output
         what = f"{action}{' of a bad release' * bad}, {fault.__name__} after {moment:.1f} s"
         return f"round {number}: {what}\n{output}"
 
@@ -163,10 +165,15 @@ class Chaos:
     def is_up(machine: Machine) -> bool:
         return bool(machine.host.run("systemctl is-system-running --wait").stdout.strip() in ("running", "degraded"))
 
+    def hosts_have_ended(self) -> bool:
+        """Whether each host has ended the run, or restored itself after it."""
+        return all(not history or history[-1]["result"] != "begun" for history in self.fleet.history())
+
     def check(self, number: int) -> None:
-        """Deploy once more, then verify the invariants."""
+        """Wait until the hosts have restored themselves, deploy once more, then verify the invariants."""
         for machine in self.fleet.machines:
             wait_for(partial(self.is_up, machine), 60, f"{machine.name} can be reached")
+        wait_for(self.hosts_have_ended, 130, "no host is left with an unconfirmed release")
         (self.shop / "version.txt").write_text(f"after-{number}\n")
         (self.shop / "healthy.txt").write_text("yes")
         rerun = self.run("deploy")
@@ -193,12 +200,12 @@ def test_random_faults(fleet: Fleet, inventory: Path, shop: Path, changed_app: C
         chaos = Chaos(fleet, inventory, shop, options, random.Random(f"{SEED}-{number}"))
         began = time.monotonic()
         with Requests(fleet) as requests:
-            told = chaos.round(number)
+            report = chaos.round(number)
             try:
                 chaos.check(number)
             except BaseException:
-                print(f"seed {SEED}\n{told}")
+                print(f"seed {SEED}\n{report}")
                 raise
         unproven = {version for version in requests.versions if version.startswith("bad-")}
-        assert not unproven, f"seed {SEED}: {unproven} responded although it was never healthy.\n{told}"
-        print(f"seed {SEED}, {told.splitlines()[0]}: {time.monotonic() - began:.0f} s", flush=True)
+        assert not unproven, f"seed {SEED}: {unproven} responded although it was never healthy.\n{report}"
+        print(f"seed {SEED}, {report.splitlines()[0]}: {time.monotonic() - began:.0f} s", flush=True)

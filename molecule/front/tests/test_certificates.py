@@ -95,8 +95,8 @@ def test_certificate_is_renewed_when_the_certificate_authority_asks_for_it(
 
 
 def visit(web: Web, until: threading.Event, answered: list[int], failures: list[str]) -> None:
-    """Send requests over one connection like browsers do: if the server closes a used connection without a response,
-    send the request again on a new one."""
+    """Send requests over one connection like browsers do, with short pauses: if the server closes a used connection
+    without a response, send the request again on a new one."""
     connection: http.client.HTTPConnection | None = None
     while not until.is_set():
         kept = connection is not None
@@ -112,21 +112,22 @@ def visit(web: Web, until: threading.Event, answered: list[int], failures: list[
             connection = None
             if not kept:
                 failures.append(repr(error))
+        time.sleep(0.02)
 
 
 def test_renewal_under_load_drops_no_request(play: Play, echo: Web, certificate_of: CertificateOf) -> None:
     before = certificate_of(echo.domain)
     stop, answered, failures = threading.Event(), list[int](), list[str]()
-    visitors = [threading.Thread(target=visit, args=(echo, stop, answered, failures)) for _ in range(8)]
-    for visitor in visitors:
-        visitor.start()
+    clients = [threading.Thread(target=visit, args=(echo, stop, answered, failures)) for _ in range(8)]
+    for client in clients:
+        client.start()
     try:
         run = play("certificate", "-e", "app=echo", "-e", "operation=force")
         time.sleep(1)
     finally:
         stop.set()
-        for visitor in visitors:
-            visitor.join()
+        for client in clients:
+            client.join()
     assert run.code == 0, run.output
     assert certificate_of(echo.domain).serial_number != before.serial_number
     print(len(answered), "answered")
@@ -180,7 +181,6 @@ def test_domain_that_resolves_elsewhere_is_reported_and_no_certificate_is_reques
     assert ca.check_output("journalctl -u pebble | grep -c order-plz || true") == asked
     assert certificate_of(echo.domain) == before
     assert echo.ask("/").status == 200
-    assert play("deploy", "-e", "app=echo").code == 0
 
 
 def test_app_without_a_certificate_is_served_over_http_and_delays_no_other_app(
@@ -206,8 +206,20 @@ def test_app_without_a_certificate_is_served_over_http_and_delays_no_other_app(
     assert unencrypted.ask("/").headers["Location"] == f"https://{echo.domain}/"
 
 
+def test_certificate_is_not_renewed_while_the_app_has_no_https(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
+) -> None:
+    settings = machine.host.file("/etc/certificates/echo.json")
+    assert settings.exists
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", tls="none"))
+    assert run.code == 0, run.output
+    assert replace(echo, port=80, tls=None).ask("/").status == 200
+    assert not settings.exists
+
+
+@pytest.mark.usefixtures("pebble")  # which starts it again
 def test_site_stays_up_when_the_certificate_authority_is_down(
-    play: Play, echo: Web, ca: Any, certificate_of: CertificateOf, pebble: Callable[..., None]
+    play: Play, echo: Web, ca: Any, certificate_of: CertificateOf
 ) -> None:
     before = certificate_of(echo.domain)
     ca.run_expect([0], "systemctl stop pebble")
@@ -220,11 +232,9 @@ def test_site_stays_up_when_the_certificate_authority_is_down(
     status = play("status", "-e", "app=echo").output
     assert "acme, 89 days left" in status, status
     assert problem in status, status
-    pebble()
-    assert play("certificate", "-e", "app=echo", "-e", "operation=force").code == 0
 
 
-def test_renewal_works_when_one_nonce_of_five_is_refused_and_site_stays_up_when_nine_of_ten_are(
+def test_renewal_works_when_one_nonce_of_five_is_refused(
     play: Play, echo: Web, certificate_of: CertificateOf, pebble: Callable[..., None]
 ) -> None:
     pebble("Environment=PEBBLE_WFE_NONCEREJECT=20")
@@ -233,20 +243,13 @@ def test_renewal_works_when_one_nonce_of_five_is_refused_and_site_stays_up_when_
     run = play("certificate", "-e", "app=echo", "-e", "operation=force")
     print(f"{time.monotonic() - begun:.1f} s")
     assert run.code == 0, run.output
-    after = certificate_of(echo.domain)
-    assert after.serial_number != before.serial_number
-
-    pebble("Environment=PEBBLE_WFE_NONCEREJECT=90")
-    run = play("certificate", "-e", "app=echo", "-e", "operation=force")
-    assert run.code != 0
-    assert "invalid anti-replay nonce" in run.output, run.output
-    assert certificate_of(echo.domain) == after
+    assert certificate_of(echo.domain).serial_number != before.serial_number
 
 
 def test_short_lived_certificate_is_renewed_after_half_of_its_lifetime(
     machine: Machine, play: Play, echo: Web, ca: Any, certificate_of: CertificateOf, pebble: Callable[..., None]
 ) -> None:
-    ca.run_expect([0], "sed 's/7776000/120/' /etc/pebble/pebble.json > /etc/pebble/short.json")
+    ca.run_expect([0], "sed 's/7776000/80/' /etc/pebble/pebble.json > /etc/pebble/short.json")
     pebble("ExecStart=", "ExecStart=/usr/bin/pebble -config /etc/pebble/short.json -dnsserver 127.0.0.1:8053")
     assert play("certificate", "-e", "app=echo", "-e", "operation=force").code == 0
     first = certificate_of(echo.domain)
@@ -267,6 +270,7 @@ def test_certificate_can_be_self_signed_or_provided(
 ) -> None:
     run = play("deploy", "-e", "app=echo", *changed_app("echo", tls="selfsigned"))
     assert run.code == 0, run.output
+    assert machine.host.file("/etc/certificates/echo.json").exists  # it had no HTTPS in the previous test
     own = certificate_of(echo.domain)
     assert own.issuer == own.subject
     assert names(own) == [echo.domain]
@@ -285,7 +289,6 @@ def test_certificate_can_be_self_signed_or_provided(
     assert play("deploy", "-e", "app=echo", *provided).recap(machine.name)["changed"] == 0
     trusting = ssl.create_default_context(cafile=tmp_path / "chain.pem")
     assert replace(echo, tls=trusting).ask("/").status == 200
-    assert play("deploy", "-e", "app=echo").code == 0
 
 
 def test_dns_challenge_obtains_a_wildcard_certificate(

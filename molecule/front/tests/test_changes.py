@@ -1,4 +1,4 @@
-"""Changes of a live site: maintenance mode, streaming, removed and new apps, headers."""
+"""Changes of a live site: maintenance mode, passwords, removed and new apps, streaming, headers, files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_maintenance_affects_one_app_and_exempts_the_given_addresses(
     try:
         closed = wait_for(lambda: (a := echo.ask("/")).status == 503 and a, 5, "maintenance mode is on")
         assert closed.headers["Retry-After"] == "60"
-        assert "being worked on" in closed.text
+        assert "under maintenance" in closed.text
         assert echo.ask("/static/app.1a2b3c4d.css").status == 503
         assert site.ask("/").status == 200
         resolve = f"--resolve {echo.domain}:443:{echo.address}"
@@ -47,13 +47,107 @@ def test_maintenance_affects_one_app_and_exempts_the_given_addresses(
     wait_for(lambda: echo.ask("/").status == 200, 5, "maintenance mode is off")
 
 
-def test_streaming_and_websockets_work_where_they_are_enabled(play: Play, changed_app: ChangedApp, echo: Web) -> None:
-    assert first_drop_after(echo) > 1.5  # buffered
-    run = play("deploy", "-e", "app=echo", *changed_app("echo", streaming=True, websockets=True))
+# Of the word "password".
+HASH = "$6$salt$IxDD3jeSOb5eB1CX5LBsqZFVkJdido3OUILO5Ifz5iwMuTS4XMS130MTSuDDl3aCI6WouIL9AjRbLCelDCy.g."
+
+
+def test_basic_auth_requires_a_password_and_its_hash_is_not_shown(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
+) -> None:
+    run = play("deploy", "--diff", "-vv", "-e", "app=echo", *changed_app("echo", basic_auth={"staging": HASH}))
     assert run.code == 0, run.output
+    assert HASH[10:40] not in run.output
+    assert echo.ask("/").status == 401
+    login = base64.b64encode(b"staging:password").decode()
+    assert echo.ask("/", headers={"Authorization": f"Basic {login}"}).status == 200
+    with machine.host.sudo():
+        file = machine.host.file(f"/srv/echo/releases/{machine.live('echo')}/htpasswd")
+        assert (file.mode, file.user, file.group) == (0o640, "root", "www-data")
+
+
+def test_site_and_certificate_of_a_removed_app_are_removed(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, site: Web, tmp_path: Path
+) -> None:
+    everything = yaml.safe_load(Path(changed_app("echo")[1].removeprefix("@")).read_text())
+    only_first = tmp_path / "fewer.yml"
+    only_first.write_text(json.dumps({"apps": [app for app in everything["apps"] if app["name"] != "echo"]}))
+    run = play("provision", "-e", f"@{only_first}")
+    assert run.code == 0, run.output
+    with pytest.raises(ssl.SSLError):
+        echo.ask("/")
+    assert site.ask("/").status == 200
+    # Its certificate is not renewed any more, and deleted with the app only.
+    with machine.host.sudo():
+        assert machine.host.check_output("ls /etc/certificates/*.json") == "/etc/certificates/blueoctopus.json"
+        assert machine.host.file("/var/lib/certificates/echo/current/privkey.pem").exists
+    assert play("provision", "-e", f"@{only_first}").recap(machine.name)["changed"] == 0
+    run = play("remove", "-e", "app=echo", "-e", f"@{only_first}")
+    assert run.code == 0, run.output
+    with machine.host.sudo():
+        assert machine.host.check_output("find /var/lib/certificates -name 'echo*'") == ""
+        assert machine.host.file("/var/lib/certificates/blueoctopus/current/privkey.pem").exists
+    assert play("deploy").code == 0
+    assert echo.ask("/").status == 200
+    assert replace(echo, domain=site.domain).ask("/").status == 200
+
+
+def test_refused_nginx_configuration_is_reported_with_the_message_of_nginx_and_changes_nothing(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
+) -> None:
+    with machine.host.sudo():
+        before = machine.host.check_output("md5sum /etc/nginx/sites/echo.conf")
+        machine.host.run_expect([0], "echo 'msie_padding perhaps;' > /etc/nginx/conf.d/own.conf")
+        try:
+            run = play("deploy", "-e", "app=echo", *changed_app("echo", headers={"X-Own": "new"}))
+        finally:
+            machine.host.run_expect([0], "rm /etc/nginx/conf.d/own.conf")
+        assert machine.host.check_output("md5sum /etc/nginx/sites/echo.conf") == before
+    assert run.code != 0
+    assert 'invalid value "perhaps" in "msie_padding" directive' in run.output, run.output
+    assert "X-Own" not in echo.ask("/").headers
+
+
+def test_streaming_websockets_headers_and_files_work_where_they_are_enabled(
+    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
+) -> None:
+    keys = {
+        "streaming": True,
+        "websockets": True,
+        "headers": {"X-Own": "new", "X-Frame-Options": ""},
+        "static": [{"url": "/static/", "path": "static"}, {"url": "/flask/", "path": "package:flask/json"}],
+        "media": {"url": "/media/"},
+        "private_files": {"url": "/private/"},
+    }
+    assert first_drop_after(echo) > 1.5  # buffered
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", **keys))
+    assert run.code == 0, run.output
+
     assert first_drop_after(echo) < 0.9
     assert chat(echo, b"hello") == b"you said hello"
-    assert play("deploy", "-e", "app=echo").code == 0
+    answer = echo.ask("/")
+    assert (answer.status, answer.headers["X-Own"]) == (200, "new")
+    assert "X-Frame-Options" not in answer.headers
+
+    assert "def " in echo.ask("/flask/tag.py").text
+    for path in ("media/a.html", "private/b.txt"):
+        written = echo.ask(f"/write?path=/srv/echo/data/{path}", "POST")
+        assert written.status == 200, written.text
+    uploaded = echo.ask("/media/a.html")
+    assert (uploaded.status, uploaded.text) == (200, "written by the app\n")
+    assert uploaded.headers["Content-Disposition"] == "attachment"
+    assert uploaded.headers["X-Content-Type-Options"] == "nosniff"
+    assert echo.ask("/private/b.txt").status == 404
+    assert echo.ask("/download").text == "written by the app\n"
+    with machine.host.sudo():
+        data = machine.host.file("/srv/echo/data")
+        assert (data.mode, data.user, data.group) == (0o750, "echo", "echo")
+        assert machine.host.run("runuser -u www-data -- ls /srv/echo/data").rc != 0
+
+    assert play("deploy", "-e", "app=echo", *changed_app("echo", **keys)).recap(machine.name)["changed"] == 0
+    missing = [{"url": "/x/", "path": "package:flask/nothing"}]
+    run = play("deploy", "-e", "app=echo", *changed_app("echo", static=missing))
+    assert run.code != 0
+    assert "static: there is no folder package:flask/nothing" in run.output
 
 
 def first_drop_after(web: Web) -> float:
@@ -81,117 +175,6 @@ def chat(web: Web, words: bytes) -> bytes:
         tls.sendall(bytes([0x81, 0x80 | len(words)]) + mask + masked)
         _, length = stream.read(2)
         return stream.read(length)
-
-
-def test_site_of_a_removed_app_is_removed(
-    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web, site: Web, tmp_path: Path
-) -> None:
-    everything = yaml.safe_load(Path(changed_app("echo")[1].removeprefix("@")).read_text())
-    only_first = tmp_path / "fewer.yml"
-    only_first.write_text(json.dumps({"apps": [app for app in everything["apps"] if app["name"] != "echo"]}))
-    run = play("provision", "-e", f"@{only_first}")
-    assert run.code == 0, run.output
-    with pytest.raises(ssl.SSLError):
-        echo.ask("/")
-    assert site.ask("/").status == 200
-    assert play("provision", "-e", f"@{only_first}").recap(machine.name)["changed"] == 0
-    assert play("deploy").code == 0
-    assert echo.ask("/").status == 200
-    assert replace(echo, domain=site.domain).ask("/").status == 200
-
-
-def test_refused_nginx_configuration_is_reported_with_the_message_of_nginx_and_changes_nothing(
-    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
-) -> None:
-    with machine.host.sudo():
-        before = machine.host.check_output("md5sum /etc/nginx/sites/echo.conf")
-        machine.host.run_expect([0], "echo 'msie_padding perhaps;' > /etc/nginx/conf.d/own.conf")
-        try:
-            run = play("deploy", "-e", "app=echo", *changed_app("echo", headers={"X-Own": "new"}))
-        finally:
-            machine.host.run_expect([0], "rm /etc/nginx/conf.d/own.conf")
-        assert machine.host.check_output("md5sum /etc/nginx/sites/echo.conf") == before
-    assert run.code != 0
-    assert 'invalid value "perhaps" in "msie_padding" directive' in run.output, run.output
-    assert "X-Own" not in echo.ask("/").headers
-    run = play("deploy", "-e", "app=echo", *changed_app("echo", headers={"X-Own": "new", "X-Frame-Options": ""}))
-    assert run.code == 0, run.output
-    answer = echo.ask("/")
-    assert answer.headers["X-Own"] == "new"
-    assert "X-Frame-Options" not in answer.headers
-    assert play("deploy", "-e", "app=echo").code == 0
-
-
-def test_nginx_serves_files_of_packages_and_of_the_data(
-    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
-) -> None:
-    static = [{"url": "/static/", "path": "static"}, {"url": "/flask/", "path": "package:flask/json"}]
-    keys = {"static": static, "media": {"url": "/media/"}, "private_files": {"url": "/private/"}}
-    run = play("deploy", "-e", "app=echo", *changed_app("echo", **keys))
-    assert run.code == 0, run.output
-    assert "def " in echo.ask("/flask/tag.py").text
-    for path in ("media/a.html", "private/b.txt"):
-        written = echo.ask(f"/write?path=/srv/echo/data/{path}", "POST")
-        assert written.status == 200, written.text
-    uploaded = echo.ask("/media/a.html")
-    assert (uploaded.status, uploaded.text) == (200, "written by the app\n")
-    assert uploaded.headers["Content-Disposition"] == "attachment"
-    assert uploaded.headers["X-Content-Type-Options"] == "nosniff"
-    assert echo.ask("/private/b.txt").status == 404
-    assert echo.ask("/download").text == "written by the app\n"
-    with machine.host.sudo():
-        data = machine.host.file("/srv/echo/data")
-        assert (data.mode, data.user, data.group) == (0o750, "echo", "echo")
-        assert machine.host.run("runuser -u www-data -- ls /srv/echo/data").rc != 0
-    assert play("deploy", "-e", "app=echo", *changed_app("echo", **keys)).recap(machine.name)["changed"] == 0
-    missing = [{"url": "/x/", "path": "package:flask/nothing"}]
-    run = play("deploy", "-e", "app=echo", *changed_app("echo", static=missing))
-    assert run.code != 0
-    assert "static: there is no folder package:flask/nothing" in run.output
-    assert play("deploy", "-e", "app=echo").code == 0
-
-
-# Of the word "password".
-HASH = "$6$salt$IxDD3jeSOb5eB1CX5LBsqZFVkJdido3OUILO5Ifz5iwMuTS4XMS130MTSuDDl3aCI6WouIL9AjRbLCelDCy.g."
-
-
-def test_a_password_closes_a_site_and_its_hash_is_not_shown(
-    machine: Machine, play: Play, changed_app: ChangedApp, echo: Web
-) -> None:
-    run = play("deploy", "--diff", "-vv", "-e", "app=echo", *changed_app("echo", basic_auth={"staging": HASH}))
-    assert run.code == 0, run.output
-    assert HASH[10:40] not in run.output
-    assert echo.ask("/").status == 401
-    login = base64.b64encode(b"staging:password").decode()
-    assert echo.ask("/", headers={"Authorization": f"Basic {login}"}).status == 200
-    with machine.host.sudo():
-        file = machine.host.file(f"/srv/echo/releases/{machine.live('echo')}/htpasswd")
-        assert (file.mode, file.user, file.group) == (0o640, "root", "www-data")
-    other = changed_app("echo", basic_auth={"other": HASH})
-    assert play("deploy", "-e", "app=echo", *other).code == 0
-    assert echo.ask("/", headers={"Authorization": f"Basic {login}"}).status == 401
-    assert play("deploy", "-e", "app=echo").code == 0
-    assert echo.ask("/").status == 200
-
-
-def test_redirects_robots_and_own_directives_of_an_app(play: Play, changed_app: ChangedApp, echo: Web) -> None:
-    keys = {
-        "redirects": [{"from": "/old", "to": "/new"}],
-        "robots": False,
-        "nginx_extra": "location = /ping { return 200 pong; }",
-    }
-    run = play("deploy", "-e", "app=echo", *changed_app("echo", **keys))
-    assert run.code == 0, run.output
-    answer = echo.ask("/old?a=b")
-    assert (answer.status, answer.headers["Location"]) == (301, f"https://{echo.domain}/new?a=b")
-    assert echo.ask("/").headers["X-Robots-Tag"] == "noindex"
-    assert "Disallow: /" in echo.ask("/robots.txt").text
-    assert echo.ask("/ping").text == "pong"
-    run = play("deploy", "-e", "app=echo", *changed_app("echo", nginx_extra="no_such_directive on;"))
-    assert run.code != 0
-    assert 'unknown directive "no_such_directive"' in run.output, run.output
-    assert echo.ask("/ping").text == "pong"
-    assert play("deploy", "-e", "app=echo").code == 0
 
 
 def test_two_apps_share_a_domain(play: Play, changed_app: ChangedApp, site: Web, echo: Web) -> None:

@@ -19,6 +19,7 @@ testinfra_hosts = ["ansible://sudo12"]
 Play = Callable[..., Run]
 Neighbour = Callable[[str], Door]
 LONGEST = 90  # seconds from the change until logins work again
+PAUSE = 2  # seconds between two logins
 BOTH = "sudo12,root13"
 
 # Changes after which nobody can log in.
@@ -29,11 +30,16 @@ OTHERS: dict[str, Any] = {"firewall_ssh_from": ["192.0.2.1"], "admin_addresses":
 
 # Waits for the change. The callers complete the command and its quotes.
 LOOK_OUT = "timeout 60 sh -c 'until test -e /var/lib/undo-lockout/armed; do sleep 0.05; done"
+# The host then undoes a change after 35 seconds instead of 60: enough for the run to try its new login.
+SOONER = "/run/systemd/system/undo-lockout.timer.d"
+SOONER_TIMER = "[Timer]\nOnActiveSec=\nOnActiveSec=35\n"
+# Connections as from the internet, which start sshd wherever ssh.socket listens.
+STRANGERS = "bash -c 'while :; do : </dev/tcp/127.0.0.1/{}; sleep 0.1; done 2>/dev/null'"
 BOOT = "stat --format %Y /proc/1"  # when the machine has booted; containers share the kernel's own boot time
 
 
 class Watcher:
-    """Tries to log in once a second with the settings before the change, and records the results."""
+    """Tries to log in every two seconds with the settings before the change, and records the results."""
 
     def __init__(self, door: Door) -> None:
         self.seen: list[bool] = []
@@ -41,7 +47,7 @@ class Watcher:
         self.thread = threading.Thread(target=self.watch, args=[door])
 
     def watch(self, door: Door) -> None:
-        while not self.stop.wait(1):
+        while not self.stop.wait(PAUSE):
             self.seen.append(door.opens())
 
     def was_locked_out_and_is_back(self) -> bool:
@@ -58,14 +64,20 @@ class Watcher:
 
 @pytest.fixture
 def doors(neighbour: Neighbour) -> Iterator[list[Door]]:
-    """The logins to both machines; a firewall in front of them blocks port 2345."""
+    """The logins to both machines, to which strangers connect all the time.
+
+    A firewall in front of them blocks port 2345, and their undo comes sooner.
+    """
     doors = [neighbour(name) for name in BOTH.split(",")]
     closing = "sudo iptables -t raw {} PREROUTING -p tcp --dport 2345 -j DROP"
+    sooner = f"sudo mkdir -p {SOONER} && echo '{SOONER_TIMER}' | sudo tee {SOONER}/sooner.conf"
     for door in doors:
-        assert door.ssh(closing.format("-A")).returncode == 0
+        strangers = f"sudo systemd-run --quiet --unit=strangers {STRANGERS.format(door.port)}"
+        assert door.ssh(f"{closing.format('-A')} && {sooner} && {strangers}").returncode == 0
     yield doors
     for door in doors:
-        assert door.ssh(closing.format("-D")).returncode == 0
+        removed = f"sudo systemctl stop strangers && sudo rm -r {SOONER}"
+        assert door.ssh(f"{closing.format('-D')} && {removed}").returncode == 0
 
 
 @pytest.fixture
@@ -106,11 +118,12 @@ def test_change_that_locks_everybody_out_is_undone_by_the_host(
         assert "The host undoes these changes automatically within a minute" in run.output
         for watcher in (first, second):
             wait_for(watcher.was_locked_out_and_is_back, LONGEST, "the administrator can log in again")
-            print("logins, once a second:", "".join("." if worked else "!" for worked in watcher.seen))
-            assert watcher.seen.count(False) < LONGEST
+            print(f"logins, every {PAUSE} s:", "".join("." if worked else "!" for worked in watcher.seen))
+            assert watcher.seen.count(False) * PAUSE < LONGEST
     assert [login_settings(door) for door in doors] == before
 
 
+@pytest.mark.usefixtures("machine")  # else it would run last, and the next test needs what it leaves
 def test_host_undoes_the_change_without_the_control_node_and_after_a_reboot(
     neighbour: Neighbour, inventory: Path, settings: Callable[..., list[str]]
 ) -> None:
@@ -158,8 +171,6 @@ def test_next_run_completes_an_interrupted_one(machine: Machine, door: Door, pla
         (["-e", "ssh_port=80", "-e", "ansible_port=2222"], "nginx already listens on port 80"),
         (["-e", "admin_user=guest", "-e", '{"admin_keys": ["KEY"]}'], "The user guest already exists, with keys"),
         (["-e", "firewall_ssh_port=99"], "These rules would block all SSH logins"),
-        (["-e", '{"admin_keys": []}'], "an empty list: nobody could log in"),
-        (["-e", '{"admin_keys": ["ssh-ed25519 AAAA"]}'], "entry 1"),
     ],
 )
 def test_settings_that_would_lock_everybody_out_are_refused_before_any_change(

@@ -44,7 +44,7 @@ def anna(machine: Machine, door: Door, play: Play, with_settings: Callable[..., 
         machine.host.run_expect([0], "userdel --remove --force anna 2>/dev/null")
 
 
-def test_sudo_with_a_password_stays_until_the_inventory_says_otherwise(
+def test_sudo_asks_for_a_password_until_the_inventory_disables_it(
     machine: Machine, door: Door, play: Play, anna: str, with_settings: Callable[..., list[str]]
 ) -> None:
     run = play("provision", *with_settings(admin_user=anna))

@@ -13,9 +13,10 @@ from receiving import start_receiver
 from testing import Machine, Web
 
 
-@pytest.fixture
-def monitor(inventory: Path) -> Iterator[Monitor]:
+@pytest.fixture(scope="session")
+def monitor(pytestconfig: pytest.Config) -> Iterator[Monitor]:
     """The monitor, with a receiver."""
+    inventory = Path(pytestconfig.option.ansible_inventory).resolve()
     host = testinfra.get_host("ansible://monitor13", ansible_inventory=str(inventory))
     with host.sudo():
         start_receiver(host)

@@ -24,7 +24,7 @@ class CallbackModule(CallbackBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left = int(os.environ["DIE_AFTER"])
+        self.left = int(os.environ.get("DIE_AFTER", "0"))  # Ansible loads this also for runs that do not enable it
 
     def v2_runner_on_ok(self, result: Any) -> None:
         if result.task._role is not None:

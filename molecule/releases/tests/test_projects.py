@@ -26,6 +26,16 @@ build-backend = "setuptools.build_meta"
 where = ["src"]
 """
 UV = Path(sys.executable).parent / "uv"
+# The build script of a project that writes to the dependencies of all releases.
+ATTACK = """
+import glob, setuptools
+for path in glob.glob('/srv/shop/releases/*/venv/lib/*/site-packages/flask/__init__.py'):
+    try:
+        open(path, 'a').write('raise SystemExit')
+    except OSError:
+        pass
+setuptools.setup()
+"""
 
 
 @pytest.fixture
@@ -47,7 +57,7 @@ def packages(machine: Machine, release: str, name: str) -> str:
         return machine.host.check_output(f"ls -d /srv/shop/releases/{release}/venv/lib/python3*/site-packages/{name}")
 
 
-def test_a_locked_project_is_installed_and_the_next_release_has_its_new_code(
+def test_the_next_release_of_a_project_has_its_new_code_and_its_build_cannot_change_the_live_release(
     machine: Machine, deploy: Deploy, project: Path
 ) -> None:
     run = deploy("as a project", requirements="uv.lock")
@@ -55,7 +65,9 @@ def test_a_locked_project_is_installed_and_the_next_release_has_its_new_code(
     first = machine.live("shop")
     assert machine.web.ask().json["version"] == "as a project"
     (project / "src/octolib/__init__.py").write_text("NAME = 'again'\n")
-    assert deploy("as a project again", requirements="uv.lock").code == 0
+    (project / "setup.py").write_text(ATTACK)
+    run = deploy("as a project again", requirements="uv.lock")
+    assert run.code == 0, run.output
     second = machine.live("shop")
     with machine.host.sudo():
         code = machine.host.file(f"{packages(machine, second, 'octolib')}/__init__.py")
@@ -63,22 +75,10 @@ def test_a_locked_project_is_installed_and_the_next_release_has_its_new_code(
         assert code.user == "root"
         old = machine.host.file(f"{packages(machine, first, 'octolib')}/__init__.py")
         assert old.content_string == "NAME = 'first'\n"
-        inodes = {
-            machine.host.check_output(f"stat -c %i {packages(machine, release, 'flask')}/__init__.py")
-            for release in (first, second)
-        }
-    assert len(inodes) == 1
-
-
-def test_a_rebuild_is_a_new_release_and_the_next_deploy_changes_nothing(machine: Machine, deploy: Deploy) -> None:
-    assert deploy("to be rebuilt").code == 0
-    before = machine.live("shop")
-    assert deploy("to be rebuilt", "-e", "rebuild=true").code == 0
-    rebuilt = machine.live("shop")
-    assert rebuilt != before
-    run = deploy("to be rebuilt", "-e", "rebuild=false")
-    assert run.recap(machine.name)["changed"] == 0
-    assert machine.live("shop") == rebuilt
+        # The releases share the files of their dependencies.
+        shared = [f"{packages(machine, release, 'flask')}/__init__.py" for release in (first, second)]
+        assert len({machine.host.check_output(f"stat -c %i {path}") for path in shared}) == 1
+        assert "raise SystemExit" not in machine.host.file(shared[0]).content_string
 
 
 def test_no_other_user_can_see_a_build_secret(machine: Machine, deploy: Deploy, project: Path) -> None:
@@ -95,7 +95,7 @@ def test_no_other_user_can_see_a_build_secret(machine: Machine, deploy: Deploy, 
             "systemctl show --all 'release-build-shop.*'; cat /run/systemd/transient/release-build-shop.*; "
             "cat /run/release-build-shop.environment; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr '\\0' ' '"
         )
-        while not ended.is_set():
+        while not ended.wait(0.3):
             seen.append(machine.host.run(f'runuser -u nobody -- sh -c "{look}"').stdout)
 
     with machine.host.sudo():
@@ -114,30 +114,30 @@ def test_no_other_user_can_see_a_build_secret(machine: Machine, deploy: Deploy, 
     assert "s3cret" not in run.output
 
 
-def test_a_project_cannot_write_to_the_dependencies_of_the_live_release(
-    machine: Machine, deploy: Deploy, project: Path
+def test_debian_packages_are_installed_and_a_rebuild_is_a_new_release_that_the_next_deploy_keeps(
+    machine: Machine, deploy: Deploy
 ) -> None:
-    assert deploy("before the attack", requirements="uv.lock").code == 0
-    live = machine.live("shop")
-    (project / "setup.py").write_text(
-        "import glob, setuptools\n"
-        "for path in glob.glob('/srv/shop/releases/*/venv/lib/*/site-packages/flask/__init__.py'):\n"
-        "    try:\n        open(path, 'a').write('raise SystemExit')\n    except OSError:\n        pass\n"
-        "setuptools.setup()\n"
-    )
-    run = deploy("with an attack", requirements="uv.lock")
-    assert run.code == 0, run.output
-    with machine.host.sudo():
-        text = machine.host.file(f"{packages(machine, live, 'flask')}/__init__.py").content_string
-    assert "raise SystemExit" not in text
-
-
-def test_missing_debian_packages_are_installed_once(machine: Machine, deploy: Deploy) -> None:
     keys = {"packages": ["libpango-1.0-0"], "build_packages": ["tree"]}
     run = deploy("with Debian packages", **keys)
     assert run.code == 0, run.output
     assert all(machine.host.package(name).is_installed for name in ("libpango-1.0-0", "tree"))
-    assert deploy("with Debian packages", **keys).recap(machine.name)["changed"] == 0
+    before = machine.live("shop")
+    assert deploy("with Debian packages", "-e", "rebuild=true", **keys).code == 0
+    rebuilt = machine.live("shop")
+    assert rebuilt != before
+    run = deploy("with Debian packages", "-e", "rebuild=false", **keys)
+    assert run.recap(machine.name)["changed"] == 0, run.output
+    assert machine.live("shop") == rebuilt
+
+
+def test_an_app_can_have_an_interpreter_of_its_own(machine: Machine, deploy: Deploy, shop: Path) -> None:
+    with machine.host.sudo():
+        machine.host.run_expect([0], "mkdir -p /opt/python/bin && cp /usr/bin/python3.13 /opt/python/bin/")
+    text = (shop / "shop.py").read_text().replace("import os\n", "import os\nimport sys\n", 1)
+    (shop / "shop.py").write_text(text.replace("jsonify(", "jsonify(python=sys._base_executable, ", 1))
+    run = deploy("with its own Python", python="/opt/python/bin/python3.13")
+    assert run.code == 0, run.output
+    assert machine.web.ask().json["python"] == "/opt/python/bin/python3.13"
 
 
 def test_a_missing_interpreter_is_named_before_the_build(machine: Machine, deploy: Deploy) -> None:

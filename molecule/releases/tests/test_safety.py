@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from testing import Machine, Run, after_the_switch, wait_for
 
 testinfra_hosts = ["ansible://debian13"]
@@ -49,6 +49,20 @@ def owned(machine: Machine) -> list[str]:
         return machine.host.run(f"ls -d {' '.join(FORBIDDEN)}").stdout.split()
 
 
+@contextlib.contextmanager
+def short_restart_delay(machine: Machine, unit: str) -> Iterator[None]:
+    """Make systemd restart a unit after 0.2 seconds each time, without its growing delays; start it at the end."""
+    folder = f"/run/systemd/system/{unit}.d"
+    settings = "[Service]\\nRestartSec=200ms\\nRestartSteps=0\\n"
+    machine.host.run_expect([0], f"mkdir -p {folder} && printf '{settings}' > {folder}/delay.conf")
+    machine.host.run_expect([0], "systemctl daemon-reload")
+    try:
+        yield
+    finally:
+        machine.host.run_expect([0], f"rm -r {folder} && systemctl daemon-reload")
+        machine.host.run(f"systemctl reset-failed {unit}; systemctl start {unit}")  # if systemd has given up
+
+
 def test_source_distribution_is_not_built_as_root(machine: Machine, deploy: Deploy, shop: Path, tmp_path: Path) -> None:
     setup = f"from setuptools import setup\n{ATTACK}\nsetup(name='evil', version='1.0', py_modules=['evil'])\n"
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
@@ -62,7 +76,6 @@ def test_source_distribution_is_not_built_as_root(machine: Machine, deploy: Depl
     assert run.code == 0, run.output
     assert machine.web.ask().json["version"] == "with a build"
     assert owned(machine) == []
-    assert deploy("without it").code == 0
 
 
 def test_pth_file_of_a_wheel_runs_only_as_the_user_of_the_app(
@@ -88,11 +101,9 @@ def test_pth_file_of_a_wheel_runs_only_as_the_user_of_the_app(
         users = set(machine.host.check_output("cat /srv/shop/data/pth").split())
         assert users == {machine.host.check_output("id -u shop")}
         assert not machine.host.file("/root/pth").exists
-    assert deploy("without it").code == 0
 
 
-def test_files_of_a_release_are_owned_and_written_only_by_root(machine: Machine, deploy: Deploy) -> None:
-    assert deploy("whose files").code == 0
+def test_files_of_a_release_are_owned_and_written_only_by_root(machine: Machine) -> None:
     with machine.host.sudo():
         release = f"/srv/shop/releases/{machine.live('shop')}"
         assert machine.host.check_output(f"find {release}/ ! -user root") == ""
@@ -103,21 +114,21 @@ def test_files_of_a_release_are_owned_and_written_only_by_root(machine: Machine,
 def test_dying_workers_fail_the_deploy_although_nginx_retries_requests(
     machine: Machine, deploy: Deploy, shop: Path, load: Load
 ) -> None:
-    assert deploy("before the deaths of workers").code == 0
+    version = machine.web.ask().json["version"]
     edit(shop / "shop.py", "    time.sleep(0.02)\n", "    os._exit(1)\n")
     with load() as seen:
         run = deploy("whose workers die", watch_time=5)
     assert run.code != 0
     assert "worker" in run.output, run.output
     assert " died." in run.output, run.output
-    assert machine.web.ask().json["version"] == "before the deaths of workers"
+    assert machine.web.ask().json["version"] == version
     print(seen)
 
 
 def test_post_is_never_sent_twice_and_get_is_served_by_the_previous_release(
     machine: Machine, deploy: Deploy, shop: Path, at_task: Callable[[str, str], dict[str, str]], tmp_path: Path
 ) -> None:
-    assert deploy("before the post").code == 0
+    version = machine.web.ask().json["version"]
     edit(
         shop / "shop.py",
         "    time.sleep(0.02)\n",
@@ -133,7 +144,7 @@ def test_post_is_never_sent_twice_and_get_is_served_by_the_previous_release(
     assert run.code != 0, run.output
     assert (tmp_path / "POST.status").read_text() == "502"
     assert (tmp_path / "GET.status").read_text() == "200"
-    assert "before the post" in (tmp_path / "GET").read_text()
+    assert json.loads((tmp_path / "GET").read_text())["version"] == version
     with machine.host.sudo():
         assert machine.host.check_output("cat /srv/shop/data/posts") == "POST GET "
 
@@ -161,13 +172,11 @@ def test_larger_request_body_than_the_upload_limit_is_refused(machine: Machine, 
     assert deploy("with a small upload limit", upload_limit="1k").code == 0
     assert machine.web.ask(method="POST", body=b"x" * 2000).status == 413
     assert machine.web.ask(method="POST", body=b"x" * 500).status == 200
-    assert deploy("without it").code == 0
 
 
-@pytest.mark.parametrize("command", ["true", "false"])
-def test_process_that_exits_at_once_fails_the_deploy(machine: Machine, deploy: Deploy, command: str) -> None:
+def test_process_that_exits_at_once_fails_the_deploy(machine: Machine, deploy: Deploy) -> None:
     live = machine.live("shop")
-    run = deploy(f"with a process that is {command}", processes=[{"name": "mail", "command": command}])
+    run = deploy("with a process that fails", processes=[{"name": "mail", "command": "false"}])
     assert run.code != 0
     assert "shop.mail.1@" in run.output, run.output
     assert machine.live("shop") == live
@@ -197,11 +206,10 @@ def test_app_with_the_name_of_an_existing_user_is_refused(
             machine.host.run_expect([0], "userdel --remove somebody")
 
 
-def test_only_root_can_take_the_lock(machine: Machine, deploy: Deploy) -> None:
+def test_only_root_can_take_the_lock(machine: Machine) -> None:
     with machine.host.sudo():
         assert machine.host.check_output("stat -c '%U %a' /run/releases /run/releases/shop") == "root 700\nroot 700"
         assert machine.host.check_output("find /srv/shop -maxdepth 1 -writable -user shop") == "/srv/shop/data"
-    assert deploy("without a foreign lock").code == 0
 
 
 def test_build_left_by_a_killed_module_is_stopped_by_the_next_deploy(machine: Machine, deploy: Deploy) -> None:
@@ -211,34 +219,7 @@ def test_build_left_by_a_killed_module_is_stopped_by_the_next_deploy(machine: Ma
         assert machine.host.check_output("systemctl list-units --plain --no-legend 'release-build-shop.*'") == ""
 
 
-def test_live_release_is_restarted_without_a_limit(
-    machine: Machine, deploy: Deploy, play: Play, shop: Path, tmp_path: Path
-) -> None:
-    needed = "/srv/shop/data/database"
-    edit(shop / "shop.py", "app = Flask", f"open({needed!r})\napp = Flask")
-    with machine.host.sudo():
-        machine.host.run_expect([0], f"touch {needed} && chown shop {needed}")
-        assert deploy("that needs a database").code == 0
-        unit = f"shop@{machine.live('shop')}.service"
-        machine.host.run_expect([0], f"rm {needed} && systemctl kill --kill-whom=main --signal=KILL {unit}")
-        # More restarts than the five of systemd's default limit.
-        wait_for(
-            lambda: int(machine.host.check_output(f"systemctl show --property=NRestarts --value {unit}")) > 5,
-            90,
-            "systemd has restarted it more than five times",
-        )
-        assert machine.host.run(f"systemctl is-failed {unit}").stdout.strip() != "failed"
-        run = play("status", "-e", f"json={tmp_path / 'status.json'}")
-        assert run.code == 2, run.output
-        assert "last error: FileNotFoundError" in run.output
-        problems = json.loads((tmp_path / "status.json").read_text())["problems"]
-        assert any(entry["app"] == "shop" and "FileNotFoundError" in entry["log"] for entry in problems), problems
-        machine.host.run_expect([0], f"touch {needed} && chown shop {needed}")
-    wait_for(lambda: machine.web.ask().status == 200, 60, "the site responds again with its database")
-    assert deploy("that needs none").code == 0
-
-
-def test_app_that_logs_without_end_is_limited_and_the_log_says_so(
+def test_log_rate_of_an_app_is_limited_and_the_log_reports_it(
     machine: Machine, deploy: Deploy, play: Play, shop: Path
 ) -> None:
     flood = (
@@ -248,26 +229,42 @@ def test_app_that_logs_without_end_is_limited_and_the_log_says_so(
     )
     (shop / "shop.py").write_text((shop / "shop.py").read_text().replace("app = Flask", flood, 1))
     assert deploy("that logs without end").code == 0
-
-    def is_limited() -> bool:
-        run = play("logs", "-e", "app=shop", "-e", "since='2 minutes ago'", "-e", "grep='^Suppressed [0-9]+ messages'")
-        return f"messages from shop@{machine.live('shop')}.service" in run.output
-
-    wait_for(is_limited, 90, "the journal has dropped messages")
+    words = f"messages from shop@{machine.live('shop')}.service"
+    find = f"journalctl --quiet --since='2 minutes ago' --grep='^Suppressed [0-9]+ {words}'"
+    with machine.host.sudo():
+        wait_for(lambda: machine.host.run(find).stdout, 90, "the journal has dropped messages")
+    run = play("logs", "-e", "app=shop", "-e", "since='2 minutes ago'", "-e", "grep='^Suppressed [0-9]+ messages'")
+    assert words in run.output, run.output
     assert machine.web.ask().status == 200
-    assert deploy("that logs little").code == 0
 
 
-def test_port_that_an_app_opens_is_closed_by_the_firewall(machine: Machine, deploy: Deploy, shop: Path) -> None:
-    listen = (
-        "import contextlib, socket\n\nwith contextlib.suppress(OSError):  # one worker gets the port\n"
-        "    door = socket.create_server(('0.0.0.0', 5050))\napp = Flask"
-    )
-    (shop / "shop.py").write_text((shop / "shop.py").read_text().replace("app = Flask", listen, 1))
-    assert deploy("with a port").code == 0
-    assert machine.host.socket("tcp://0.0.0.0:5050").is_listening
-    assert not machine.accepts(5050)
-    assert deploy("without a port").code == 0
+def test_live_release_is_restarted_without_a_limit(
+    machine: Machine, deploy: Deploy, play: Play, shop: Path, tmp_path: Path
+) -> None:
+    needed = "/srv/shop/data/database"
+    edit(shop / "shop.py", "app = Flask", f"open({needed!r})\napp = Flask")
+    with machine.host.sudo():
+        machine.host.run_expect([0], f"install -o shop /dev/null {needed}")
+        assert deploy("that needs a database").code == 0
+        unit = f"shop@{machine.live('shop')}.service"
+        with short_restart_delay(machine, unit):
+            machine.host.run_expect([0], f"rm {needed} && systemctl kill --kill-whom=main --signal=KILL {unit}")
+            try:
+                # More restarts than the five of systemd's default limit.
+                wait_for(
+                    lambda: int(machine.host.check_output(f"systemctl show --property=NRestarts --value {unit}")) > 5,
+                    90,
+                    "systemd has restarted it more than five times",
+                )
+                assert machine.host.run(f"systemctl is-failed {unit}").stdout.strip() != "failed"
+                run = play("status", "-e", f"json={tmp_path / 'status.json'}")
+            finally:
+                machine.host.run_expect([0], f"install -o shop /dev/null {needed}")
+            wait_for(lambda: machine.web.ask().status == 200, 60, "the site responds again with its database")
+    assert run.code == 2, run.output
+    assert "last error: FileNotFoundError" in run.output
+    problems = json.loads((tmp_path / "status.json").read_text())["problems"]
+    assert any(entry["app"] == "shop" and "FileNotFoundError" in entry["log"] for entry in problems), problems
 
 
 def test_app_starts_after_databases_on_the_same_host(machine: Machine) -> None:

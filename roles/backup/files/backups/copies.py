@@ -218,7 +218,7 @@ def recover(database: Database, to: Path) -> None:
 
 
 def problems(folder: Path) -> list[str]:
-    """The damaged SQLite databases below a folder, with what is wrong."""
+    """The damaged SQLite databases below a folder, with their errors."""
     found = []
     for path in (one.path for one in databases(folder)):
         try:

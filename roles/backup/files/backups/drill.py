@@ -44,7 +44,7 @@ class Drill:
 
     @property
     def target(self) -> Target:
-        """The target of this week: each one has its turn."""
+        """The target of this week; the targets alternate weekly."""
         if not self.settings.targets:
             return self.settings.target()  # which explains it
         return self.settings.targets[int(time.time() // CHECKED_EVERY) % len(self.settings.targets)]
@@ -125,7 +125,9 @@ class Drill:
         self.server.load(dump, name)
         tables, rows = self.server.rows(name)
         if not rows and about.get("has_rows"):
-            raise BackupError(f"The database in the backup has {tables} tables and no row, but it had rows then.")
+            raise BackupError(
+                f"The restored database has {tables} tables but no rows. It had rows when the backup was made."
+            )
         return {"tables": tables, "rows": rows}
 
     def call_command(self, app: App, folder: Path, database: str) -> None:

@@ -29,7 +29,7 @@ MEANINGS = [
         r"wrong password or no key found",
         "The repository on {target} has another password than this host.",
         "Set backup_password in the inventory to the password that you have kept, and run site.yml. Without any of the "
-        "repository's passwords, nobody can read it: move it away on the target, and type on the host: "
+        "repository's passwords, it can't be read: move it to another place on the target, and run on the host: "
         "sudo backup forget-repository {target}",
     ),
     (
@@ -44,8 +44,9 @@ MEANINGS = [
     ),
     (
         r"403 forbidden|access ?denied|blob not removed",
-        "The target {target} refused it.",
-        "If it is meant to refuse deletion, set append_only: true for it. Otherwise, check its keys and permissions.",
+        "The target {target} refused the operation.",
+        "If this target must not allow deletion, set append_only: true for it. Otherwise, check its keys and "
+        "permissions.",
     ),
     (
         r"permission denied \(publickey|host key verification failed|remote host identification has changed",
@@ -55,7 +56,7 @@ MEANINGS = [
     ),
     (
         r"error talking http to rclone",
-        "The target {target} cannot be reached.",
+        "The target {target} can't be reached.",
         "Check that it is up, that its disk is not full, and that this host may log in to it.",
     ),
     (
@@ -69,7 +70,7 @@ MEANINGS = [
     (
         r"connection refused|timed? ?out|no route|network is unreachable|could not resolve|no such host|sftp session"
         r"|connection reset|broken pipe|eof|dial tcp|lookup ",
-        "The target {target} cannot be reached.",
+        "The target {target} can't be reached.",
         "Check that it is up and that this host may connect to it. The next run of the timer tries again.",
     ),
 ]
@@ -92,7 +93,7 @@ def explain(target: str, output: str) -> str:
     for pattern, cause, advice in MEANINGS:
         if re.search(pattern, said, re.IGNORECASE):
             return f"{cause.format(target=target)}\n{advice.format(target=target)}\nrestic: {said[-600:]}"
-    return f"restic failed for the target {target}: {said[-600:] or 'without a message'}"
+    return f"restic failed for the target {target}: {said[-600:] or 'it printed no message'}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Saved:
-    """What was saved: the snapshot, the size of the content, what was new of it, and files that were not readable."""
+    """The result of a backup: the snapshot, the size of the content and of its new part, and unreadable files."""
 
     id: str
     size: int

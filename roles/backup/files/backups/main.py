@@ -4,11 +4,13 @@
     backup list [NAME]             list the backups
     backup prune [TARGET]          delete the backups that backup_keep no longer keeps
     backup check [TARGET]          check the repository
-    backup drill all|NAME          restore the newest backups into scratch places, and check them
+    backup drill all|NAME          restore the newest backups to scratch copies, and check them
     backup restore NAME            restore an app: --at TIME, --as NAME-copy, --yes replace
-    backup former NAME             list what restores have put aside; --delete deletes it
+    backup former NAME             list the former data that restores have kept; --delete deletes it
     backup remove-copy NAME        remove a copy that a restore has created
     backup forget-repository TARGET  start a new repository with the next backup, if that of the target is gone
+    backup base                    make a base backup of the cluster, if that is due
+    backup archive TARGET          send new WAL to a target, without end
     backup restic TARGET …         run restic itself on the repository of a target
 
 The program reads /etc/backup/settings.json, which Ansible writes.
@@ -26,12 +28,15 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from backups.archive import Archive
 from backups.drill import Drill
 from backups.engine import Restic
+from backups.postgres import Server
 from backups.restoring import Restorer
 from backups.runs import choose
 from backups.saving import Saver
 from backups.settings import APPS, BackupError, Settings, load
+from backups.shipping import Shipper
 from backups.status import Status
 
 STEPS = ("prepare", "stop", "swap", "start", "undo")
@@ -51,13 +56,15 @@ def parser() -> argparse.ArgumentParser:
     listed.add_argument("app", nargs="?", default="")
     restore = commands.add_parser("restore")
     restore.add_argument("app")
-    restore.add_argument("--at", default="", help="the newest backup that is not younger, such as '2026-01-02 03:04'")
-    restore.add_argument("--as", dest="as_name", default="", help="create a copy of this name")
+    restore.add_argument(
+        "--at", default="", help="use the newest backup from this time or earlier, such as '2026-01-02 03:04'"
+    )
+    restore.add_argument("--as", dest="as_name", default="", help="restore into a copy with this name")
     restore.add_argument("--yes", default="", choices=["", "replace"], help="replace the data of a live app")
     restore.add_argument("--stamp", default="", help=argparse.SUPPRESS)
     restore.add_argument("--step", default="", choices=["", *STEPS], help=argparse.SUPPRESS)
     for one in (listed, restore):
-        one.add_argument("--target", default="", help="name of the target; the first one without it")
+        one.add_argument("--target", default="", help="name of the target; default: the first one")
         one.add_argument("--from", dest="host", default="", help="host whose backup it is")
         one.add_argument("--config", default="", help="folder with the settings and keys for another host's backups")
         one.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
@@ -67,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     former.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     commands.add_parser("remove-copy").add_argument("name")
     commands.add_parser("forget-repository").add_argument("target")
+    commands.add_parser("base")
+    commands.add_parser("archive").add_argument("target")
     engine = commands.add_parser("restic", prefix_chars="\0")
     engine.add_argument("target")
     engine.add_argument("words", nargs=argparse.REMAINDER)
@@ -96,9 +105,7 @@ def restore(given: argparse.Namespace, restorer: Restorer) -> int:
         print(json.dumps(asdict(plan)))
     elif given.step == "undo":
         aside = ", ".join(plan.facts.get("undone", []))
-        print(
-            f"The restore of {given.app} was undone." + (f" What it had put in place is in {aside}." if aside else "")
-        )
+        print(f"The restore of {given.app} was undone." + (f" The restored data is kept in {aside}." if aside else ""))
     else:
         print(report(plan.backup, given, plan.facts))
     return 0
@@ -106,13 +113,15 @@ def restore(given: argparse.Namespace, restorer: Restorer) -> int:
 
 def report(backup: str, given: argparse.Namespace, facts: dict[str, object]) -> str:
     where = f"the copy {given.as_name}" if given.as_name else given.app
-    return f"{where} is as in the backup of {backup}: " + ", ".join(f"{value} {key}" for key, value in facts.items())
+    return f"Restored {where} from the backup of {backup}: " + ", ".join(
+        f"{value} {key}" for key, value in facts.items()
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     given = parser().parse_args(argv)
     try:
-        return call(given, load())
+        return base() if given.command == "base" else call(given, load())
     except BackupError as error:
         print(error, file=sys.stderr)
         return 1
@@ -131,7 +140,11 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         restorer, saver = Restorer(settings, config=folder), Saver(settings, config=folder)
     if given.command in ("run", "drill") and is_root():
         app = settings.app(given.app).name if names else "all"
-        return start_unit("backup" if given.command == "run" else "backup-drill", app)
+        return start_unit(f"{'backup' if given.command == 'run' else 'backup-drill'}@{app}")
+    if given.command == "archive":
+        if given.target in [target.name for target in settings.targets]:  # otherwise, it is no longer one
+            Shipper(saver.engine(settings.target(given.target)), saver.state).run()
+        return 0
     if given.command in ("run", "drill", "check"):
         record(settings, Status(saver.state))
     if given.command in ("run", "drill"):
@@ -161,7 +174,7 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         return restore(given, restorer)
     if given.command == "former":
         found_former = restorer.delete_former(given.app) if given.delete else restorer.former(given.app)
-        print(json.dumps(found_former) if given.json else "\n".join(found_former) or "Nothing was put aside.")
+        print(json.dumps(found_former) if given.json else "\n".join(found_former) or "No former data.")
         return 0
     if given.command == "remove-copy":
         return remove_copy(given.name, restorer)
@@ -173,13 +186,29 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
     os.execvpe("restic", engine.argv(*given.words), engine.environment())  # noqa: S606
 
 
+def base() -> int:
+    """Make a base backup, as the user of the cluster, who can't read the settings."""
+    if is_root():
+        return start_unit("backup-base")
+    archive, status = Archive(), Status()
+    begun = int(time.time())
+    try:
+        made = archive.back_up(Server().sql("SHOW data_directory"))
+    except BackupError as error:
+        status.record("archive", base_error=str(error))
+        raise
+    status.record("archive", base_error="", base_time=begun, bases=[asdict(one) for one in archive.bases()])
+    print("Done." if made else "The last one is not a day old.")
+    return 0
+
+
 def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def start_unit(kind: str, app: str) -> int:
+def start_unit(name: str) -> int:
     """Let the user of a unit do it: root writes no file in the folders of that user."""
-    unit = f"{kind}@{app}.service"
+    unit = f"{name}.service"
     if subprocess.run(["systemctl", "start", unit]).returncode:
         raise BackupError(f"{unit} has failed.\nSee: journalctl --unit={unit}")
     print("Done.")
@@ -187,10 +216,12 @@ def start_unit(kind: str, app: str) -> int:
 
 
 def record(settings: Settings, status: Status) -> None:
-    """Store what the status needs to know of the settings, which only root can read, and when it was stored first."""
+    """Store the settings that the status needs, as only root can read the others, and the time of the first storing."""
     apps, targets = ([{"name": one.name} for one in found] for found in (settings.apps, settings.targets))
     since = status.read().get("settings", {}).get("since", int(time.time()))
-    status.record("settings", apps=apps, targets=targets, max_age=settings.max_age, since=since)
+    values = {"max_age": settings.max_age, "since": since, "point_in_time": settings.point_in_time}
+    values["logs"] = [target.name for target in settings.targets if target.has_log]
+    status.record("settings", apps=apps, targets=targets, **values)
 
 
 def remove_copy(name: str, restorer: Restorer) -> int:

@@ -1,4 +1,4 @@
-"""Put restored files in place. An app can choose the names and links in its data, so no link is followed.
+"""Move restored files to their folders. An app can choose the names and links in its data, so no link is followed.
 
 Nor is anything in a backup trusted: users with fewer rights than root write it.
 """
@@ -104,7 +104,7 @@ def put_copies(copies: Path, data: Path, described: list[dict[str, Any]]) -> Non
                     os.fchown(to.fileno(), one["uid"], one["gid"])
                 os.fchmod(to.fileno(), one["mode"] & 0o777)
         except OSError as error:
-            raise BackupError(f"The database {path} cannot be restored: {error.strerror} in its path.") from None
+            raise BackupError(f"The database {path} can't be restored: {error.strerror} in its path.") from None
 
 
 def give_to(folder: Path, before: tuple[int, int], after: tuple[int, int]) -> None:

@@ -12,8 +12,6 @@ from typing import Any
 from backups import settings
 from backups.settings import BackupError
 
-LOCKS = Path("/run/releases")  # of the modules, which change an app only with its lock
-
 
 @dataclass
 class Plan:
@@ -29,7 +27,7 @@ class Plan:
         as_name: name of the copy, if it is one.
         units: units that ran before the restore.
         swapped: the changes of names that have begun. Each one is stored before it is done.
-        complete: whether the restored data is in place, so that the app may have changed it since.
+        complete: whether the restored data is live, so that the app may have changed it since.
         facts: what was restored.
     """
 
@@ -59,7 +57,7 @@ class Plan:
 
     @property
     def undone_data(self) -> Path:
-        """Where an undo puts the data that a restore has put in place."""
+        """Where an undo keeps the data that a restore has made live."""
         return settings.APPS / self.app / f"data.undone-{self.stamp}"
 
     @property
@@ -74,16 +72,20 @@ class Plan:
     def undone_database(self) -> str:
         return f"{self.app}.undone-{self.stamp}"
 
+    def note(self, text: str) -> None:
+        """Add a sentence to the report."""
+        self.facts["note"] = f"{self.facts.get('note', '')} {text}".strip()
+
     def interrupted(self) -> BackupError:
         """The error for a restore that has begun to change the live data, and has not ended."""
         places = [str(self.former_data)] if self.data else []
         places += [f"database {self.former_database}"] if self.database else []
-        when = "after the restored data was in place" if self.complete else "while the restored data was put in place"
+        when = "after it had replaced the data" if self.complete else "while it replaced the data"
         return BackupError(
             f"The restore of {self.app} that began at {self.stamp} was interrupted {when}. Nothing was changed now.\n"
             f"The former data is in {', '.join(places)}.\n"
-            f"To finish that restore and start the app, type on the host: sudo backup restore {self.app} --step start\n"
-            f"To put the former data back: sudo backup restore {self.app} --step undo"
+            f"To finish that restore and start the app, run on the host: sudo backup restore {self.app} --step start\n"
+            f"To return to the former data, run: sudo backup restore {self.app} --step undo"
         )
 
 
@@ -135,8 +137,8 @@ class Plans:
             raise BackupError(f"No restore of {app} has been prepared on this host.")
         if stamp not in ("", found.stamp):
             raise BackupError(
-                f"Another restore of {app} has begun on this host at {found.stamp}, so the one of {stamp} has ended. "
-                "Nothing was changed."
+                f"Another restore of {app} has begun on this host at {found.stamp}, so the restore of {stamp} "
+                "can't continue. Nothing was changed."
             )
         return found
 
@@ -152,9 +154,9 @@ def checked_stamp(stamp: str) -> str:
     return stamp
 
 
-def has_lock(app: str, stamp: str) -> bool:
-    """Whether the run that has this stamp has the lock of the app."""
+def has_lock(locks: str, app: str, stamp: str) -> bool:
+    """Whether the run that has this stamp has the lock of the app, in the folder of all locks."""
     try:
-        return bool(stamp) and (LOCKS / app / "token").read_text().strip() == f"restore-{stamp}"
+        return bool(locks and stamp) and Path(locks, app, "token").read_text().strip() == f"restore-{stamp}"
     except OSError:
         return False

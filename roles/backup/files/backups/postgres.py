@@ -36,13 +36,15 @@ class Server:
     Args:
         user: user to be; the current one when empty.
         role: role to log in as; that of the user when empty.
+        socket: folder of its socket; that of the host's cluster when empty.
     """
 
     user: str = ""
     role: str = ""
+    socket: str = ""
 
-    def run(self, *argv: str, text: str = "", file: IO[bytes] | None = None) -> str:
-        """Run a program of PostgreSQL; its input is a text or an open file.
+    def run(self, *argv: str, text: str = "", file: IO[bytes] | None = None, to: IO[bytes] | None = None) -> str:
+        """Run a program of PostgreSQL; its input is a text or an open file. Return its output, unless a file gets it.
 
         Raises:
             BackupError: when it fails.
@@ -52,19 +54,22 @@ class Server:
             given: dict[str, Any] = {"stdin": file} if file else {"input": text}
             login = [f"--username={self.role}"] if self.role else []
             # The owner of a database can set another search path for it, and with it, what the names of functions mean.
-            given["env"] = {**os.environ, "PGOPTIONS": "-c search_path=pg_catalog"}
+            place = {"PGHOST": self.socket} if self.socket else {}
+            given["env"] = {**os.environ, "PGOPTIONS": "-c search_path=pg_catalog", **place}
             command = [*become, argv[0], *login, *argv[1:]]
-            done = subprocess.run(command, capture_output=True, text=True, cwd="/", **given)
+            done = subprocess.run(
+                command, stdout=to or subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", **given
+            )
         except FileNotFoundError as error:
             raise BackupError(f"{error.filename} is not installed. Run playbooks/site.yml on this host.") from None
         if done.returncode:
             said = done.stderr.strip()[-800:]
             if re.search(r"could not connect|connection to server", said):
                 raise BackupError(
-                    f"PostgreSQL cannot be reached.\nIs it running? systemctl status 'postgresql@*'\n{said}"
+                    f"PostgreSQL can't be reached.\nIs it running? systemctl status 'postgresql@*'\n{said}"
                 )
             raise BackupError(f"{argv[0]} failed: {said}")
-        return done.stdout
+        return done.stdout or ""
 
     def sql(self, statement: str, database: str = "postgres", **values: str) -> str:
         """Run statements, with values in place of :'NAME' as texts and :"NAME" as identifiers."""
@@ -129,6 +134,15 @@ class Server:
             values |= {"encoding": encoding, "collate": collate, "ctype": ctype}
         self.sql(f'CREATE DATABASE :"name" OWNER :"owner" TEMPLATE template0 {locale}', **values)
         self.sql('REVOKE ALL ON DATABASE :"name" FROM PUBLIC', name=name)
+
+    def dump(self, name: str, to: Path) -> None:
+        """Dump a database into a file, which only this user can read."""
+        with os.fdopen(os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            self.run(*dump_command(name), to=file)
+
+    def size(self, name: str) -> int:
+        """The bytes of a database."""
+        return int(self.sql("SELECT pg_database_size(:'name')", name=name))
 
     def drop(self, name: str) -> None:
         self.sql('DROP DATABASE IF EXISTS :"name" WITH (FORCE)', name=name)

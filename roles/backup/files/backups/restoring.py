@@ -1,12 +1,12 @@
-"""Restore an app, in steps that a playbook takes on several hosts side by side.
+"""Restore an app, in steps that a playbook runs on several hosts at the same time.
 
 1. `prepare`: restore files and database beside the live ones. Until then, nothing of the app has changed.
 2. `stop`: stop the units of the app.
-3. `swap`: put the former data aside, and the restored data in its place. These are changes of names, so they are quick.
+3. `swap`: rename the former data, and give its names to the restored data. Renaming is quick.
 4. `start`: start the units again.
 
-`undo` takes back whatever was done. It deletes only what was never in place; the rest is put aside. `start` and `undo`
-can be repeated after a crash. A copy (`as_name`) is complete after `prepare`.
+`undo` reverts all steps. It deletes only data that was never live; other data is kept under another name. `start` and
+`undo` can be repeated after a crash. A copy (`as_name`) is complete after `prepare`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from backups import runs
+from backups import archive, moments, runs
+from backups.archive import NoArchive
 from backups.engine import Restic
+from backups.moments import Moments
 from backups.placing import give_to, put_copies, remove_privileges, restored
 from backups.plans import Plan, Plans, checked_stamp, has_lock
 from backups.postgres import Server
 from backups.saving import MANIFEST
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings
 from backups.status import locked, shared
+from backups.units import active_units, start_units, stop_units
 
 SUPERUSER = "postgres"
 READER = "backups"  # the user and the role that read all databases
@@ -54,6 +57,10 @@ class Restorer:
     config: Path = CONFIG
     server: Server = field(default_factory=lambda: Server(SUPERUSER))
     loader: Server = field(default_factory=lambda: Server(LOADER))
+
+    @property
+    def moments(self) -> Moments:
+        return Moments(self.server)
 
     @property
     def plans(self) -> Plans:
@@ -96,7 +103,9 @@ class Restorer:
         self.check_former_plan(name, stamp)
         self.refuse(app, as_name, replace)
         engine = self.engine(target, host)
-        run = runs.choose(runs.runs_of(engine.snapshots()), name, at, f"The target {engine.target.name}")
+        found = runs.runs_of(engine.snapshots())
+        run = runs.choose(found, name, at, f"The target {engine.target.name}")
+        moment = moments.wanted(at, name, found) if app.database and self.settings.point_in_time else None
         if app.database and not run.database:
             raise BackupError(
                 f"The backup of {run.shown} has no database, but the app has one. Choose another one with at."
@@ -110,7 +119,7 @@ class Restorer:
                 self.undo(former)
             self.plans.store(plan)
             try:
-                self.fetch(plan, run, engine)
+                self.fetch(plan, run, engine, moment, own=not (host or target))
             except BaseException:
                 self.undo(plan)
                 raise
@@ -125,7 +134,7 @@ class Restorer:
         found = self.plans.find(name)
         if found and found.swapped:
             raise found.interrupted()
-        if found and not has_lock(name, stamp):
+        if found and not has_lock(self.settings.locks, name, stamp):
             raise BackupError(
                 f"Another restore of {name} has begun on this host at {found.stamp}. Nothing was changed.\nWait "
                 f"until it ends. If it was interrupted, clean up first: sudo backup restore {name} --step undo"
@@ -133,7 +142,7 @@ class Restorer:
         return found
 
     def refuse(self, app: App, as_name: str, replace: bool) -> None:
-        """Refuse what would overwrite something, or has no place.
+        """Refuse a restore that would overwrite something, or that lacks its user, role or folder.
 
         Raises:
             BackupError: with the option to add, or the step to take first.
@@ -148,30 +157,39 @@ class Restorer:
                 raise BackupError(f"'{as_name}' is not a name for a copy. Use, for example: -e as={app.name}-copy")
             if (APPS / as_name).exists() or (app.database and self.server.exists(as_name)):
                 raise BackupError(
-                    f"{as_name} is there already.\nChoose another name, or remove it on the host: "
+                    f"{as_name} already exists.\nChoose another name, or remove it on the host: "
                     f"sudo backup remove-copy {as_name}"
                 )
             return
         if app.data and os.path.ismount(app.folder):
             raise BackupError(
-                f"{app.folder} is a mount point, which cannot be renamed. Restore with as, then copy the files."
+                f"{app.folder} is a mount point, which can't be renamed. Restore into a copy "
+                f"(-e as={app.name}-copy), then copy the files."
             )
         if not replace and self.has_content(app):
             raise BackupError(
-                f"{app.name} has data on this host. Nothing was changed.\nTo put it aside and restore the backup in "
-                f"its place: -e yes=replace. To look at the backup first: -e as={app.name}-copy"
+                f"{app.name} has data on this host. Nothing was changed.\nTo replace it with the backup: "
+                f"-e yes=replace. The former data is kept. To inspect the backup first: -e as={app.name}-copy"
             )
 
     def has_content(self, app: App) -> bool:
-        """Whether there is something to lose: files, tables, or a live release that uses them."""
+        """Whether a restore would replace something: files, rows, or a live release that uses them."""
         if (APPS / app.name / "live").is_symlink():
             return True
         if app.data and app.folder.is_dir() and any(app.folder.iterdir()):
             return True
         return app.database and self.server.exists(app.name) and self.server.rows(app.name)[0] > 0
 
-    def fetch(self, plan: Plan, run: runs.Run, engine: Restic) -> None:
-        """Restore files and database from the repository."""
+    def fetch(self, plan: Plan, run: runs.Run, engine: Restic, moment: datetime | None, own: bool) -> None:
+        """Restore files and database from the repository, or the database as of a moment from the archive.
+
+        Args:
+            plan: the restore.
+            run: the backup with the files.
+            engine: the repository.
+            moment: the moment of the database; that of the backup when None.
+            own: whether the archive may be that of this host.
+        """
         folder = Path(plan.folder)
         folder.mkdir(mode=0o700)
         needed = sum(engine.size(snapshot) for snapshot in (run.files, run.database) if snapshot)
@@ -195,7 +213,17 @@ class Restorer:
                 give_to(data, (about["uid"], about["gid"]), (owner.pw_uid, owner.pw_gid))
             plan.facts["files"] = sum(len(names) for _, _, names in os.walk(data))
         if plan.database:
-            engine.restore(run.database, folder)
+            dump = folder / f"{plan.app}.dump"
+            if moment:
+                try:
+                    found, note = self.moments.dump(plan.app, moment, engine, own, plan.stamp, dump)
+                    about |= found
+                    plan.note(f"The database is that of {archive.shown(moment.timestamp())}. {note}")
+                except NoArchive as error:
+                    moment = None
+                    plan.note(f"The database is that of the backup, as that moment is not archived: {error}")
+            if not moment:
+                engine.restore(run.database, folder)
             self.load(plan, restored(folder, Path(f"/{plan.app}.dump")), about)
         if plan.as_name:
             self.place_copy(plan)
@@ -214,12 +242,12 @@ class Restorer:
             if plan.database:
                 self.server.rename(plan.restored_database, plan.as_name)
         except BaseException:
-            if plan.data:  # created here, so nobody else has used it
+            if plan.data:  # created here, so nothing else uses it
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def load(self, plan: Plan, dump: Path, about: dict[str, Any]) -> None:
-        """Load a dump into a new database. What is in the dump never runs as a superuser: it runs as a role that is a
+        """Load a dump into a new database. SQL of the dump never runs as a superuser: it runs as a role that is a
         member of nothing but the app's own role."""
         here, there = self.server.major(), int(about["postgresql"])
         if there > here:
@@ -228,7 +256,7 @@ class Restorer:
                 f"Restore on a host with PostgreSQL {there} or newer, such as a newer Debian."
             )
         if here > there:
-            plan.facts["note"] = f"The backup is of PostgreSQL {there}; it is now in PostgreSQL {here}."
+            plan.note(f"The backup is of PostgreSQL {there}; it is now in PostgreSQL {here}.")
         name = plan.restored_database
         self.server.create(name, plan.app, like=plan.app)
         schemas = self.server.create_extensions(name, about["extensions"], plan.app)
@@ -248,7 +276,7 @@ class Restorer:
         stop_units(plan.app)
 
     def swap(self, plan: Plan) -> None:
-        """Put the former data aside, and the restored data in its place. After a crash, what is left of it is done."""
+        """Rename the former data, and give its names to the restored data. It can be repeated after a crash."""
         live = plan.live_data
         if plan.data:
             if not os.path.lexists(plan.former_data):
@@ -268,7 +296,7 @@ class Restorer:
             self.server.allow_connections(plan.app)
 
     def note(self, plan: Plan, step: str) -> None:
-        """Store a step before it is done, so that a crash cannot hide it."""
+        """Store a step before it is done, so that a crash can't hide it."""
         if step not in plan.swapped:
             plan.swapped.append(step)
             self.plans.store(plan)
@@ -277,26 +305,25 @@ class Restorer:
         """Start the units that ran before; the restore is complete.
 
         Raises:
-            BackupError: when the restored data is not in place, or a unit does not start.
+            BackupError: when the restored data is not live, or a unit does not start.
         """
         if not plan.swapped or "undo" in plan.swapped:
-            raise BackupError(
-                f"The restored data of {plan.app} is not in place. Type: sudo backup restore {plan.app} --step undo"
-            )
+            raise BackupError(f"{plan.app} still uses its former data. Run: sudo backup restore {plan.app} --step undo")
         if not plan.complete:
-            self.swap(plan)  # what a crash has left of it
+            self.swap(plan)  # completes it after a crash
             plan.complete = True
             self.plans.store(plan)
         start_units(plan)
         self.finish(plan)
 
     def finish(self, plan: Plan) -> None:
-        """Forget the plan, then delete the files that it has restored and not put in place."""
+        """Remove the plan, then delete the restored files that are not live."""
+        self.moments.clean(plan.stamp)  # of a run that was killed
         self.plans.remove(plan)
         shutil.rmtree(plan.folder, ignore_errors=True)
 
     def undo(self, plan: Plan) -> None:
-        """Take back what a restore has done, so that the app is as before. What was in place is put aside."""
+        """Revert all steps of a restore. Data that was live is kept under another name."""
         if plan.swapped:
             if plan.complete:  # since then, other units may have been started
                 plan.units = active_units(plan.app) or plan.units
@@ -311,7 +338,7 @@ class Restorer:
             self.server.drop(plan.restored_database)
 
     def put_back(self, plan: Plan) -> None:
-        """Give the former data its names again. What exists decides, so it can be repeated after a crash."""
+        """Give the former data its names again. It checks what exists, so it can be repeated after a crash."""
         aside = []
         if plan.database:
             former, restored = (self.server.exists(x) for x in (plan.former_database, plan.restored_database))
@@ -332,10 +359,10 @@ class Restorer:
             aside += [str(plan.undone_data)] if os.path.lexists(plan.undone_data) else []
         plan.facts["undone"] = aside
 
-    # --- what is kept aside -------------------------------------------------------------------------------------------
+    # --- former data --------------------------------------------------------------------------------------------------
 
     def former(self, name: str) -> list[str]:
-        """What earlier restores of an app have put aside."""
+        """The folders and databases with former data of an app, which earlier restores have kept."""
         app = self.settings.app(name)
         kinds = ("before", "undone")
         folders = [str(path) for kind in kinds for path in sorted((APPS / name).glob(f"data.{kind}-*")) if app.data]
@@ -343,7 +370,7 @@ class Restorer:
         return folders + [f"database {database}" for database in databases]
 
     def delete_former(self, name: str) -> list[str]:
-        """Delete what earlier restores of an app have put aside, and return it.
+        """Delete the former data of an app, and return its folders and databases.
 
         Raises:
             BackupError: when a restore has not ended, as its undo needs the former data.
@@ -364,34 +391,3 @@ def account_of(name: str) -> pwd.struct_passwd | None:
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(name)
     return None
-
-
-def patterns(app: str) -> list[str]:
-    return [f"{app}@*", f"{app}.*@*"]
-
-
-def active_units(app: str) -> list[str]:
-    listed = systemctl("list-units", "--plain", "--no-legend", "--state=active", *patterns(app)).splitlines()
-    return [line.split()[0] for line in listed]
-
-
-def stop_units(app: str) -> None:
-    # Sockets and timers first, as they start services.
-    for kind in ("socket", "timer", "service"):
-        systemctl("stop", *(f"{pattern}.{kind}" for pattern in patterns(app)))
-
-
-def start_units(plan: Plan) -> None:
-    """Start the units that ran before the restore.
-
-    Raises:
-        BackupError: when one does not start.
-    """
-    for kind in ("socket", "service", "timer"):
-        units = [unit for unit in plan.units if unit.endswith(f".{kind}")]
-        if units and subprocess.run(["systemctl", "start", *units], capture_output=True).returncode:
-            raise BackupError(f"{', '.join(units)}: not all of them start.\nSee: journalctl -u '{plan.app}*'")
-
-
-def systemctl(*argv: str) -> str:
-    return subprocess.run(["systemctl", *argv], capture_output=True, text=True).stdout.strip()

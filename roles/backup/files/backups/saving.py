@@ -10,15 +10,17 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from backups import copies, runs
+from backups.archive import CLUSTER, Archive
 from backups.engine import NoRepository, Restic
 from backups.postgres import Server, dump_command
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
+from backups.shipping import Log
 from backups.status import Status, locked, shared
 
 CHECKED_EVERY = 7 * 86400  # seconds
@@ -36,12 +38,14 @@ class Saver:
         state: folder for copies and for the status.
         config: folder with the keys.
         cache: folder for restic's cache.
+        archive: the archive of the cluster.
     """
 
     settings: Settings
     state: Path = STATE
     config: Path = CONFIG
     cache: Path | None = CACHE if os.geteuid() else None  # root would leave files that the user of the unit can't read
+    archive: Archive = Archive()  # noqa: RUF009
 
     def engine(self, target: Target) -> Restic:
         limit = self.settings.limit_upload
@@ -57,24 +61,41 @@ class Saver:
                 for app in chosen:
                     if error := self.back_up(app, target):
                         failures.append(f"{app.name}: {error}")
-                        if "cannot be reached" in error:
+                        if "can't be reached" in error:
                             break  # nor for the other apps
                 else:
+                    if not names and self.settings.point_in_time and (error := self.back_up_archive(target)):
+                        failures.append(error)
                     if not names and (error := self.look_after(target)):
                         failures.append(error)
         return failures
 
     def back_up(self, app: App, target: Target) -> str:
         """Back up one app to one target, and record the result; return the error, if any."""
+        return self.record(app.name, target, lambda: self.save(app, self.engine(target)))
+
+    def back_up_archive(self, target: Target) -> str:
+        """Back up the archive of the cluster to one target, and record the result; return the error, if any."""
+        return self.record(CLUSTER, target, lambda: self.save_archive(self.engine(target)))
+
+    def record(self, name: str, target: Target, save: Callable[[], dict[str, Any]]) -> str:
+        """Save something to a target, and record the result; return the error, if any."""
         begun = time.time()
         try:
-            result = self.save(app, self.engine(target))
+            result = save()
         except (BackupError, sqlite3.Error, OSError) as error:
-            Status(self.state).record("backups", app.name, target.name, error=str(error), failed=int(begun))
+            Status(self.state).record("backups", name, target.name, error=str(error), failed=int(begun))
             return str(error)
         values = {"error": "", "time": int(begun), "seconds": round(time.time() - begun, 1)}
-        Status(self.state).record("backups", app.name, target.name, **values, **result)
+        Status(self.state).record("backups", name, target.name, **values, **result)
         return ""
+
+    def save_archive(self, restic: Restic) -> dict[str, Any]:
+        """Save the archive of the cluster. pgBackRest changes no file in it, so only new files are sent."""
+        stamp = runs.new_stamp()
+        tags = [*runs.tags_of(CLUSTER, "files", stamp), f"archive:{self.archive.id}"]
+        saved = restic.save_files([self.archive.repository], [], tags)
+        return {"size": saved.size, "added": saved.added, "stamp": stamp, "warnings": list(saved.warnings)}
 
     def save(self, app: App, restic: Restic) -> dict[str, Any]:
         """Save one app: first its database, then its files, so that no row has a file that was not there yet."""
@@ -169,8 +190,12 @@ class Saver:
         """Delete the backups that are no longer kept; return how many snapshots that were."""
         restic = self.engine(target)
         try:
-            gone = runs.to_forget(restic.snapshots(), self.settings.keep)
+            snapshots = restic.snapshots()
+            gone = runs.to_forget(snapshots, self.settings.keep)
             restic.forget(gone)
+            archives = [run for run in runs.runs_of(snapshots) if run.app == CLUSTER]
+            if archives and target.has_log:
+                Log(restic).prune(archives[-1].time.timestamp())
         except BackupError as error:
             Status(self.state).record("targets", target.name, error=str(error))
             raise

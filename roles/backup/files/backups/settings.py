@@ -59,10 +59,15 @@ class Target:
     append_only: bool = False
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def has_log(self) -> bool:
+        """Whether WAL can be sent to it within seconds: to a host of the group backups, or a folder of this host."""
+        return self.repository.startswith(("rclone:", "/"))
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What is saved, where, and for how long.
+    """The apps to back up, the targets, and how long backups are kept.
 
     Args:
         host: name of this host in the inventory; restic records it.
@@ -73,6 +78,8 @@ class Settings:
         limit_upload: KiB per second; 0 for no limit.
         drill_command: command that checks a restored copy; only general checks when empty.
         max_age: hours after which the status reports a `backup`, a `check` or a `drill` as too old.
+        point_in_time: whether the WAL of this host's cluster is archived, so that any moment can be restored.
+        locks: folder with the locks of the apps, without which nothing changes an app: the file token in a folder APP.
     """
 
     host: str
@@ -83,6 +90,8 @@ class Settings:
     limit_upload: int = 0
     drill_command: str = ""
     max_age: dict[str, int] = field(default_factory=lambda: {"backup": 50, "check": 340, "drill": 340})
+    locks: str = ""
+    point_in_time: bool = False
 
     def app(self, name: str) -> App:
         """The app of that name.

@@ -1,4 +1,4 @@
-"""What is known of the backups of this host, in status.json, which the status and the playbooks read.
+"""The results of the backups of this host, in status.json, which the status and the playbooks read.
 
 Root, the backup and the drill, which are different users, share its folder, so no one follows a link in it.
 """

@@ -1,0 +1,58 @@
+"""Clients that send requests while something happens, and record each one."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import threading
+import time
+from dataclasses import dataclass, field
+
+from testing import Web
+
+
+@dataclass
+class Request:
+    """One request: when it began, on the monotonic clock, and how long it took, in seconds; the version that responded,
+    or the error."""
+
+    number: int
+    method: str
+    began: float
+    seconds: float = 0
+    version: str = ""
+    error: str = ""
+
+
+@dataclass
+class Clients:
+    """Clients that send GET and POST requests alternately, each on a new connection."""
+
+    web: Web
+    requests: list[Request] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.numbers, self.ended = itertools.count(time.time_ns() // 1000), threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            number = next(self.numbers)
+            sent = Request(number, "POST" if number % 2 else "GET", time.monotonic())
+            try:
+                answer = self.web.ask(method=sent.method, headers={"X-Number": str(number)})
+                if answer.status == 200:
+                    sent.version = str(answer.json["version"])
+                else:
+                    sent.error = f"status {answer.status}"
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                sent.error = repr(error)
+            sent.seconds = time.monotonic() - sent.began
+            self.requests.append(sent)
+            time.sleep(0.05)
+
+    def failed(self) -> list[Request]:
+        return [request for request in self.requests if request.error]
+
+    def after(self, moment: float) -> list[Request]:
+        """The requests that began after a moment."""
+        return [request for request in self.requests if request.began > moment]

@@ -1,0 +1,116 @@
+"""Logs of two webservers that are shipped to a receiver: rsyslog on the monitor."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from monitoring.monitor import Monitor
+from testing import Machine, Run, Web, wait_for
+
+testinfra_hosts = ["ansible://webservers"]
+Play = Callable[..., Run]
+Root = Callable[[str], str]
+SENT = 60  # seconds
+CERTIFICATE = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj /CN=logs.test "
+    "-addext subjectAltName=DNS:logs.test -addext extendedKeyUsage=serverAuth -keyout /run/logs.key -out /run/logs.pem"
+)
+RECEIVER = """
+global(workDirectory="/run" maxMessageSize="64k" defaultNetstreamDriverCAFile="/run/logs.pem"
+    defaultNetstreamDriverCertFile="/run/logs.pem" defaultNetstreamDriverKeyFile="/run/logs.key")
+module(load="imtcp" streamDriver.name="gtls" streamDriver.mode="1" streamDriver.authMode="anon")
+input(type="imtcp" port="6514")
+template(name="line" type="string" string="%hostname% %app-name% %msgid% %msg%\\n")
+action(type="omfile" file="/run/logs-received" template="line")
+"""
+
+
+class Receiver:
+    """The receiver; it runs on the monitor."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.host = monitor.host
+        self.host.run_expect([0], "systemctl mask rsyslog.service syslog.socket")
+        self.host.run_expect(
+            [0], "apt-get update && apt-get install --yes --no-install-recommends rsyslog rsyslog-gnutls"
+        )
+        self.host.run_expect([0], CERTIFICATE)
+        self.host.run_expect([0], f"cat >/run/receiver.conf <<'END'\n{RECEIVER}END")
+        self.host.run_expect([0], "ufw allow 6514/tcp")
+
+    def start(self) -> None:
+        self.host.run_expect([0], "systemd-run --unit=receiver --collect rsyslogd -n -iNONE -f /run/receiver.conf")
+
+    def stop(self) -> None:
+        self.host.run("systemctl stop receiver")
+
+    @property
+    def settings(self) -> list[str]:
+        """The options of a playbook that ships logs here."""
+        address = self.host.ansible.get_variables()["ansible_host"]
+        ship = {"to": f"{address}:6514", "name": "logs.test", "ca": self.host.check_output("cat /run/logs.pem")}
+        return ["-e", json.dumps({"logs_ship": ship})]
+
+    def got(self, *parts: str) -> bool:
+        """Whether a line with these parts was received."""
+        lines = self.host.run("cat /run/logs-received").stdout.splitlines()
+        return any(all(part in line for part in parts) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def receiver(monitor: Monitor) -> Iterator[Receiver]:
+    new = Receiver(monitor)
+    new.start()
+    yield new
+    new.stop()
+    monitor.host.run("ufw delete allow 6514/tcp; rm -f /run/logs-received")
+
+
+def test_logs_arrive_wait_while_the_receiver_is_down_and_stay_here_without_the_setting(
+    machine: Machine, receiver: Receiver, shown: Web, play: Play, root: Root
+) -> None:
+    run = play("provision", *receiver.settings)
+    assert run.code == 0, run.output
+    name, sent = machine.name, []
+    assert shown.ask("/?squid=1").status == 200
+    assert shown.ask("/slow?seconds=x").status == 500
+    root("logger --tag=squid 'ink one'")
+    wait_for(lambda: receiver.got(f"{name} echo nginx ", "/?squid=1"), SENT, "a request arrives")
+    wait_for(lambda: receiver.got(f"{name} echo web ", "ValueError"), SENT, "the exception of the app arrives")
+    wait_for(lambda: receiver.got(f"{name} squid - ink one"), SENT, "an entry of the journal arrives")
+    assert root("systemctl is-enabled rsyslog.service || true").strip() == "masked"
+    assert root("systemctl show --property=User --value logs-ship.service").strip() == "logs"
+
+    receiver.stop()
+    for number in range(3):
+        sent.append(f"ink waits {number}")
+        root(f"logger --tag=squid '{sent[-1]}'")
+    shown_problem = re.compile("logs are not sent since .*Connection refused")
+    wait_for(lambda: shown_problem.search(play("status").output), SENT, "the status shows the problem")
+    root("systemctl restart logs-ship.service")
+    receiver.start()
+    for text in sent:
+        wait_for(functools.partial(receiver.got, f"{name} squid - {text}"), SENT, "a line that waited arrives")
+
+    check = play("provision", "--check", "--diff", *receiver.settings)
+    assert check.recap(name)["changed"] == 0, check.output
+    gone = play("provision")
+    assert gone.code == 0, gone.output
+    for path in ("/etc/logs", "/var/lib/logs", "/etc/systemd/system/logs-ship.service"):
+        assert not machine.host.file(path).exists
+    assert not machine.host.service("logs-ship").is_running
+
+
+@pytest.mark.usefixtures("machine")
+def test_goaccess_writes_a_report_about_the_visitors(shown: Web, play: Play, tmp_path: Path) -> None:
+    assert shown.ask("/visited").status in (200, 404)
+    run = play("logs", "-e", "app=echo", "-e", f"goaccess={tmp_path}/visits.html")
+    assert run.code == 0, run.output
+    page = (tmp_path / "visits.html").read_text()
+    assert "<title>echo" in page
+    assert "/visited" in page.replace("\\/", "/")

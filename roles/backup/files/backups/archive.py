@@ -1,0 +1,230 @@
+"""pgBackRest: the archive of the cluster of this host, with base backups and all WAL, encrypted and on its own disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from backups.settings import BackupError
+
+USER = "postgres"  # owns the cluster and the archive
+STANZA = "main"
+CONFIG_FILE = Path("/etc/pgbackrest/pgbackrest.conf")
+REPOSITORY = Path("/var/lib/pgbackrest")
+CLUSTER = "postgresql.cluster"  # the archive among the backups of the apps, none of which can have this name
+FULL_EVERY = 7 * 86400  # seconds
+BASE_EVERY = 20 * 3600  # seconds: once a day, although a timer may start it earlier
+SEGMENT = re.compile(r"(?P<timeline>[0-9A-F]{8})(?P<log>[0-9A-F]{8})(?P<number>[0-9A-F]{8})-[0-9a-f]{40}(\.\w+)?")
+PER_LOG = 256  # segments of 16 MiB
+
+
+class NoArchive(BackupError):
+    """No archive has the moment."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A complete segment of WAL in the archive.
+
+    Args:
+        path: its path below the archive.
+        timeline: the cluster and its timeline, such as 17-1/00000001. An upgrade begins another cluster.
+        number: its position in the timeline.
+        time: when it was archived, in seconds since 1970.
+    """
+
+    path: str
+    timeline: str
+    number: int
+    time: float
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base backup.
+
+    Args:
+        label: pgBackRest's name.
+        start: its first segment: timeline and position.
+        stop: when it ended. Later moments can be restored from it, if all WAL from `start` on is there.
+        size: bytes of the cluster.
+    """
+
+    label: str
+    start: tuple[str, int]
+    stop: int
+    size: int
+
+
+def position(cluster: str, name: str) -> tuple[str, int]:
+    """Timeline and position of a segment of a cluster."""
+    return f"{cluster}/{name[:8]}", int(name[8:16], 16) * PER_LOG + int(name[16:24], 16)
+
+
+def cipher(password: str) -> str:
+    """The password of the archive. It differs from that of the backups, so that PostgreSQL's user can't read these."""
+    return hashlib.sha256(f"pgbackrest:{password}".encode()).hexdigest()
+
+
+def first_gap(segments: Iterable[Segment], start: tuple[str, int]) -> Segment | None:
+    """The last segment before WAL is missing; None when all segments from a position on are there."""
+    timeline, number = start
+    before: Segment | None = None
+    for segment in sorted((one for one in segments if one.timeline == timeline), key=lambda one: one.number):
+        if segment.number < number:
+            continue
+        if before and segment.number != before.number + 1:
+            return before
+        before = segment
+    return None
+
+
+def base_for(moment: float, bases: Iterable[Base], segments: list[Segment]) -> Base:
+    """The base backup from which a moment is restored.
+
+    Raises:
+        NoArchive: when there is none, or WAL is missing between it and the moment.
+    """
+    ended = [base for base in bases if base.stop <= moment]
+    if not ended:
+        raise NoArchive("The archive of PostgreSQL begins later.")
+    chosen = max(ended, key=lambda base: base.stop)
+    gap = first_gap(segments, chosen.start)
+    if gap and gap.time < moment:
+        raise NoArchive(f"WAL is missing in the archive of PostgreSQL, from {shown(gap.time)} on.")
+    return chosen
+
+
+def since(bases: Iterable[Base], segments: list[Segment]) -> int | None:
+    """The oldest moment after which every moment can be restored; None without any."""
+    return min((base.stop for base in bases if not first_gap(segments, base.start)), default=None)
+
+
+def shown(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive of pgBackRest.
+
+    Args:
+        repository: its folder.
+        config: pgBackRest's configuration; without one, the options say everything.
+        password: password of the archive, without `config`.
+        user: user who owns the archive.
+    """
+
+    repository: Path = REPOSITORY
+    config: Path | None = CONFIG_FILE
+    password: str = ""
+    user: str = USER
+
+    def run(self, *argv: str, accept: Iterable[int] = (0,)) -> subprocess.CompletedProcess[str]:
+        """Run a program as the user who owns the archive.
+
+        Raises:
+            BackupError: when it fails.
+        """
+        become = [] if os.geteuid() else ["runuser", "-u", self.user, "--"]
+        try:
+            done = subprocess.run(
+                [*become, *argv],
+                capture_output=True,
+                text=True,
+                cwd="/",
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+            )
+        except FileNotFoundError as error:
+            raise BackupError(f"{error.filename} is not installed. Run playbooks/site.yml on this host.") from None
+        if done.returncode not in accept:
+            said = "\n".join(line for line in (done.stderr + done.stdout).strip().splitlines()[-8:])
+            raise BackupError(f"{Path(argv[0]).name} failed: {said[-800:]}")
+        return done
+
+    def environment(self) -> dict[str, str]:
+        """The environment of pgBackRest, which PostgreSQL hands on when it gets WAL: the options name no password."""
+        own = {"PGBACKREST_REPO1_CIPHER_TYPE": "aes-256-cbc", "PGBACKREST_REPO1_CIPHER_PASS": self.password}
+        own = {} if self.config else own
+        return {**os.environ, "PGBACKREST_LOG_LEVEL_FILE": "off", **own}
+
+    def pgbackrest(self, command: str, *options: str) -> str:
+        """Run a command of pgBackRest."""
+        where = [f"--config={self.config}"] if self.config else ["--no-config"]
+        where += [f"--repo1-path={self.repository}", f"--stanza={STANZA}", "--log-level-console=warn"]
+        return self.run("pgbackrest", *where, *options, command).stdout
+
+    @property
+    def id(self) -> str:
+        """The name of this archive. A host that replaces another one starts an archive of its own."""
+        try:
+            return (self.repository / "id").read_text().strip()
+        except FileNotFoundError:
+            raise NoArchive("This host has no archive of PostgreSQL yet. Run playbooks/site.yml on it.") from None
+
+    def back_up(self, data: str) -> bool:
+        """Make a base backup, if that is due: a full one each week, and what has changed since then on the other days.
+
+        Args:
+            data: folder of the cluster.
+
+        Returns:
+            Whether one was made.
+        """
+        exists = (self.repository / "archive" / STANZA / "archive.info").exists()
+        # An upgrade to another major version makes the cluster another one, and changes nothing otherwise.
+        self.pgbackrest("stanza-upgrade" if exists else "stanza-create", f"--pg1-path={data}")
+        bases = self.bases() if exists else []
+        if bases and time.time() - bases[-1].stop < BASE_EVERY and not first_gap(self.segments(), bases[-1].start):
+            return False
+        age = time.time() - max((base.stop for base in bases if base.label.endswith("F")), default=0)
+        self.pgbackrest("backup", f"--pg1-path={data}", f"--type={'full' if age > FULL_EVERY else 'diff'}")
+        if not (self.repository / "id").exists():
+            self.run("sh", "-c", 'umask 027 && echo "$1" > "$0/id"', str(self.repository), uuid.uuid4().hex)
+        return True
+
+    def bases(self) -> list[Base]:
+        """The base backups, the oldest first."""
+        found: list[dict[str, Any]] = json.loads(self.pgbackrest("info", "--output=json"))
+        bases = []
+        for stanza in found:
+            clusters = {one["database"]["id"]: one["id"] for one in stanza["archive"]}
+            for one in stanza["backup"]:
+                if not one.get("error") and one["database"]["id"] in clusters:
+                    start = position(clusters[one["database"]["id"]], one["archive"]["start"])
+                    bases.append(Base(one["label"], start, one["timestamp"]["stop"], one["info"]["size"]))
+        return bases
+
+    def segments(self) -> list[Segment]:
+        """The segments of WAL in the archive, the oldest first."""
+        found = []
+        top = self.repository / "archive" / STANZA
+        for path in top.glob("*/????????????????/*"):
+            if match := SEGMENT.fullmatch(path.name):
+                timeline, number = position(path.parent.parent.name, match[0])
+                inner = str(path.relative_to(self.repository))
+                found.append(Segment(inner, timeline, number, path.stat().st_mtime))
+        return sorted(found, key=lambda one: (one.timeline, one.number, one.time))
+
+    def restore(self, moment: datetime, data: Path) -> None:
+        """Restore the cluster as of a moment into an empty folder. PostgreSQL gets the WAL when it starts there."""
+        target = moment.strftime("%Y-%m-%d %H:%M:%S.%f+00")
+        self.pgbackrest(
+            "restore",
+            f"--pg1-path={data}",
+            "--type=time",
+            f"--target={target}",
+            "--target-action=promote",
+            "--archive-mode=off",
+        )

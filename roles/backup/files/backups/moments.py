@@ -1,0 +1,287 @@
+"""The cluster of this host as of a moment: restored beside the live one for a while, with little memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from backups import runs
+from backups.archive import CLUSTER, Archive, NoArchive, base_for, cipher, shown
+from backups.engine import Restic, Snapshot
+from backups.placing import restored
+from backups.postgres import Server
+from backups.settings import BackupError, Target
+from backups.shipping import Log, unpack
+
+SCRATCH = Path("/var/lib/backup-restore")
+SPARE = 256 * 2**20  # bytes that have to stay free, for what the restored cluster writes
+PATIENCE = 60  # seconds to wait until the newest WAL is in the archive
+RECOVERY_TIMEOUT = 86400  # seconds
+STOPPED = 3  # exit status of pg_ctl for a server that does not run
+TOO_EARLY = "recovery ended before configured recovery target was reached"
+MARGIN = 3600  # seconds by which the WAL of a moment may be sent later, at most
+# One client, and hardly any memory. Nothing is archived, and nothing has to survive a crash. What the server needs for
+# the replay, such as its locks, has at least the size that the live cluster may have.
+SETTINGS = {
+    "listen_addresses": "",
+    "shared_buffers": "32MB",
+    "maintenance_work_mem": "32MB",
+    "max_connections": "10",
+    "max_prepared_transactions": "100",
+    "max_wal_size": "512MB",
+    "autovacuum": "off",
+    "fsync": "off",
+    "hot_standby": "off",
+    "archive_mode": "off",
+    "shared_preload_libraries": "",
+    "logging_collector": "off",
+    "jit": "off",
+}
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Restores the cluster as of a moment.
+
+    Args:
+        server: the live cluster, as a superuser.
+        archive: the archive of this host.
+        scratch: folder for restored clusters, which root owns and others may enter.
+    """
+
+    server: Server
+    archive: Archive = Archive()  # noqa: RUF009
+    scratch: Path = SCRATCH
+
+    def archive_all(self) -> None:
+        """Have everything archived that was committed until now, and a transaction after it that ends a restore."""
+        with contextlib.suppress(BackupError):  # the live cluster may be damaged; then what is archived has to do
+            self.server.sql("SELECT pg_current_xact_id()")
+            last = self.server.sql("SELECT pg_walfile_name(pg_switch_wal())")
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline:
+                if any(last in one.path for one in self.archive.segments()):
+                    return
+                time.sleep(0.5)
+
+    def own(self, moment: datetime) -> Archive:
+        """The archive of this host, if the moment can be restored from it.
+
+        Raises:
+            NoArchive: when it can't; with the reason.
+        """
+        self.archive_all()
+        base_for(moment.timestamp(), self.archive.bases(), self.archive.segments())
+        return self.archive
+
+    def fetched(self, engine: Restic, moment: datetime, stamp: str) -> Archive:
+        """The archive that a target has, as of a moment, in a folder that `clean` removes.
+
+        Raises:
+            NoArchive: when the target has none, or not that of the moment.
+            BackupError: when it can't be read.
+        """
+        chosen = choose(engine.snapshots(f"app:{CLUSTER}"), moment, engine.target)
+        folder = self.scratch / f"{stamp}.archive"
+        password = cipher((engine.config / "password").read_text().strip())
+        archive = replace(
+            self.archive, repository=Path(f"{folder}{self.archive.repository}"), config=None, password=password
+        )
+        folder.mkdir(mode=0o711, parents=True)
+        check_space(folder, engine.size(chosen.id), "the archive")
+        engine.restore(chosen.id, folder)
+        restored(folder, self.archive.repository)
+        if engine.target.has_log:
+            log, end = Log(engine), moment.timestamp() + MARGIN
+            for name in log.names(runs.tag(chosen, "archive"), saved_at(chosen) - MARGIN, end):
+                unpack(log.read(name), archive.repository)
+        for root, folders, files in os.walk(folder):
+            for name in (*folders, *files):
+                shutil.chown(Path(root, name), archive.user, archive.user)
+        base_for(moment.timestamp(), archive.bases(), archive.segments())
+        return archive
+
+    def dump(
+        self, name: str, moment: datetime, engine: Restic, own: bool, stamp: str, to: Path
+    ) -> tuple[dict[str, Any], str]:
+        """Dump a database as of a moment.
+
+        Args:
+            name: the database.
+            moment: the moment.
+            engine: the target with the archive.
+            own: whether it may be the archive of this host, which needs no target.
+            stamp: when the restore began.
+            to: the file to write.
+
+        Returns:
+            The version and the extensions, and a note on what the archive lacks.
+
+        Raises:
+            NoArchive: when no archive has that moment.
+            BackupError: when the restore fails.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.clean, stamp)
+            try:
+                archive = self.own(moment) if own else self.fetched(engine, moment, stamp)
+            except NoArchive as here:
+                if not own:
+                    raise
+                try:
+                    archive = self.fetched(engine, moment, stamp)
+                except NoArchive as there:
+                    raise NoArchive(f"{here} {there}") from None
+            server, note = self.cluster(archive, moment, stamp)
+            if not server.exists(name):
+                raise BackupError(f"PostgreSQL had no database {name} at that moment. Choose a later one with at.")
+            check_space(to.parent, 2 * server.size(name), "the database")
+            server.dump(name, to)
+            return {"postgresql": server.major(), "extensions": server.extensions(name)}, note
+
+    def cluster(self, archive: Archive, moment: datetime, stamp: str) -> tuple[Server, str]:
+        """A running cluster as of a moment, until `clean` removes it, and a note on what it lacks.
+
+        Raises:
+            BackupError: when it does not start, or the disk is too small.
+        """
+        folder = self.scratch / stamp
+        folder.mkdir(mode=0o711, parents=True)
+        size = base_for(moment.timestamp(), archive.bases(), archive.segments()).size
+        check_space(folder, size, "the cluster")
+        shutil.chown(folder, archive.user)
+        archive.restore(moment, folder / "data")
+        note = self.start(archive, folder / "data")
+        return scratch_server(archive, folder), note
+
+    def clean(self, stamp: str) -> None:
+        """Remove what a restore has left: its cluster and its archive."""
+        folder = self.scratch / stamp
+        if folder.exists():
+            with contextlib.suppress(BackupError):
+                stop = ("--mode=immediate", "stop")
+                self.archive.run(program(folder / "data", "pg_ctl"), f"--pgdata={folder}/data", *stop)
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.scratch / f"{stamp}.archive", ignore_errors=True)
+
+    def start(self, archive: Archive, data: Path) -> str:
+        """Start a restored cluster and wait until it has replayed the WAL; return a note if the WAL has ended early."""
+        folder = data.parent
+        lines = [f"{name} = '{value}'" for name, value in SETTINGS.items()]
+        lines += [f"unix_socket_directories = '{folder}'", f"hba_file = '{folder}/pg_hba.conf'"]
+        write = 'printf "%s\\n" "$1" > "$0"'
+        archive.run("sh", "-c", write, f"{folder}/pg_hba.conf", f"local all {archive.user} peer")
+        archive.run("sh", "-c", write, f"{folder}/postgresql.conf", "\n".join(lines))
+        if self.replay(archive, data):
+            return ""
+        # All WAL was replayed, and no transaction in it is younger than the moment: its end is the state of the moment.
+        archive.run("sh", "-c", """echo "recovery_target_time = ''" >> "$0" """, f"{data}/postgresql.auto.conf")
+        if not self.replay(archive, data):
+            raise BackupError("The restored cluster does not start at the end of its archive.")
+        newest = max((one.time for one in archive.segments()), default=0)
+        return f"The archive ends before that moment, at {shown(newest)}: what was committed later is not in it."
+
+    def replay(self, archive: Archive, data: Path) -> bool:
+        """Start a restored cluster, and wait until it accepts connections; return whether the WAL reached the moment.
+
+        Raises:
+            BackupError: when it does not start for another reason.
+        """
+        folder, control = data.parent, [program(data, "pg_ctl"), f"--pgdata={data}"]
+        options = f"-c config_file={folder}/postgresql.conf"
+        server = scratch_server(archive, folder)
+        archive.run("rm", "--force", f"{folder}/log")
+        with contextlib.suppress(BackupError):
+            archive.run(
+                *control, f"--log={folder}/log", f"--options={options}", f"--timeout={RECOVERY_TIMEOUT}", "start"
+            )
+        while archive.run(*control, "status", accept=(0, STOPPED)).returncode != STOPPED:
+            with contextlib.suppress(BackupError):  # while it replays, it refuses connections
+                if server.sql("SELECT pg_is_in_recovery()") == "f":
+                    return True
+            time.sleep(0.5)
+        said = (folder / "log").read_text(errors="replace")
+        if TOO_EARLY not in said:
+            raise BackupError(f"The restored cluster does not start: {said.strip()[-800:]}")
+        return False
+
+
+def scratch_server(archive: Archive, folder: Path) -> Server:
+    """The restored cluster, as its superuser."""
+    return Server("" if os.geteuid() else archive.user, socket=str(folder))
+
+
+def choose(snapshots: list[Snapshot], moment: datetime, target: Target) -> Snapshot:
+    """The snapshot of an archive that contains a moment, or the last one before it.
+
+    A host that replaces another one begins another archive. The moment belongs to the one that has begun before it.
+
+    Raises:
+        NoArchive: when all have begun later, or there is none.
+    """
+    begun = [one for one in snapshots if saved_at(one) <= moment.timestamp()]
+    if not begun:
+        raise NoArchive(f"The target {target.name} has no archive of PostgreSQL from that time.")
+    own = [one for one in snapshots if runs.tag(one, "archive") == runs.tag(begun[-1], "archive")]
+    return next((one for one in own if saved_at(one) > moment.timestamp()), own[-1])
+
+
+def wanted(at: str, app: str, found: list[runs.Run]) -> datetime | None:
+    """The moment to restore a database to; None when the time is that of a backup, or has not come yet.
+
+    Args:
+        at: a time, or nothing for the newest backup.
+        app: name of the app.
+        found: the backups.
+
+    Raises:
+        BackupError: when it is no time.
+    """
+    moment = runs.latest_moment(at) if at else None
+    if not moment or moment > datetime.now(UTC) or any(run.app == app and run.time == moment for run in found):
+        return None
+    return moment
+
+
+def saved_at(snapshot: Snapshot) -> float:
+    """When an archive was saved, in seconds since 1970."""
+    return runs.Run("", runs.tag(snapshot, "run"), "").time.timestamp()
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Check the free space before something is written.
+
+    Raises:
+        BackupError: when it is not enough.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed + SPARE > free:
+        raise BackupError(
+            f"A restore to a moment needs {needed + SPARE >> 20} MiB for {what}, but {folder.parent} has "
+            f"{free >> 20} MiB free. Nothing was changed."
+        )
+
+
+def program(data: Path, name: str) -> str:
+    """The path of a server program of the version of a cluster.
+
+    Raises:
+        BackupError: when that version is not installed.
+    """
+    try:
+        version = (data / "PG_VERSION").read_text().strip()
+    except OSError:
+        return name  # nothing was restored
+    path = f"/usr/lib/postgresql/{version}/bin/{name}"
+    if not os.access(path, os.X_OK):
+        raise BackupError(
+            f"The archive is of PostgreSQL {version} at that moment, which is not installed on this host.\nInstall it "
+            f"for the restore: sudo apt-get install postgresql-{version}"
+        )
+    return path

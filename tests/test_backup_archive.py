@@ -1,0 +1,149 @@
+"""The archive of PostgreSQL: its gaps, its status, and the command that archives WAL. No server is started."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.blueoctopus.site.plugins.filter.backups import archives_wal
+from ansible_collections.blueoctopus.site.plugins.module_utils import backup_status
+from backups.archive import Base, NoArchive, Segment, base_for, position, since
+from backups.engine import Snapshot
+from backups.moments import choose, wanted
+from backups.runs import Run
+from backups.settings import BackupError, Target
+
+HOUR = 3600
+MAX_AGE = {"backup": 50, "check": 340, "drill": 340}
+BASES = [Base("F", ("17-1/00000001", 5), 100, 1), Base("D", ("17-1/00000001", 8), 200, 1)]
+Render = Callable[..., str]
+
+
+def segments(*numbers: int, timeline: str = "17-1/00000001") -> list[Segment]:
+    """Segments, of which each was archived 20 seconds after the one before."""
+    return [Segment(f"{number}", timeline, number, number * 20) for number in numbers]
+
+
+def test_the_position_of_a_segment_counts_over_the_end_of_a_log() -> None:
+    assert position("17-1", "0000000100000000000000FF") == ("17-1/00000001", 255)
+    assert position("17-1", "000000010000000100000000") == ("17-1/00000001", 256)
+
+
+def test_a_moment_is_restored_from_the_newest_base_backup_before_it() -> None:
+    assert base_for(150, BASES, segments(5, 6, 7, 8)).label == "F"
+    assert base_for(300, BASES, segments(5, 6, 7, 8)).label == "D"
+    with pytest.raises(NoArchive, match="begins later"):
+        base_for(99, BASES, segments(5, 6, 7, 8))
+
+
+def test_moments_after_missing_wal_are_refused_and_those_before_it_are_not() -> None:
+    left = segments(5, 6, 8, 9)
+    assert base_for(110, BASES, left).label == "F"
+    with pytest.raises(NoArchive, match="WAL is missing"):
+        base_for(150, BASES, left)
+    assert base_for(210, BASES, left).label == "D"
+    assert since(BASES, left) == 200
+    assert since(BASES, segments(5, 6, 7, 8)) == 100
+    assert since(BASES, segments(5, 6, 7, 8) + segments(6, 20, timeline="18-2/00000001")) == 100
+    assert since([], left) is None
+
+
+def test_only_a_time_that_is_no_backup_and_has_come_is_a_moment() -> None:
+    run = Run("shop", "20260102T030405Z", "files", "database")
+    assert wanted("", "shop", [run]) is None
+    assert wanted("2026-01-02 03:04:05+00:00", "shop", [run]) is None
+    assert wanted("2026-01-02 03:04:06+00:00", "shop", [run]) == datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
+    assert wanted("2026-01-02 03:04:05+00:00", "blog", [run]) is not None
+    assert wanted((datetime.now(UTC) + timedelta(hours=1)).isoformat(), "shop", [run]) is None
+    with pytest.raises(BackupError, match="is not a time"):
+        wanted("noon", "shop", [run])
+
+
+def test_a_target_restores_the_archive_that_had_begun_before_the_moment() -> None:
+    def saved(archive: str, hour: int) -> Snapshot:
+        return Snapshot(f"{archive}{hour}", "", ("app:x", f"run:20260102T{hour:02}0000Z", f"archive:{archive}"), ())
+
+    snapshots = [saved("old", 1), saved("old", 3), saved("new", 5), saved("new", 7)]
+    target = Target("store", "rclone:web1")
+
+    def at(hour: int) -> str:
+        return choose(snapshots, datetime(2026, 1, 2, hour, tzinfo=UTC), target).id
+
+    assert at(2) == "old3"
+    assert at(4) == "old3"  # and the WAL that was sent after it
+    assert at(6) == "new7"
+    assert at(9) == "new7"
+    with pytest.raises(NoArchive, match="no archive of PostgreSQL from that time"):
+        at(0)
+
+
+@pytest.mark.parametrize(
+    ("variables", "archives"),
+    [
+        ({"backup_targets": [{"name": "store"}], "backup_point_in_time": True}, True),
+        ({"backup_targets": [{"name": "store"}]}, False),
+        ({"backup_targets": [], "backup_point_in_time": True}, False),
+    ],
+)
+def test_wal_is_archived_only_with_a_target(variables: dict[str, Any], archives: bool) -> None:
+    assert archives_wal(variables) is archives
+
+
+def test_postgresql_archives_only_with_a_command(render: Render) -> None:
+    assert "archive" not in render("postgresql", "site.conf.j2")
+    text = render("postgresql", "site.conf.j2", postgresql_archive_command="it's %p")
+    assert "archive_command = 'it''s %p'\narchive_timeout = 30\n" in text
+
+
+def test_the_status_shows_the_archive_of_postgresql_and_what_is_wrong_with_it() -> None:
+    now = 1_767_322_800.0  # 2026-01-02 03:00
+    archive: dict[str, Any] = {
+        "archived": now - 40,
+        "since": now - 86400,
+        "base_time": now - 3600,
+        "base_error": "",
+        "waits": "",
+        "gap": None,
+        "targets": {"store": {"time": now - 30, "error": ""}},
+    }
+    settings = {"since": 0, "apps": [], "targets": [{"name": "store"}], "max_age": MAX_AGE}
+    settings |= {"point_in_time": True, "logs": ["store"]}
+    status: dict[str, Any] = {"settings": settings, "targets": {"store": {"checked": now}}, "archive": archive}
+    status["backups"] = {"postgresql.cluster": {"store": {"time": now, "error": ""}}}
+    found = backup_status.summary(status, now)
+    assert found
+    assert (found["last_wal"], found["restorable_since"]) == ("2026-01-02T02:59:20Z", "2026-01-01T03:00:00Z")
+    assert found["problem"] == ""
+
+    def problem(**values: Any) -> str:
+        changed = backup_status.summary(status | {"archive": archive | values}, now)
+        return str(changed and changed["problem"])
+
+    assert problem(waits="000000010000000000000007").startswith("PostgreSQL can't archive its WAL")
+    assert problem(gap=now - 60) == (
+        "WAL is missing in the archive after 2026-01-02 02:59 UTC, as the disk was full or files were deleted"
+    )
+    assert problem(base_error="pgbackrest failed: no\nmore") == (
+        "the last base backup of PostgreSQL failed: pgbackrest failed: no"
+    )
+    assert problem(base_time=now - 51 * HOUR) == "PostgreSQL has no base backup since 50 hours"
+    late = {"store": {"time": now - 700, "error": "The target store can't be reached.\nCheck it."}}
+    assert problem(targets=late) == "WAL is not sent to store: The target store can't be reached."
+    assert problem(targets={"store": {"time": now - 700, "error": ""}}).endswith("status backup-archive@store")
+    assert problem(targets={"store": {"time": now - 100, "error": "a short one"}}) == ""
+    del status["backups"]
+    assert problem() == "PostgreSQL's archive has no backup on store since 50 hours"
+
+
+@pytest.mark.needs("pgbackrest")
+def test_wal_is_dropped_before_the_disk_is_full(render: Render, tmp_path: Path) -> None:
+    command = tmp_path / "pgbackrest-push"
+    for mebibytes, dropped in ((2**40, True), (0, False)):
+        command.write_text(render("backup", "pgbackrest-push.j2", backup_point_in_time_queue=mebibytes))
+        done = subprocess.run(["sh", command, "pg_wal/no-segment"], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode == 0) == dropped
+        assert ("nearly full, so pg_wal/no-segment was dropped" in done.stderr) == dropped

@@ -1,0 +1,69 @@
+"""The module that obtains the certificate of a site: when it calls the program on the host, and what it reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.blueoctopus.site.plugins.modules import site_certificate
+from modules import Programs, call
+
+UNIT = "systemctl start certificates@renew:shop.service"
+
+
+@pytest.fixture(autouse=True)
+def host(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with the program, which reports a valid certificate."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "state").mkdir()
+    monkeypatch.setattr(site_certificate, "PROGRAM", "certificates")
+    monkeypatch.setattr(site_certificate, "SETTINGS", tmp_path / "etc")
+    monkeypatch.setattr(site_certificate, "STATE", tmp_path / "state")
+    monkeypatch.setattr("os.access", lambda _path, _mode: True)
+    programs.add("runuser", f'[ "$5" != show:shop ] || cat {tmp_path}/shown; cat > {tmp_path}/given')
+    show(tmp_path)
+
+
+def show(folder: Path, due: bool = False, version: str = "1", **found: Any) -> None:
+    """Set what the program reports."""
+    (folder / "shown").write_text(json.dumps({"due": due, "version": version, "real": True} | found))
+
+
+def obtain(check: bool = False, method: str = "acme", **args: Any) -> dict[str, Any]:
+    return call(site_certificate, check, name="shop", domains=["shop.example"], method=method, **args)
+
+
+def test_a_new_site_is_recorded_and_its_certificate_requested_once(programs: Programs, tmp_path: Path) -> None:
+    result = obtain()
+    assert (result["changed"], result["real"], result["problem"]) == (True, True, "")
+    settings = json.loads((tmp_path / "etc/shop.json").read_text())
+    assert (settings["domains"], settings["method"]) == (["shop.example"], "acme")
+    assert UNIT in programs.calls("systemctl")
+    assert not obtain()["changed"]
+    assert programs.calls("systemctl") == []
+
+
+def test_a_certificate_that_is_due_is_requested(programs: Programs, tmp_path: Path) -> None:
+    obtain()
+    programs.calls()
+    show(tmp_path, due=True, error="The domain has no address.")
+    result = obtain()
+    assert UNIT in programs.calls("systemctl")
+    assert result["problem"] == "shop: The domain has no address."
+    assert "failed" not in result
+
+
+def test_a_provided_key_reaches_the_program_and_is_in_no_file_of_settings(programs: Programs, tmp_path: Path) -> None:
+    obtain(method="provided", certificate="CERTIFICATE", key="PRIVATE KEY")
+    calls = programs.calls()
+    assert "runuser -u certificates -- certificates install:shop" in calls
+    assert not any("PRIVATE KEY" in found for found in calls)
+    assert "PRIVATE KEY" not in (tmp_path / "etc/shop.json").read_text()
+
+
+def test_check_mode_requests_nothing(programs: Programs, tmp_path: Path) -> None:
+    assert obtain(check=True)["changed"]
+    assert not (tmp_path / "etc/shop.json").exists()
+    assert programs.calls("systemctl") == []
