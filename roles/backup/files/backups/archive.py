@@ -186,7 +186,10 @@ class Archive:
         # An upgrade to another major version makes the cluster another one, and changes nothing otherwise.
         self.pgbackrest("stanza-upgrade" if exists else "stanza-create", f"--pg1-path={data}")
         bases = self.bases() if exists else []
-        if bases and time.time() - bases[-1].stop < BASE_EVERY and not first_gap(self.segments(), bases[-1].start):
+        # The archive may have been off before its configuration was written, so that WAL is missing.
+        configured = self.config.stat().st_mtime if self.config else 0
+        is_new = bases and bases[-1].stop > max(configured, time.time() - BASE_EVERY)
+        if is_new and not first_gap(self.segments(), bases[-1].start):
             return False
         age = time.time() - max((base.stop for base in bases if base.label.endswith("F")), default=0)
         self.pgbackrest("backup", f"--pg1-path={data}", f"--type={'full' if age > FULL_EVERY else 'diff'}")
