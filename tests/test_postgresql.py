@@ -98,6 +98,16 @@ def config(server: Path) -> Module:  # noqa: ARG001
     return run
 
 
+def test_the_cluster_of_a_former_version_is_managed_as_long_as_it_has_the_port(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = "15 main 5432 online postgres /a /b\\n17 main 5433 online postgres /c /d\\n17 other 5434 down postgres /e /f"
+    (tmp_path / "pg_lsclusters").write_text(f"#!/bin/sh\nprintf '{rows}'\n")
+    (tmp_path / "pg_lsclusters").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert postgresql.cluster_version() == "15"
+
+
 # --- databases ------------------------------------------------------------------------------------------------------
 
 
