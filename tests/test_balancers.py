@@ -46,7 +46,6 @@ def test_a_site_has_the_webservers_with_its_app() -> None:
     assert shop == {
         "name": "shop",
         "domains": ["shop.example"],
-        "health_path": "/",
         "timeout": 60,
         "sticky": False,
         "tls": True,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from balancing import DOMAIN, Balancer, Webserver, temporary_balancer
-from nginx_site import own_address
+from nginx_site import BALANCED, own_address
 
 pytestmark = [pytest.mark.needs("haproxy"), pytest.mark.slow]
 
@@ -76,13 +76,13 @@ def test_a_health_check_of_a_balancer_counts_as_one_of_the_webserver(balancer: B
     web = balancer.add("web1")
     balancer.start(balancer.site())
     balancer.wait_for_checks()
-    assert web.checks[-1]["host"] == DOMAIN
+    assert web.checks[-1]["host"] == f"shop.{BALANCED}"
     assert web.checks[-1]["x-forwarded-for"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("fault", ["another name", "another authority", "the authority of another webserver"])
 def test_a_webserver_with_a_wrong_certificate_gets_no_requests(balancer: Balancer, fault: str) -> None:
-    web = balancer.add("web1", domain="other.example" if fault == "another name" else DOMAIN)
+    web = balancer.add("web1", domain=DOMAIN if fault == "another name" else BALANCED)
     if fault != "another name":
         balancer.trust("web1", balancer.program.self_signed([DOMAIN], 1)[0])
     if fault == "the authority of another webserver":

@@ -21,7 +21,7 @@ ALL = "all"
 OFF = 20  # seconds that a machine is switched off
 Machines = dict[str, Machine]
 Play = Callable[..., Run]
-Visit = Callable[[], AbstractContextManager[Clients]]
+Visit = Callable[..., AbstractContextManager[Clients]]
 Posts = Callable[[], list[int]]
 
 
@@ -43,6 +43,13 @@ def drains(machine: Machine, since: float) -> list[str]:
     found = re.findall(r"Server shop/(\w+) (?:enters (drain) state|is \w+ \(leaving)", log)
     events = [f"{server} {'begins' if begins else 'ends'}" for server, begins in found]
     return list(dict.fromkeys(events))  # each stands twice in the log
+
+
+def went_down(machine: Machine, since: float) -> bool:
+    """Whether a balancer has considered a webserver of the shop down since a time."""
+    with machine.host.sudo():
+        log = machine.host.check_output(f"journalctl --unit=haproxy --output=cat --since=@{int(since)}")
+    return bool(re.search(r"Server shop/\w+ is (going )?DOWN", log))
 
 
 def break_on(host: str, shop: Path) -> None:
@@ -175,6 +182,51 @@ def test_a_deploy_to_both_webservers_fails_no_request_and_drains_one_after_the_o
     assert len(seen.requests) > 50
     assert seen.failed() == []
     assert_posts_are_not_repeated(seen, posts())
+
+
+def test_a_deploy_that_changes_the_health_path_fails_no_request(
+    machines: Machines, shop: Path, deploy: Callable[..., Run], clients: Visit
+) -> None:
+    """The app responds to one of the paths only, in both directions."""
+    began, source = time.time(), (shop / "counter.py").read_text()
+    for path in ("/alive", "/healthz"):
+        (shop / "counter.py").write_text(source.replace('"/healthz"', f'"{path}"'))
+        with clients() as seen:
+            run = deploy(f"with {path}", "-e", "app=shop", limit=ALL, health_path=path, watch_time=10)
+            time.sleep(8)  # more than three health checks
+        assert run.code == 0, run.output
+        assert len(seen.requests) > 50
+        assert seen.failed() == []
+    assert not any(went_down(machines[name], began) for name in ("lb12", "lb13"))
+
+
+def test_a_deploy_that_removes_the_first_domain_fails_no_request_for_the_others(
+    machines: Machines, deploy: Callable[..., Run], clients: Visit
+) -> None:
+    began, names = time.time(), ["site.example", "www.site.example"]
+    for domains in (names[1:], names):
+        with clients(names[1]) as seen:
+            run = deploy(f"for {domains[0]}", "-e", "app=shop", limit=ALL, domains=domains, watch_time=10)
+            time.sleep(8)  # more than three health checks
+        assert run.code == 0, run.output
+        assert len(seen.requests) > 50
+        assert seen.failed() == []
+    assert not any(went_down(machines[name], began) for name in ("lb12", "lb13"))
+
+
+def test_a_rollback_to_another_health_path_fails_no_request(
+    machines: Machines, shop: Path, deploy: Callable[..., Run], play: Play, clients: Visit
+) -> None:
+    source = (shop / "counter.py").read_text()
+    (shop / "counter.py").write_text(source.replace('"/healthz"', '"/alive"'))
+    assert deploy("to leave", "-e", "app=shop", limit=ALL, health_path="/alive").code == 0
+    began = time.time()
+    with clients() as seen:
+        run = play("rollback", "-e", "app=shop", limit=ALL)
+        time.sleep(8)  # more than three health checks
+    assert run.code == 0, run.output
+    assert seen.failed() == []
+    assert not any(went_down(machines[name], began) for name in ("lb12", "lb13"))
 
 
 def test_a_failed_deploy_with_another_domain_fails_no_request(
