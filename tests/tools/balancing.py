@@ -141,6 +141,7 @@ class Balancer:
         own |= {
             "__balancer_challenge_port": self.challenge_port,
             "__balancer_authorities": f"{self.folder}/authorities",
+            "__balancer_disabled_before": {"stdout_lines": []},
         }
         text = self.render("balancer", "haproxy.cfg.j2", balancer_sites=list(sites), **own | values)
         for old, new in {

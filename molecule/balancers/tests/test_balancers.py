@@ -61,9 +61,9 @@ def break_on(host: str, shop: Path) -> None:
     (shop / "counter.py").write_text(text.replace('return "ok\\n"', healthy))
 
 
-def switch_off(machine: Machine) -> float:
+def switch_off(machine: Machine, seconds: int = OFF) -> float:
     """Cut a machine from the network for some seconds, as if it were switched off; returns when it is surely off."""
-    cut = f"sleep 0.5; ip link set host0 down; sleep {OFF}; ip link set host0 up"
+    cut = f"sleep 0.5; ip link set host0 down; sleep {seconds}; ip link set host0 up"
     with machine.host.sudo():
         machine.host.run_expect([0], f"systemd-run --collect sh -c '{cut}'")
     time.sleep(1)
@@ -272,6 +272,37 @@ def test_a_webserver_that_a_killed_control_node_has_drained_comes_back(
     wait_for(
         lambda: {site.ask().json["version"] for _ in range(8)} == {before}, 90, "web12 serves its confirmed release"
     )
+
+
+def test_a_webserver_that_a_deploy_has_skipped_gets_no_requests_until_it_has_been_deployed_to(
+    machines: Machines, deploy: Callable[..., Run], clients: Visit, site: Web
+) -> None:
+    before = site.ask().json["version"]
+    off = switch_off(machines["web12"], 240)
+    time.sleep(5)
+    refused = deploy("refused", limit=ALL)
+    assert refused.code != 0
+    assert "To continue without this host: -e skip_unreachable=true" in refused.output, refused.output
+    assert {site.ask().json["version"] for _ in range(4)} == {before}
+    with clients() as seen:
+        run = deploy("without web12", "-e", "skip_unreachable=true", limit=ALL)
+    assert [run.recap(name)["failed"] for name in ("web13", "lb12", "lb13")] == [0, 0, 0], run.output
+    assert seen.failed() == []
+    assert {site.ask().json["version"] for _ in range(4)} == {"without web12"}
+    assert time.monotonic() < off + 240, "web12 was back before the end of the deploy"
+    wait_for(lambda: machines["web12"].accepts(22), 300, "web12 is back")
+    for command in ("reload", "restart"):
+        time.sleep(8)  # more than three health checks
+        assert hosts_of(site) == {"web13"}, command
+        for name in ("lb12", "lb13"):
+            with machines[name].host.sudo():
+                machines[name].host.run_expect([0], f"systemctl {command} haproxy")
+    time.sleep(8)
+    assert hosts_of(site) == {"web13"}
+    again = deploy("everywhere", limit=ALL)
+    assert again.code == 0, again.output
+    wait_for(lambda: hosts_of(site) == {"web12", "web13"}, 20, "web12 gets requests again")
+    assert {site.ask().json["version"] for _ in range(8)} == {"everywhere"}
 
 
 def test_a_drained_webserver_gets_no_requests(play: Play, site: Web) -> None:
