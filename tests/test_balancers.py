@@ -11,6 +11,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.balancers import (
     balancer_peers,
     balancer_sites,
     challenge_servers,
+    deployed_hosts,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import find_balancer_problems, serve_clients
 
@@ -46,7 +47,6 @@ def test_a_site_has_the_webservers_with_its_app() -> None:
     assert shop == {
         "name": "shop",
         "domains": ["shop.example"],
-        "health_path": "/",
         "timeout": 60,
         "sticky": False,
         "tls": True,
@@ -85,6 +85,18 @@ def test_a_balancer_gets_the_addresses_of_the_others() -> None:
     assert balancer_addresses(found, GROUPS, "lb2") == ["2001:db8::9"]
     assert balancer_peers(found, GROUPS, "lb1") == [{"name": "lb2", "address": "2001:db8::9", "port": 80}]
     assert challenge_servers(found, GROUPS) == ["10.0.0.8:80", "[2001:db8::9]:80"]
+
+
+def test_a_host_is_up_to_date_when_all_its_apps_were_deployed() -> None:
+    found = hosts(APP, APP | {"name": "blog", "domains": ["blog.example"]}, web2={"apps": [APP]})
+    shop: dict[str, Any] = {"hosts": {"web1": {}, "web2": {}}}
+    blog: dict[str, Any] = {"hosts": {"web1": {}}}
+    for plans, expected in (
+        ({"shop": shop}, ["web2"]),
+        ({"shop": shop, "blog": blog}, ["web1", "web2"]),
+        ({"shop": {"hosts": {"web1": {}}}, "blog": blog}, ["web1"]),  # web2 was lost
+    ):
+        assert deployed_hosts({"web1": plans, "web2": plans}, found) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import signal
 import socket
 import ssl
@@ -13,8 +14,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from balancing import DOMAIN, Balancer, Webserver, temporary_balancer
-from nginx_site import own_address
+from nginx_site import BALANCED, own_address
 
 pytestmark = [pytest.mark.needs("haproxy"), pytest.mark.slow]
 
@@ -76,13 +78,13 @@ def test_a_health_check_of_a_balancer_counts_as_one_of_the_webserver(balancer: B
     web = balancer.add("web1")
     balancer.start(balancer.site())
     balancer.wait_for_checks()
-    assert web.checks[-1]["host"] == DOMAIN
+    assert web.checks[-1]["host"] == f"shop.{BALANCED}"
     assert web.checks[-1]["x-forwarded-for"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("fault", ["another name", "another authority", "the authority of another webserver"])
 def test_a_webserver_with_a_wrong_certificate_gets_no_requests(balancer: Balancer, fault: str) -> None:
-    web = balancer.add("web1", domain="other.example" if fault == "another name" else DOMAIN)
+    web = balancer.add("web1", domain=DOMAIN if fault == "another name" else BALANCED)
     if fault != "another name":
         balancer.trust("web1", balancer.program.self_signed([DOMAIN], 1)[0])
     if fault == "the authority of another webserver":
@@ -125,6 +127,31 @@ def test_a_drained_webserver_gets_no_new_requests(balancer: Balancer) -> None:
         admin.sendall(b"set server shop/web1 state drain\n")
     balancer.wait_for(lambda: balancer.states()["web1"] == "DRAIN")
     assert answering(balancer) == {"web2"}
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_a_disabled_webserver_gets_no_requests_until_it_is_enabled(balancer: Balancer, sticky: bool) -> None:
+    balancer.add("web1")
+    disabled_one = balancer.add("web2")
+    site, config = balancer.site(sticky=sticky), balancer.folder / "haproxy.cfg"
+    tasks = Path(__file__).resolve().parent.parent / "roles/balancer/tasks"
+    change = yaml.safe_load((tasks / "disable.yml").read_text())[0]["ansible.builtin.replace"]
+    pattern = re.sub(r"\{\{.*\}\}", "web2", change["regexp"])
+    disabled = balancer.configuration(site)
+    for _ in range(2):  # disabling it again changes nothing
+        disabled = re.sub(pattern, change["replace"], disabled, flags=re.MULTILINE)
+    config.write_text(disabled)
+    # The next run finds it, and keeps it disabled.
+    (find,) = re.findall(r"argv: (\[sed, .*\])", (tasks / "haproxy.yml").read_text())
+    found = subprocess.run([*yaml.safe_load(find)[:-1], config], capture_output=True, text=True, check=True).stdout
+    before = {"__balancer_disabled_before": {"stdout_lines": found.split()}}
+    assert balancer.configuration(site, **before) == disabled
+    balancer.start(site, **before)
+    assert balancer.states()["web2"] == "MAINT"
+    assert "web1" in answering(balancer)
+    assert disabled_one.seen == []
+    enabled = balancer.configuration(site, **before, balancer_enabled=["web2"])
+    assert enabled == balancer.configuration(site)
 
 
 def test_a_sticky_site_keeps_a_client_at_its_webserver_while_that_is_healthy(balancer: Balancer) -> None:

@@ -37,3 +37,33 @@ def test_a_host_without_python_is_refused_only_in_check_mode() -> None:
     result = {"system": {"ID": "debian", "VERSION_ID": "13"}, "python": False}
     assert "has no Python yet" in str(check_hosts.find_problem("web1", {}, result, True))
     assert check_hosts.find_problem("web1", {}, result, False) is None
+
+
+LOST = {"unreachable": True, "msg": "no route"}
+
+
+@pytest.mark.parametrize(
+    ("lost", "balancers", "left_out", "reason"),
+    [
+        ([], ["lb1"], [], ""),
+        (["web2"], ["lb1"], ["web2"], ""),
+        (["web2"], [], [], "needs balancers"),
+        (["web2"], ["lb1", "lb2"], [], "does not reach lb2"),  # which --limit excludes
+        (["web2", "lb1"], ["lb1"], [], "does not reach lb1"),
+        (["web1", "web2"], ["lb1"], [], "needs a webserver that can be reached"),
+    ],
+)
+def test_a_webserver_can_be_left_out_only_if_all_balancers_keep_requests_away_from_it(
+    lost: list[str], balancers: list[str], left_out: list[str], reason: str
+) -> None:
+    reached = {host: LOST if host in lost else {} for host in ("web1", "web2", "lb1")}  # web3 is excluded by --limit
+    found, problem = check_hosts.find_left_out(reached, ["web1", "web2", "web3"], balancers)
+    assert found == left_out
+    assert reason in problem
+    assert bool(problem) == bool(reason)
+
+
+@pytest.mark.parametrize(("can_be_skipped", "option"), [(True, "-e skip_unreachable=true"), (False, "--limit '!web1'")])
+def test_the_error_names_the_option_with_which_the_run_goes_on(can_be_skipped: bool, option: str) -> None:
+    problem = check_hosts.find_problem("web1", {}, LOST, False, can_be_skipped=can_be_skipped)
+    assert str(problem).endswith(f"To continue without this host: {option}")

@@ -234,3 +234,45 @@ def test_the_status_has_a_row_for_a_host_that_has_only_databases(run: Run, tmp_p
     assert ["web1", "shop", "absent"] in [row[:3] for row in rows], shown
     assert ["db1", "-"] in [row[:2] for row in rows], shown
     assert not [row for row in rows if row[:2] == ["db1", "shop"]]
+
+
+# --- webservers that can't be reached ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def balanced(run: Run, project: Path, tmp_path: Path) -> Run:
+    """Deploy with a balancer, whose roles only print what they get, and without web2, which can't be reached."""
+    for role, part, text in (
+        ("balancer", "disable", "disabled {{ balancer_disabled }}"),
+        ("balancer", "main", "configured {{ balancer_disabled }} {{ balancer_enabled }}"),
+        ("certificate", "remove_others", "-"),
+    ):
+        task = {"name": "Print", "ansible.builtin.debug": {"msg": text}}
+        (project / f"roles/{role}/tasks/{part}.yml").write_text(yaml.safe_dump([task]))
+    (project / "plugins/action/balancer_servers.py").write_text(
+        STUB.replace("RESULTS", str(project / "results.json")).replace("NAME", "balancer_servers")
+    )
+    variables = {"ansible_connection": "local", "ansible_become": False, "ansible_host": "192.0.2.8"}
+    addresses = {f"web{number}": {"ansible_host": f"192.0.2.{number}"} for number in (1, 2)}
+    groups = {"balancers": {"hosts": {"lb1": variables}}, "all": {"hosts": addresses}}
+    (tmp_path / "balancers.yml").write_text(yaml.safe_dump(groups))
+    lost = {"unreachable": True, "msg": "no route to web2"}
+    reached = {"web2": lost, "all": RESULTS["reach_host"]["all"]}
+    return lambda *options: run("deploy", "-i", str(tmp_path / "balancers.yml"), *options, reach_host=reached)
+
+
+def test_a_deploy_stops_before_any_change_if_a_webserver_cannot_be_reached(balanced: Run) -> None:
+    output = balanced()
+    assert "web2 (192.0.2.2) can't be reached: no route to web2" in output
+    assert "To continue without this host: -e skip_unreachable=true" in output
+    assert "changed: " not in output
+
+
+def test_a_deploy_goes_on_without_a_webserver_that_the_balancers_have_disabled(balanced: Run) -> None:
+    output = balanced("-e", "skip_unreachable=true")
+    assert "fatal: [web1]" not in output, output
+    disabled, switched = output.index("disabled ['web2']"), output.index("[web1] app : Switch nginx to the release")
+    assert "configured ['web2'] ['web1']" in output, output
+    assert disabled < switched < output.index("configured")
+    assert "changed: [web2]" not in output
+    assert re.search(r"^web2 +: ok=1 ", output, re.MULTILINE), output

@@ -12,9 +12,9 @@ from ansible_collections.blueoctopus.site.plugins.modules.private_certificate im
 OLD, NEW = "old.example", "new.example"
 
 
-def create(folder: Path, *names: str, keep: bool = False) -> Certificates:
+def create(folder: Path, *names: str) -> Certificates:
     """Create a certificate if it is necessary."""
-    found = Certificates(folder, list(names), keep_names=keep)
+    found = Certificates(folder, list(names))
     if not found.is_valid:
         found.create()
     assert found.is_valid
@@ -50,16 +50,6 @@ def test_other_names_give_a_new_certificate_of_the_same_authority(tmp_path: Path
     verify(found, NEW)
     with pytest.raises(private_certificate.CertificateError):
         verify(found, OLD)
-
-
-def test_former_names_are_kept_on_request(tmp_path: Path) -> None:
-    create(tmp_path, OLD)
-    found = create(tmp_path, NEW, keep=True)
-    for name in (OLD, NEW):
-        verify(found, name)
-    before = found.certificate.read_text()
-    for names in ((NEW,), (OLD, NEW), (NEW, OLD)):  # also after a change that was reverted
-        assert create(tmp_path, *names, keep=True).certificate.read_text() == before
 
 
 def test_a_certificate_that_expires_soon_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

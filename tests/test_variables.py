@@ -31,7 +31,7 @@ DEFINED = {
 OPTIONS = {
     "app", "apps", "canary", "canary_watch", "data", "drill", "drop_old", "everywhere", "former", "lines", "operation",
     "patience", "prune", "rebuild", "release", "report", "server", "state", "take_over_lock", "target",
-    "untested_system",
+    "skip_unreachable", "untested_system",
 }  # fmt: skip
 # Results of roles for others, and those that ansible-lint demands where errors are ignored.
 RESULTS = {

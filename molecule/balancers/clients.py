@@ -26,9 +26,15 @@ class Request:
 
 @dataclass
 class Clients:
-    """Clients that send GET and POST requests alternately, each on a new connection."""
+    """Clients that send GET and POST requests alternately, each on a new connection.
+
+    Args:
+        web: the site.
+        redirects: whether a redirect is no error.
+    """
 
     web: Web
+    redirects: bool = False
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -42,7 +48,7 @@ class Clients:
                 answer = self.web.ask(method=sent.method, headers={"X-Number": str(number)})
                 if answer.status == 200:
                     sent.version = str(answer.json["version"])
-                else:
+                elif answer.status != 301 or not self.redirects:
                     sent.error = f"status {answer.status}"
             except (OSError, ValueError, http.client.HTTPException) as error:
                 sent.error = repr(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -14,10 +14,16 @@ ANSIBLE_PREFIX = "Task failed: "  # put before the message of an exception by an
 
 
 def find_problem(
-    host: str, hostvars: Mapping[str, Any], reached: Mapping[str, Any], check_mode: bool, untested: bool = False
+    host: str,
+    hostvars: Mapping[str, Any],
+    reached: Mapping[str, Any],
+    check_mode: bool,
+    untested: bool = False,
+    can_be_skipped: bool = False,
 ) -> str | None:
     """Why a host can't be managed, and what to do about it; None when it can."""
     address = hostvars.get("ansible_host", host)
+    option = "-e skip_unreachable=true" if can_be_skipped else f"--limit '!{host}'"
     reason = str(reached.get("msg", "")).strip().removeprefix(ANSIBLE_PREFIX)
     if reached.get("unreachable"):
         return (
@@ -25,7 +31,7 @@ def find_problem(
             f"  Is it running, and does 'ssh {hostvars.get('ansible_user', 'root')}@{address}' work? "
             "Check ansible_host, ansible_user and ansible_port. If you have just changed ssh_port, set ansible_port to "
             "the previous port. "
-            f"To continue without this host: --limit '!{host}'"
+            f"To continue without this host: {option}"
         )
     if reached.get("failed"):
         return f"{host} ({address}) accepts the login, but can't be checked: {reason}"
@@ -40,6 +46,32 @@ def find_problem(
     return None
 
 
+def find_left_out(
+    reached: Mapping[str, Mapping[str, Any]], webservers: Collection[str], balancers: Collection[str]
+) -> tuple[list[str], str]:
+    """The webservers that can't be reached, if a run can go on without them; else, why it can't.
+
+    Args:
+        reached: the results of reach_host, by the names of the hosts.
+        webservers: those of the inventory; none when the playbook can't go on without one.
+        balancers: those of the inventory.
+    """
+    lost = [host for host in webservers if reached.get(host, {}).get("unreachable")]
+    missing = [host for host in balancers if reached.get(host, {"unreachable": True}).get("unreachable")]
+    if not lost:
+        return [], ""
+    if not balancers:
+        return [], "skip_unreachable needs balancers, which keep requests away from the host until it is deployed to."
+    if missing:
+        return [], (
+            "skip_unreachable needs all balancers, which keep requests away from the host until it is deployed to. "
+            f"This run does not reach {', '.join(missing)}."
+        )
+    if all(host in lost for host in webservers if host in reached):
+        return [], "skip_unreachable needs a webserver that can be reached."
+    return lost, ""
+
+
 class ActionModule(ActionBase):
     """Check the results of reach_host: `hosts`, by name; `untested_system` accepts any system."""
 
@@ -50,9 +82,16 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         hostvars = (task_vars or {})["hostvars"]
         check_mode, untested = self._task.check_mode, boolean(self._task.args.get("untested_system", False))
-        hosts = self._task.args["hosts"].items()
-        found = (find_problem(host, hostvars[host], reached, check_mode, untested) for host, reached in hosts)
-        problems = [problem for problem in found if problem]
+        args = self._task.args
+        hosts, webservers, balancers = args["hosts"], args.get("webservers", []), args.get("balancers", [])
+        skips = boolean(args.get("skip_unreachable", False))
+        left_out, reason = find_left_out(hosts, webservers, balancers) if skips else ([], "")
+        found = [
+            find_problem(host, hostvars[host], reached, check_mode, untested, bool(balancers) and host in webservers)
+            for host, reached in hosts.items()
+            if host not in left_out
+        ]
+        problems = [problem for problem in [*found, reason] if problem]
         if problems:
             raise AnsibleActionFail("\n\n".join(["No host was changed.", *problems]))
-        return result | {"changed": False}
+        return result | {"changed": False, "left_out": left_out}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import (
@@ -48,6 +49,21 @@ def balancer_certificates(hostvars: Hostvars, groups: Groups) -> list[dict[str, 
     return [{key: app[key] for key in kept if key in app} for app in balanced_apps(hostvars, groups).values()]
 
 
+def deployed_hosts(results: Mapping[str, Mapping[str, Any]], hostvars: Hostvars) -> list[str]:
+    """The hosts to which a run has deployed all apps that they have.
+
+    Args:
+        results: what the role app returns on each host: a plan for each app, with the hosts that it is for. All hosts
+            have the same plans, also those that the run has lost.
+        hostvars: the variables of all hosts.
+    """
+    return [
+        host
+        for host, plans in results.items()
+        if all(host in plans.get(app["name"], {"hosts": []})["hosts"] for app in hostvars[host]["apps"])
+    ]
+
+
 class FilterModule:
     """The filters of this file."""
 
@@ -58,5 +74,6 @@ class FilterModule:
             "balancer_peers": balancer_peers,
             "balancer_sites": balancer_sites,
             "challenge_servers": challenge_servers,
+            "deployed_hosts": deployed_hosts,
             "serve_clients": serve_clients,
         }

@@ -8,6 +8,8 @@ module: check_hosts
 short_description: Check the hosts before anything is changed
 description:
   - Fails when a host of the play can't be reached or does not run a supported system. The error includes the solution.
+  - With O(skip_unreachable), a webserver that can't be reached is no error, as long as another one and all balancers
+    can be reached.
 options:
   hosts:
     description: Results of M(blueoctopus.site.reach_host), by the names of the hosts.
@@ -15,6 +17,20 @@ options:
     required: true
   untested_system:
     description: Accept any operating system.
+    type: bool
+    default: false
+  webservers:
+    description: The webservers of the inventory that can be left out; none when empty.
+    type: list
+    elements: str
+    default: []
+  balancers:
+    description: The balancers of the inventory, which keep requests away from a webserver that is left out.
+    type: list
+    elements: str
+    default: []
+  skip_unreachable:
+    description: Leave out webservers that can't be reached.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -34,4 +50,10 @@ EXAMPLES = r"""
   any_errors_fatal: true
 """
 
-RETURN = r"""# """
+RETURN = r"""
+left_out:
+  description: The webservers that are left out.
+  returned: success
+  type: list
+  elements: str
+"""

@@ -22,10 +22,6 @@ options:
     type: list
     elements: str
     required: true
-  keep_names:
-    description: Keep the other names that the certificate has, for clients that still use them.
-    type: bool
-    default: false
   group:
     description: Group that can read the key of the certificate.
     type: str
@@ -142,26 +138,18 @@ class Certificates:
         folder: where they are.
         names: names and addresses of the server or the client.
         usage: server or client.
-        keep_names: whether the certificate keeps the other names that it has.
     """
 
-    def __init__(self, folder: Path, names: list[str], usage: str = "server", keep_names: bool = False) -> None:
+    def __init__(self, folder: Path, names: list[str], usage: str = "server") -> None:
         self.folder = folder
         self.names = list(map(normal, names))
         self.usage = usage
-        self.keep_names = keep_names
         self.ca_key, self.ca = folder / "ca.key", folder / "ca.pem"
         self.key, self.certificate = folder / f"{usage}.key", folder / f"{usage}.pem"
 
     @property
     def has_authority(self) -> bool:
         return self.ca_key.exists() and self.ca.exists()
-
-    @property
-    def wanted_names(self) -> list[str]:
-        """The names and addresses that the certificate should have."""
-        kept = [name for name in self.current_names if name not in self.names] if self.keep_names else []
-        return self.names + kept
 
     @property
     def current_names(self) -> list[str]:
@@ -183,7 +171,7 @@ class Certificates:
             is_own = own == openssl("pkey", "-pubout", "-in", self.key)
         except CertificateError:
             return False
-        return sorted(self.current_names) == sorted(self.wanted_names) and is_own
+        return sorted(self.current_names) == sorted(self.names) and is_own
 
     def create(self) -> None:
         """Create what is missing. The files replace the previous ones when all of them are complete."""
@@ -193,7 +181,7 @@ class Certificates:
                 self.create_files()
 
     def create_files(self) -> None:
-        names = self.wanted_names
+        names = self.names
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             work = Path(name)
             config = work / "config"
@@ -228,14 +216,13 @@ def main() -> None:
         argument_spec={
             "folder": {"type": "path", "required": True},
             "names": {"type": "list", "elements": "str", "required": True},
-            "keep_names": {"type": "bool", "default": False},
             "group": {"type": "str", "required": True},
             "usage": {"type": "str", "choices": ["server", "client"], "default": "server"},
         },
         supports_check_mode=True,
     )
     params = module.params
-    certificates = Certificates(Path(params["folder"]), params["names"], params["usage"], params["keep_names"])
+    certificates = Certificates(Path(params["folder"]), params["names"], params["usage"])
     changed = not certificates.is_valid
     if changed and not module.check_mode:
         try:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
-from nginx_site import Answer, free_port, own_address
+from nginx_site import BALANCED, Answer, free_port, own_address
 from programs import find
 
 HAPROXY = find("haproxy")
@@ -47,7 +47,7 @@ class Webserver:
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 self.rfile.read(int(headers.get("content-length", 0)))
-                is_check = self.path == HEALTH
+                is_check = headers["host"].endswith(f".{BALANCED}") or self.path == HEALTH  # or a probe
                 if is_check:
                     outer.checks.append(headers)
                 else:
@@ -105,10 +105,10 @@ class Balancer:
         self.webservers: list[Webserver] = []
         for name in ("certificates", "authorities", "run"):
             (folder / name).mkdir()
-        chain, key = program.self_signed([DOMAIN], 1)
+        chain, key = program.self_signed([DOMAIN, f"www.{DOMAIN}"], 1)
         (folder / "certificates/shop.pem").write_text(chain + key)
 
-    def add(self, name: str, tls: bool = True, domain: str = DOMAIN) -> Webserver:
+    def add(self, name: str, tls: bool = True, domain: str = BALANCED) -> Webserver:
         """Start a webserver; the certificate of one with TLS is for `domain`."""
         context = None
         if tls:
@@ -131,7 +131,7 @@ class Balancer:
         servers = [
             {"name": web.name, "address": "127.0.0.1", "port": web.port} for web in webservers or self.webservers
         ]
-        site = {"name": "shop", "domains": [DOMAIN], "health_path": HEALTH, "timeout": 60, "sticky": False, "tls": True}
+        site = {"name": "shop", "domains": [DOMAIN], "timeout": 60, "sticky": False, "tls": True}
         return {**site, "servers": servers} | values
 
     def configuration(self, *sites: dict[str, Any], **values: Any) -> str:
@@ -141,6 +141,7 @@ class Balancer:
         own |= {
             "__balancer_challenge_port": self.challenge_port,
             "__balancer_authorities": f"{self.folder}/authorities",
+            "__balancer_disabled_before": {"stdout_lines": []},
         }
         text = self.render("balancer", "haproxy.cfg.j2", balancer_sites=list(sites), **own | values)
         for old, new in {

@@ -7,6 +7,7 @@ import http.client
 import random
 import re
 import shutil
+import signal
 import socket
 import socketserver
 import ssl
@@ -29,6 +30,7 @@ MODULES = Path("/etc/nginx/modules-enabled")
 needs_nginx = pytest.mark.needs("nginx")
 Render = Callable[..., str]
 DOMAIN = "shop.example"
+BALANCED = "webserver.invalid"  # balancer_server_name
 # nginx's own configuration, by file name, with numbers in the place of the ports.
 MAIN: dict[str, str] = {}
 HTTP, HTTPS, STATUS = 70080, 70443, 70114
@@ -51,6 +53,8 @@ ANSWERS = {
     },
     "/download/link": {"X-Accel-Redirect": "/private/link", "Content-Type": "text/plain"},
 }
+# The paths that the app does not answer with 200, and their statuses.
+STATUSES: dict[str, int] = {}
 
 
 class Backend(BaseHTTPRequestHandler):
@@ -60,7 +64,8 @@ class Backend(BaseHTTPRequestHandler):
         if self.path.startswith("/slow/"):
             time.sleep(0.2)
         body = f"app: {self.path}".encode()
-        self.send_response(200)
+        self.send_response(STATUSES.get(self.path, 200))
+        self.send_header("X-Host-Seen", self.headers["Host"])
         for name, value in ({"Content-Type": "text/html"} | ANSWERS.get(self.path.partition("?")[0], {})).items():
             self.send_header(name, value)
         self.send_header("X-Release", "r1")
@@ -132,6 +137,7 @@ class Site:
             "app_certificate": f"{self.folder}/certificate/fullchain.pem",
             "app_certificate_key": f"{self.folder}/certificate/privkey.pem",
             "app_certificate_marker": f"{self.folder}/certificate/real",
+            "app_health_name": f"{name}.{BALANCED}",
             "__app_root": str(live.parent),
         }
         self.put_configuration(f"sites/{name}.conf", self.render("app", "site.conf.j2", app, **values))
@@ -196,6 +202,12 @@ class Site:
                     return
             time.sleep(0.02)
         raise AssertionError((self.folder / "log/error").read_text())
+
+    def switch(self, *apps: dict[str, Any]) -> None:
+        """Replace the sites while nginx runs."""
+        assert self.running
+        assert self.check(*apps) == ""
+        self.running.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         if self.running:

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,12 +54,12 @@ def site(shared: str) -> Web:
 
 
 @pytest.fixture
-def clients(site: Web) -> Callable[[], contextlib.AbstractContextManager[Clients]]:
-    """Clients of the shop, as long as the context lasts."""
+def clients(site: Web) -> Callable[..., contextlib.AbstractContextManager[Clients]]:
+    """Clients of the shop, as long as the context lasts; of another domain on request, which may redirect."""
 
     @contextlib.contextmanager
-    def visit() -> Iterator[Clients]:
-        seen = Clients(site)
+    def visit(domain: str = site.domain) -> Iterator[Clients]:
+        seen = Clients(replace(site, domain=domain), redirects=domain != site.domain)
         threads = [threading.Thread(target=seen.run) for _ in range(4)]
         for thread in threads:
             thread.start()

@@ -21,7 +21,7 @@ ALL = "all"
 OFF = 20  # seconds that a machine is switched off
 Machines = dict[str, Machine]
 Play = Callable[..., Run]
-Visit = Callable[[], AbstractContextManager[Clients]]
+Visit = Callable[..., AbstractContextManager[Clients]]
 Posts = Callable[[], list[int]]
 
 
@@ -45,6 +45,13 @@ def drains(machine: Machine, since: float) -> list[str]:
     return list(dict.fromkeys(events))  # each stands twice in the log
 
 
+def went_down(machine: Machine, since: float) -> bool:
+    """Whether a balancer has considered a webserver of the shop down since a time."""
+    with machine.host.sudo():
+        log = machine.host.check_output(f"journalctl --unit=haproxy --output=cat --since=@{int(since)}")
+    return bool(re.search(r"Server shop/\w+ is (going )?DOWN", log))
+
+
 def break_on(host: str, shop: Path) -> None:
     """Make the health checks of the app fail on one webserver, one second after the switch."""
     text = (shop / "counter.py").read_text()
@@ -54,9 +61,9 @@ def break_on(host: str, shop: Path) -> None:
     (shop / "counter.py").write_text(text.replace('return "ok\\n"', healthy))
 
 
-def switch_off(machine: Machine) -> float:
+def switch_off(machine: Machine, seconds: int = OFF) -> float:
     """Cut a machine from the network for some seconds, as if it were switched off; returns when it is surely off."""
-    cut = f"sleep 0.5; ip link set host0 down; sleep {OFF}; ip link set host0 up"
+    cut = f"sleep 0.5; ip link set host0 down; sleep {seconds}; ip link set host0 up"
     with machine.host.sudo():
         machine.host.run_expect([0], f"systemd-run --collect sh -c '{cut}'")
     time.sleep(1)
@@ -177,6 +184,51 @@ def test_a_deploy_to_both_webservers_fails_no_request_and_drains_one_after_the_o
     assert_posts_are_not_repeated(seen, posts())
 
 
+def test_a_deploy_that_changes_the_health_path_fails_no_request(
+    machines: Machines, shop: Path, deploy: Callable[..., Run], clients: Visit
+) -> None:
+    """The app responds to one of the paths only, in both directions."""
+    began, source = time.time(), (shop / "counter.py").read_text()
+    for path in ("/alive", "/healthz"):
+        (shop / "counter.py").write_text(source.replace('"/healthz"', f'"{path}"'))
+        with clients() as seen:
+            run = deploy(f"with {path}", "-e", "app=shop", limit=ALL, health_path=path, watch_time=10)
+            time.sleep(8)  # more than three health checks
+        assert run.code == 0, run.output
+        assert len(seen.requests) > 50
+        assert seen.failed() == []
+    assert not any(went_down(machines[name], began) for name in ("lb12", "lb13"))
+
+
+def test_a_deploy_that_removes_the_first_domain_fails_no_request_for_the_others(
+    machines: Machines, deploy: Callable[..., Run], clients: Visit
+) -> None:
+    began, names = time.time(), ["site.example", "www.site.example"]
+    for domains in (names[1:], names):
+        with clients(names[1]) as seen:
+            run = deploy(f"for {domains[0]}", "-e", "app=shop", limit=ALL, domains=domains, watch_time=10)
+            time.sleep(8)  # more than three health checks
+        assert run.code == 0, run.output
+        assert len(seen.requests) > 50
+        assert seen.failed() == []
+    assert not any(went_down(machines[name], began) for name in ("lb12", "lb13"))
+
+
+def test_a_rollback_to_another_health_path_fails_no_request(
+    machines: Machines, shop: Path, deploy: Callable[..., Run], play: Play, clients: Visit
+) -> None:
+    source = (shop / "counter.py").read_text()
+    (shop / "counter.py").write_text(source.replace('"/healthz"', '"/alive"'))
+    assert deploy("to leave", "-e", "app=shop", limit=ALL, health_path="/alive").code == 0
+    began = time.time()
+    with clients() as seen:
+        run = play("rollback", "-e", "app=shop", limit=ALL)
+        time.sleep(8)  # more than three health checks
+    assert run.code == 0, run.output
+    assert seen.failed() == []
+    assert not any(went_down(machines[name], began) for name in ("lb12", "lb13"))
+
+
 def test_a_failed_deploy_with_another_domain_fails_no_request(
     play: Play, changed_app: Callable[..., list[str]], clients: Visit, site: Web
 ) -> None:
@@ -220,6 +272,37 @@ def test_a_webserver_that_a_killed_control_node_has_drained_comes_back(
     wait_for(
         lambda: {site.ask().json["version"] for _ in range(8)} == {before}, 90, "web12 serves its confirmed release"
     )
+
+
+def test_a_webserver_that_a_deploy_has_skipped_gets_no_requests_until_it_has_been_deployed_to(
+    machines: Machines, deploy: Callable[..., Run], clients: Visit, site: Web
+) -> None:
+    before = site.ask().json["version"]
+    off = switch_off(machines["web12"], 240)
+    time.sleep(5)
+    refused = deploy("refused", limit=ALL)
+    assert refused.code != 0
+    assert "To continue without this host: -e skip_unreachable=true" in refused.output, refused.output
+    assert {site.ask().json["version"] for _ in range(4)} == {before}
+    with clients() as seen:
+        run = deploy("without web12", "-e", "skip_unreachable=true", limit=ALL)
+    assert [run.recap(name)["failed"] for name in ("web13", "lb12", "lb13")] == [0, 0, 0], run.output
+    assert seen.failed() == []
+    assert {site.ask().json["version"] for _ in range(4)} == {"without web12"}
+    assert time.monotonic() < off + 240, "web12 was back before the end of the deploy"
+    wait_for(lambda: machines["web12"].accepts(22), 300, "web12 is back")
+    for command in ("reload", "restart"):
+        time.sleep(8)  # more than three health checks
+        assert hosts_of(site) == {"web13"}, command
+        for name in ("lb12", "lb13"):
+            with machines[name].host.sudo():
+                machines[name].host.run_expect([0], f"systemctl {command} haproxy")
+    time.sleep(8)
+    assert hosts_of(site) == {"web13"}
+    again = deploy("everywhere", limit=ALL)
+    assert again.code == 0, again.output
+    wait_for(lambda: hosts_of(site) == {"web12", "web13"}, 20, "web12 gets requests again")
+    assert {site.ask().json["version"] for _ in range(8)} == {"everywhere"}
 
 
 def test_a_drained_webserver_gets_no_requests(play: Play, site: Web) -> None:
