@@ -108,7 +108,7 @@ def test_a_replaced_domain_is_in_the_certificate_beside_the_new_one(programs: Pr
 def test_a_provided_certificate_waits_when_the_current_one_has_more_domains(
     programs: Programs, tmp_path: Path, check: bool
 ) -> None:
-    given = {"method": "provided", "certificate": "CERTIFICATE", "key": "PRIVATE KEY"}
+    given: dict[str, Any] = {"method": "provided", "certificate": "CERTIFICATE", "key": "PRIVATE KEY"}
     result = obtain(check, keep_domains=True, **given)
     assert (result["changed"], result["kept"], result["real"]) == (False, ["old.example"], True)
     assert not [found for found in programs.calls() if "install:" in found]
