@@ -37,3 +37,24 @@ def test_a_host_without_python_is_refused_only_in_check_mode() -> None:
     result = {"system": {"ID": "debian", "VERSION_ID": "13"}, "python": False}
     assert "has no Python yet" in str(check_hosts.find_problem("web1", {}, result, True))
     assert check_hosts.find_problem("web1", {}, result, False) is None
+
+
+@pytest.mark.parametrize(
+    ("accounts", "problem"),
+    [
+        ({}, ""),
+        ({"shop": "/srv/shop/data"}, ""),
+        (
+            {"shop": "/srv/shop/data", "uuidd": "/run/uuidd"},
+            "the user uuidd already exists on this host, with",
+        ),
+        ({"adm": ""}, "the group adm already exists on this host"),
+    ],
+)
+def test_an_app_with_the_name_of_an_account_that_was_not_created_for_it_is_refused(
+    accounts: dict[str, str], problem: str
+) -> None:
+    result = {"system": {"ID": "debian", "VERSION_ID": "13"}, "accounts": accounts}
+    found = check_hosts.find_problem("web1", {}, result, False)
+    assert problem in (found or "")
+    assert bool(problem) == bool(found)

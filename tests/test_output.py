@@ -167,6 +167,16 @@ def test_an_unchanged_deploy_is_reported_in_a_few_lines(run: Run) -> None:
     assert len([line for line in output.splitlines() if not line.startswith("running")]) <= 15
 
 
+def test_a_deploy_with_the_name_of_an_account_is_refused_before_any_change(run: Run, project: Path) -> None:
+    reached = RESULTS["reach_host"]["all"]
+    output = run("deploy", reach_host={"web2": reached | {"accounts": {"shop": "/home/shop"}}, "all": reached})
+    assert "No host was changed." in output
+    assert "the user shop already exists on this host, with the home /home/shop, but not for this app" in output
+    modules = [json.loads(line)[0] for line in (project / "results.json.calls").read_text().splitlines()]
+    assert set(modules) == {"reach_host"}
+    assert [args["accounts"] for args in calls(project, "reach_host")] == [["shop"], ["shop"]]
+
+
 def test_check_mode_reports_what_would_change(run: Run) -> None:
     output = run("deploy", "--check", "--limit", "web1")
     assert summary(output) == ["shop", f"  would be  {V1} → a new release"]
