@@ -52,15 +52,19 @@ def test_nothing_is_said_when_no_request_failed() -> None:
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The times of the health checks, on a clock that only pauses move on; the watch begins a second after the switch."""
+    """The times of the health checks, on a clock that only pauses move; it begins a second after the switch."""
     now, times = [SWITCHED + 1], list[float]()
 
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
+    def check(_self: Instance) -> str:
+        times.append(now[0])
+        return ""
+
     monkeypatch.setattr(time, "clock_gettime", lambda _clock: now[0])
     monkeypatch.setattr(time, "sleep", sleep)
-    monkeypatch.setattr(Instance, "check_nginx", lambda _self: times.append(now[0]) or "")
+    monkeypatch.setattr(Instance, "check_nginx", check)
     monkeypatch.setattr(Instance, "find_deaths", lambda _self: [])
     return times
 
