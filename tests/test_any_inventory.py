@@ -214,7 +214,8 @@ def test_the_units_of_a_valid_app_hold_its_commands_and_nothing_else(app: dict[s
     name, expected = app["name"], 2
     if app.get("release_command"):
         expected += 1
-        line = f"ExecStart={systemd_command(app['release_command'])}"
+        lock = f"/usr/bin/python3 -I /srv/{name}/releases/%i/command_lock.py " if app.get("postgresql") else ""
+        line = f"ExecStart={lock}{systemd_command(app['release_command'])}"
         assert line in units[f"units/{name}.release-command@.service"].split("\n")
     for process in app.get("processes", []):
         expected += process.get("count", 1)
@@ -288,7 +289,10 @@ def test_systemd_accepts_the_units_of_a_valid_app_with_its_commands(tmp_path: Pa
             (line,) = re.findall(r"Command Line: (.*)", read[f"{unit}@{INSTANCE}.service"])
             # systemd replaces $$ with $ when it starts the program.
             words = [word.replace("$$", "$") for word in words_of(line)]
-            assert words == ["/usr/bin/env", *shlex.split(command)]
+            folder = f"/srv/{name}/releases/{INSTANCE}"
+            is_locked = unit.endswith(".release-command") and app.get("postgresql")
+            lock = ["/usr/bin/python3", "-I", f"{folder}/command_lock.py"] if is_locked else []
+            assert words == [*lock, "/usr/bin/env", *shlex.split(command)]
 
     accepts()
 

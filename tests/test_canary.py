@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.releases import canary_problem
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.releases import batches
 
+NONE: dict[str, Any] = {"requests": 0, "errors": 0, "p50_seconds": None, "p95_seconds": None}
 HOSTS = ["web1", "web2", "web3", "web4"]
 V1, V2 = "20260101T000000Z-0000000001", "20260102T000000Z-0000000002"
 
@@ -37,22 +38,22 @@ def measured(host: str, requests: int, errors: int = 0, p50: float = 0.1, p95: f
     ("canary", "found"),
     [
         (measured("web1", 100), ""),
-        (measured("web1", 100, errors=3), ""),
-        (measured("web1", 100, errors=4), "4 of 100 requests failed, on the other hosts 2 of 200"),
+        (measured("web1", 100, errors=4), ""),
+        (measured("web1", 100, errors=5), "5 of 100 requests failed, on the other hosts 3 of 200"),
         (measured("web1", 19, errors=19), ""),
+        (measured("web1", 20, errors=20), "20 of 20 requests failed, on the other hosts 3 of 200"),
         (measured("web1", 100, p50=0.3, p95=0.5), ""),
         (measured("web1", 100, p50=0.31), "half of the requests took up to 0.31 s, on the other hosts 0.1 s"),
         (measured("web1", 100, p95=0.6), "95 % of the requests took up to 0.6 s, on the other hosts 0.2 s"),
     ],
 )
 def test_a_canary_with_more_errors_or_a_higher_latency_is_a_problem(canary: dict[str, Any], found: str) -> None:
-    others = [measured("web2", 100, errors=2), measured("web3", 100, p50=0.05, p95=0.1)]
-    others.append({"item": "web4", "unreachable": True})
+    others = [measured("web2", 100, errors=3), measured("web3", 100, p50=0.05, p95=0.1)]
+    others += [{"item": "web4", "unreachable": True}, {"item": "web5", "traffic": NONE}]
     problem = canary_problem([canary, *others], "shop", ["web1"], 300)
     where = "shop: the release is worse than the previous one on web1, in 300 s: "
     assert problem == (f"{where}{found}." if found else "")
 
 
 def test_a_canary_is_not_compared_with_hosts_without_requests() -> None:
-    none: dict[str, Any] = {"requests": 0, "errors": 0, "p50_seconds": None, "p95_seconds": None}
-    assert canary_problem([measured("web1", 100, 100), {"item": "web2", "traffic": none}], "shop", ["web1"], 300) == ""
+    assert canary_problem([measured("web1", 100, 100), {"item": "web2", "traffic": NONE}], "shop", ["web1"], 300) == ""

@@ -67,3 +67,24 @@ def test_a_webserver_can_be_left_out_only_if_all_balancers_keep_requests_away_fr
 def test_the_error_names_the_option_with_which_the_run_goes_on(can_be_skipped: bool, option: str) -> None:
     problem = check_hosts.find_problem("web1", {}, LOST, False, can_be_skipped=can_be_skipped)
     assert str(problem).endswith(f"To continue without this host: {option}")
+
+
+@pytest.mark.parametrize(
+    ("accounts", "problem"),
+    [
+        ({}, ""),
+        ({"shop": "/srv/shop/data"}, ""),
+        (
+            {"shop": "/srv/shop/data", "uuidd": "/run/uuidd"},
+            "the user uuidd already exists on this host, with",
+        ),
+        ({"adm": ""}, "the group adm already exists on this host"),
+    ],
+)
+def test_an_app_with_the_name_of_an_account_that_was_not_created_for_it_is_refused(
+    accounts: dict[str, str], problem: str
+) -> None:
+    result = {"system": {"ID": "debian", "VERSION_ID": "13"}, "accounts": accounts}
+    found = check_hosts.find_problem("web1", {}, result, False)
+    assert problem in (found or "")
+    assert bool(problem) == bool(found)

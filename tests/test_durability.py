@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import files, instances, releases
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+from modules import Programs
 
 RELEASE = "20260101T000000Z-0000000001"
 Steps = list[tuple[str, str]]
@@ -63,7 +65,7 @@ def test_units_are_on_the_disk_when_they_are_installed(
 def test_units_that_are_enabled_are_so_after_a_power_failure(
     store: Releases, tmp_path: Path, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def systemctl(*argv: str) -> str:
+    def systemctl(*argv: str, **_options: bool) -> str:
         steps.append((argv[0], argv[-1]))
         return ""
 
@@ -72,6 +74,23 @@ def test_units_that_are_enabled_are_so_after_a_power_failure(
     monkeypatch.setattr(instances, "systemctl", systemctl)
     Instance(store, RELEASE).enable("shop@1.service")
     assert steps == [("enable", "shop@1.service"), ("sync", "multi-user.target.wants")]
+
+
+def test_units_that_cannot_be_enabled_are_an_error(store: Releases, programs: Programs) -> None:
+    programs.fails("systemctl enable")
+    with pytest.raises(OSError, match="systemctl enable failed"):
+        Instance(store, RELEASE).enable("shop@1.service")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").write_text("before")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        files.write(tmp_path / "file", "after")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "before")]
 
 
 def test_the_site_is_gone_from_the_disk_before_the_release_that_it_points_to(store: Releases, steps: Steps) -> None:

@@ -12,16 +12,18 @@ def test_failures_list_each_failed_host_with_the_first_line_of_its_error() -> No
         "web1": {"msg": "shop: It stopped right after the start.\nits log"},
         "web3": {"msg": "", "stderr": "no space left\n"},
         "web4": {"rc": 1},
+        "web5": {"msg": "\n"},
     }
     assert failures(errors, "shop").splitlines() == [
         "web1: It stopped right after the start.",
         "web3: no space left",
         "web4: failed",
+        "web5: failed",
     ]
 
 
 def test_without_a_failed_task_a_host_is_unreachable() -> None:
-    assert "can no longer be reached" in failures({}, "shop")
+    assert failures({}, "shop") == "A host can no longer be reached."
 
 
 def test_only_hosts_on_which_this_run_has_locked_the_app_are_selected() -> None:

@@ -29,6 +29,8 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp=None, task_vars=None):
+        with open("RESULTS.calls", "a") as file:
+            print(json.dumps(["NAME", self._task.args]), file=file)
         with open("RESULTS") as file:
             results = json.load(file).get("NAME", {})
         return results.get(task_vars["inventory_hostname"]) or results.get("all") or {}
@@ -46,6 +48,7 @@ SYSTEM = {"ID": "debian", "VERSION_ID": "13"}
 REACHED = {"user": "me", "port": 22, "administrator": "admin", "sshd_port": 22, "python": True, "clock": True}
 REACHED |= {"alerts": False, "metrics": False, "logs": False, "cores": 2, "redis": []}
 REACHED |= {"sudo_password_given": False}
+CERTIFICATE = {"problem": "", "kept": []}
 RESULTS: dict[str, Any] = {
     "reach_host": {"all": REACHED | {"system": SYSTEM}},
     "release_source": {"all": {"package": {"digest": "new", "time": "20260102T000000Z"}}},
@@ -53,7 +56,7 @@ RESULTS: dict[str, Any] = {
     "release_build": {"all": {"changed": True}},
     "release_start": {"all": {"changed": True}},
     "release_switch": {"all": {"changed": True, "uptime": 1.0}},
-    "site_certificate": {"all": {"problem": ""}},
+    "site_certificate": {"all": CERTIFICATE},
     "redis_instance": {"all": {"changed": True}},
     "release_undo": {"all": {"changed": True, "live": V1}},
 }
@@ -85,6 +88,7 @@ def run(project: Path) -> Run:
 
     def play(playbook: str, *options: str, **results: Any) -> str:
         (project / "results.json").write_text(json.dumps(RESULTS | results))
+        (project / "results.json.calls").unlink(missing_ok=True)
         app = {"name": "shop", "domains": ["shop.example"], "source": "app", "wsgi": "main:app"}
         variables = {"ansible_connection": "local", "ansible_become": False, "apps": [app]}
         (project / "hosts").mkdir(exist_ok=True)
@@ -104,6 +108,12 @@ def run(project: Path) -> Run:
         ).stdout
 
     return play
+
+
+def calls(project: Path, module: str) -> list[dict[str, Any]]:
+    """The arguments of the calls of a module in the last run."""
+    found = [json.loads(line) for line in (project / "results.json.calls").read_text().splitlines()]
+    return [args for name, args in found if name == module]
 
 
 def lines(output: str) -> list[str]:
@@ -126,7 +136,7 @@ SUMMARY = [
 
 
 def test_a_deploy_ends_with_missing_certificates_and_then_the_releases_the_address_and_the_log(run: Run) -> None:
-    output = run("deploy", site_certificate={"web2": {"problem": "shop: no address"}, "all": {"problem": ""}})
+    output = run("deploy", site_certificate={"web2": CERTIFICATE | {"problem": "shop: no address"}, "all": CERTIFICATE})
     # One line for each changed step on each host.
     assert [line.split("] ")[1] for line in lines(output)[:6:2]] == [
         "app : Build the release [shop]",
@@ -157,9 +167,28 @@ def test_an_unchanged_deploy_is_reported_in_a_few_lines(run: Run) -> None:
     assert len([line for line in output.splitlines() if not line.startswith("running")]) <= 15
 
 
+def test_a_deploy_with_the_name_of_an_account_is_refused_before_any_change(run: Run, project: Path) -> None:
+    reached = RESULTS["reach_host"]["all"]
+    output = run("deploy", reach_host={"web2": reached | {"accounts": {"shop": "/home/shop"}}, "all": reached})
+    assert "No host was changed." in output
+    assert "the user shop already exists on this host, with the home /home/shop, but not for this app" in output
+    modules = [json.loads(line)[0] for line in (project / "results.json.calls").read_text().splitlines()]
+    assert set(modules) == {"reach_host"}
+    assert [args["accounts"] for args in calls(project, "reach_host")] == [["shop"], ["shop"]]
+
+
 def test_check_mode_reports_what_would_change(run: Run) -> None:
     output = run("deploy", "--check", "--limit", "web1")
     assert summary(output) == ["shop", f"  would be  {V1} → a new release"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
+def test_a_certificate_loses_domains_only_after_the_deploy_has_succeeded(run: Run, project: Path, fails: bool) -> None:
+    failed = {"release_start": {"all": {"failed": True, "msg": "it stopped"}}} if fails else {}
+    kept = {"site_certificate": {"all": CERTIFICATE | {"kept": ["old.example"]}}}
+    output = run("deploy", "--limit", "web1", **kept, **failed)
+    asked = [args["keep_domains"] for args in calls(project, "site_certificate")]
+    assert asked == ([True] if fails else [True, False]), output
 
 
 def test_a_deploy_stops_the_redis_of_an_app_that_no_longer_uses_it(run: Run) -> None:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from ansible.errors import AnsibleConnectionFailure
-from ansible_collections.blueoctopus.site.plugins.action.reach_host import Logins, parse, reason_of
+from ansible_collections.blueoctopus.site.plugins.action.reach_host import ACCOUNTS, Logins, parse, reason_of
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
 def test_os_release_is_parsed_without_quotes_and_comments() -> None:
     assert parse('# a comment\nNAME="Debian GNU/Linux"\nID=debian\n') == {"NAME": "Debian GNU/Linux", "ID": "debian"}
+
+
+def test_the_accounts_with_given_names_are_found_with_their_homes() -> None:
+    # mail is a user and a group, adm is only a group, and the last two are neither.
+    script = ACCOUNTS.format(names=shlex.join(["mail", "adm", "no-such-name", "$(id)"]))
+    output = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert parse(output) == {"HOME:mail": pwd.getpwnam("mail").pw_dir, "HOME:adm": ""}
 
 
 @pytest.mark.parametrize(

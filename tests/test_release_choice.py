@@ -187,7 +187,7 @@ def test_hosts_with_different_previous_releases_are_refused() -> None:
     assert "no common good release" in problem({"web1": state(V1, V3), "web2": state(V2, V3)})
 
 
-@pytest.mark.parametrize("only", [state(V1), state(V2, rolled_back=(V3,)), EMPTY])
+@pytest.mark.parametrize("only", [state(V1), state(V2, rolled_back=(V3,)), EMPTY, EMPTY | {"live": V1}])
 def test_a_host_without_a_previous_release_is_refused(only: dict[str, Any]) -> None:
     assert problem({"web1": only}).startswith("The host has no good release before the live one.")
 

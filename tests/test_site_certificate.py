@@ -31,8 +31,8 @@ def show(folder: Path, due: bool = False, version: str = "1", **found: Any) -> N
     (folder / "shown").write_text(json.dumps({"due": due, "version": version, "real": True} | found))
 
 
-def obtain(check: bool = False, method: str = "acme", **args: Any) -> dict[str, Any]:
-    return call(site_certificate, check, name="shop", domains=["shop.example"], method=method, **args)
+def obtain(check: bool = False, **args: Any) -> dict[str, Any]:
+    return call(site_certificate, check, **{"name": "shop", "domains": ["shop.example"], "method": "acme"} | args)
 
 
 def test_a_new_site_is_recorded_and_its_certificate_requested_once(programs: Programs, tmp_path: Path) -> None:
@@ -67,3 +67,59 @@ def test_check_mode_requests_nothing(programs: Programs, tmp_path: Path) -> None
     assert obtain(check=True)["changed"]
     assert not (tmp_path / "etc/shop.json").exists()
     assert programs.calls("systemctl") == []
+
+
+def settings(folder: Path) -> list[str]:
+    """The domains that the program on the host requests."""
+    return list(json.loads((folder / "etc/shop.json").read_text())["domains"])
+
+
+@pytest.fixture
+def two_domains(programs: Programs, tmp_path: Path) -> None:
+    """A certificate for two domains."""
+    obtain(domains=["shop.example", "old.example"])
+    show(tmp_path, wanted={"domains": ["shop.example", "old.example"]})
+    programs.calls()
+
+
+@pytest.mark.usefixtures("two_domains")
+def test_a_removed_domain_is_in_the_certificate_until_the_deploy_has_succeeded(
+    programs: Programs, tmp_path: Path
+) -> None:
+    before = obtain(keep_domains=True)
+    assert (before["changed"], before["kept"]) == (False, ["old.example"])
+    assert programs.calls("systemctl") == []
+    after = obtain()
+    assert (after["changed"], after["kept"]) == (True, [])
+    assert settings(tmp_path) == ["shop.example"]
+    assert UNIT in programs.calls("systemctl")
+
+
+@pytest.mark.usefixtures("two_domains")
+def test_a_replaced_domain_is_in_the_certificate_beside_the_new_one(programs: Programs, tmp_path: Path) -> None:
+    result = obtain(domains=["shop.example", "new.example"], keep_domains=True)
+    assert (result["changed"], result["kept"]) == (True, ["old.example"])
+    assert settings(tmp_path) == ["shop.example", "new.example", "old.example"]
+    assert UNIT in programs.calls("systemctl")
+
+
+@pytest.mark.usefixtures("two_domains")
+@pytest.mark.parametrize("check", [True, False])
+def test_a_provided_certificate_waits_when_the_current_one_has_more_domains(
+    programs: Programs, tmp_path: Path, check: bool
+) -> None:
+    given: dict[str, Any] = {"method": "provided", "certificate": "CERTIFICATE", "key": "PRIVATE KEY"}
+    result = obtain(check, keep_domains=True, **given)
+    assert (result["changed"], result["kept"], result["real"]) == (False, ["old.example"], True)
+    assert not [found for found in programs.calls() if "install:" in found]
+    assert settings(tmp_path) == ["shop.example", "old.example"]
+    obtain(keep_domains=True, **given | {"domains": ["new.example"]})
+    assert [found for found in programs.calls() if "install:" in found]
+    assert settings(tmp_path) == ["new.example"]
+
+
+def test_the_domains_of_a_placeholder_are_not_kept(tmp_path: Path) -> None:
+    obtain(domains=["typo.example"])
+    show(tmp_path, due=True, real=False)
+    assert obtain(keep_domains=True)["kept"] == []
+    assert settings(tmp_path) == ["shop.example"]

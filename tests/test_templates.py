@@ -149,6 +149,16 @@ def services(render: Render) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.parametrize("postgresql", [True, False])
+def test_only_a_release_command_with_a_database_of_this_project_has_a_lock_there(
+    render: Render, postgresql: bool
+) -> None:
+    app = {"release_command": "flask db upgrade", "postgresql": postgresql}
+    unit = yaml.safe_load(render("app", "units.yml.j2", app=app))["units/shop.release-command@.service"].split("\n")
+    lock = "/usr/bin/python3 -I /srv/shop/releases/%i/command_lock.py " if postgresql else ""
+    assert f'ExecStart={lock}/usr/bin/env "flask" "db" "upgrade"' in unit
+
+
 def test_every_service_of_an_app_runs_as_its_own_user_in_the_sandbox(services: dict[str, list[str]]) -> None:
     for name, lines in services.items():
         assert {"User=shop", "Group=shop", "ProtectSystem=strict", "NoNewPrivileges=true"} <= set(lines), name

@@ -1,4 +1,4 @@
-"""Stop before any change when a host can't be reached or does not run a supported system."""
+"""Stop before any change when a host can't be reached, runs no supported system, or has an account of an app's name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import account_problem
+from ansible_collections.blueoctopus.site.plugins.module_utils.removal import APPS
 
 SUPPORTED = {"debian": ("12", "13")}
 ANSIBLE_PREFIX = "Task failed: "  # put before the message of an exception by ansible-core
@@ -41,6 +43,9 @@ def find_problem(
             f"{host} ({address}) runs {system.get('PRETTY_NAME')}, but Debian 12 or 13 is required.\n"
             "  Use a host with Debian 13. To try a distribution based on Debian anyway: -e untested_system=true"
         )
+    for name, home in reached.get("accounts", {}).items():
+        if problem := account_problem(name, home, APPS / name):
+            return f"{host} ({address}) can't run the app {name}: {problem}.\n  Give the app another name."
     if check_mode and not reached.get("python", True):
         return f"{host} ({address}) has no Python yet, so --check can't check it. Run site.yml without --check first."
     return None

@@ -29,7 +29,15 @@ command -v chronyd ntpd >/dev/null && echo CLOCK=yes
 [ -e /etc/metrics ] && echo METRICS=yes
 [ -e /etc/systemd/system/logs-ship.service ] && echo LOGS=yes
 echo CORES=$(nproc)
-echo REDIS=\\'$(ls /etc/app-redis 2>/dev/null)\\'"""
+echo REDIS=\\'$(ls /etc/app-redis 2>/dev/null)\\'
+"""
+# Prints the home of each user with one of these names; an empty one when there is only a group with the name.
+ACCOUNTS = """for name in {names}; do
+    entry=$(getent passwd "$name") || getent group "$name" >/dev/null || continue
+    echo "HOME:$name='$(echo "$entry" | cut -d: -f6 | tr -d "'")'"
+done
+"""
+HOME = "HOME:"
 # Prints the unfinished jobs of a first boot. The holder of a lock is found by the inode of the lock file.
 FIRST_BOOT_JOBS = r"""
 if command -v cloud-init >/dev/null && cloud-init status 2>/dev/null | grep -q 'status: running'; then
@@ -90,7 +98,8 @@ class ActionModule(ActionBase):
         name, patience = variables["inventory_hostname"], int(self._task.args.get("patience", 0))
         logins = self.logins(variables)
         candidates = logins.candidates() if is_remote(self._connection) else [logins.first]
-        (user, port), output = self.find_login(name, candidates, patience)
+        accounts = shlex.join(self._task.args.get("accounts", []))
+        (user, port), output = self.find_login(name, candidates, patience, ACCOUNTS.format(names=accounts))
         if patience:
             self.wait_for_first_boot(name)
         if user != "root" and (refusal := self.sudo_problem(user)):
@@ -101,6 +110,7 @@ class ActionModule(ActionBase):
         asked = ("PYTHON", "CLOCK", "ALERTS", "METRICS", "LOGS")
         present = {name.lower(): system.pop(name, "") == "yes" for name in asked}
         found: dict[str, Any] = {"cores": int(system.pop("CORES", "") or 1)}
+        found |= {"accounts": {key[len(HOME) :]: system.pop(key) for key in [*system] if key.startswith(HOME)}}
         found |= {"redis": [name.removesuffix(".conf") for name in system.pop("REDIS", "").split()]}
         current, final = {"user": user, "port": port}, {"administrator": logins.administrator, "sshd_port": logins.port}
         given = {"sudo_password_given": self.has_sudo_password()}
@@ -118,8 +128,10 @@ class ActionModule(ActionBase):
         first = setting("ansible_user", "remote_user") or getpass.getuser(), int(setting("ansible_port", "port") or 22)
         return Logins(first, setting("admin_user"), int(setting("ssh_port") or 0))
 
-    def find_login(self, name: str, logins: list[tuple[str, int]], patience: int) -> tuple[tuple[str, int], str]:
-        """Find a login that works; return it and the output of SYSTEM_INFO.
+    def find_login(
+        self, name: str, logins: list[tuple[str, int]], patience: int, script: str = ""
+    ) -> tuple[tuple[str, int], str]:
+        """Find a login that works; return it and the output of SYSTEM_INFO and of a further script.
 
         Raises:
             AnsibleConnectionFailure: when no login works before the time is over.
@@ -131,7 +143,7 @@ class ActionModule(ActionBase):
                 if any(p == port and any(w in reason for w in NO_CONNECTION) for (_, p), reason in reasons.items()):
                     continue
                 try:
-                    return (user, port), run_as(self._connection, user, port, SYSTEM_INFO)
+                    return (user, port), run_as(self._connection, user, port, SYSTEM_INFO + script)
                 except AnsibleConnectionFailure as error:
                     reasons[user, port] = reason_of(error)
             waited = time.monotonic() - began

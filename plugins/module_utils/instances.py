@@ -38,9 +38,16 @@ class NotReady(Exception):
         self.advice = advice
 
 
-def systemctl(*argv: str) -> str:
-    """Call systemctl and return its output. Errors are ignored: callers check the states of the units."""
-    return subprocess.run(["systemctl", *argv], capture_output=True, text=True).stdout.strip()
+def systemctl(*argv: str, check: bool = False) -> str:
+    """Call systemctl and return its output. Without `check`, errors are ignored: callers check the states of the units.
+
+    Raises:
+        OSError: with `check`, when it fails.
+    """
+    done = subprocess.run(["systemctl", *argv], capture_output=True, text=True)
+    if check and done.returncode:
+        raise OSError(f"systemctl {argv[0]} failed: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 def build_unit(app: str, run: str) -> str:
@@ -179,7 +186,7 @@ class Instance:
     def enable(self, *units: str) -> None:
         """Enable units for the next boot; this is on the disk when this returns."""
         if units:
-            systemctl("enable", "--quiet", "--no-reload", *units)
+            systemctl("enable", "--quiet", "--no-reload", *units, check=True)
             for folder in UNITS.glob("*.wants"):
                 sync_folder(folder)
 

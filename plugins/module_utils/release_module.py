@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,9 @@ def work(module: AnsibleModule) -> Iterator[None]:
         with Lock(module.params["name"]).work(module.params["token"]):
             yield
     except (AccountError, LockLost, NginxError, NotReady, OSError) as error:
-        module.fail_json(msg=f"{module.params['name']}: {error}")
+        is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        advice = ". The disk of this host is full: free some space, and run this again." if is_full else ""
+        module.fail_json(msg=f"{module.params['name']}: {error}{advice}")
 
 
 def fail_with_log(module: AnsibleModule, instance: Instance, problem: str, since: float, advice: str = "") -> None:

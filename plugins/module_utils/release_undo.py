@@ -108,22 +108,33 @@ def start_guard(name: str, root: str, token: str) -> None:
         OSError: when the guard can't be started.
     """
     program, unit = guard_files(name, token)
-    program.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_program(program)
     command = ["/usr/bin/python3", "-I", str(program), name, root, token]
-    write(unit, f"{UNIT}ExecStart={' '.join(command)} {RESTARTED}\n")
-    unit_link(unit).parent.mkdir(exist_ok=True)
-    replace_link(unit_link(unit), unit)
-    # No reload of systemd: it reads the unit after a restart.
-    start = ["systemd-run", "--quiet", "--collect", f"--unit=release-guard-{name}-{token[:8]}"]
-    done = subprocess.run([*start, "--property=KillMode=mixed", *command], capture_output=True, text=True)
-    if done.returncode:
-        raise OSError(f"systemd-run can't start the process that watches this run: {done.stderr.strip()}")
+    try:
+        program.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_program(program)
+        write(unit, f"{UNIT}ExecStart={' '.join(command)} {RESTARTED}\n")
+        unit_link(unit).parent.mkdir(exist_ok=True)
+        replace_link(unit_link(unit), unit)
+        # No reload of systemd: it reads the unit after a restart.
+        start = ["systemd-run", "--quiet", "--collect", f"--unit=release-guard-{name}-{token[:8]}"]
+        done = subprocess.run([*start, "--property=KillMode=mixed", *command], capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(f"systemd-run can't start the process that watches this run: {done.stderr.strip()}")
+    except OSError:
+        remove_guard(name, token)
+        raise
 
 
 def guard_files(name: str, token: str) -> tuple[Path, Path]:
     """The guard's program, and its unit for a restart of the host."""
     return GUARDS / f"{name}-{token[:8]}.pyz", instances.UNITS / f"release-restore-{name}-{token[:8]}.service"
+
+
+def remove_guard(name: str, token: str) -> None:
+    """Remove the files of a guard."""
+    program, unit = guard_files(name, token)
+    for path in (unit_link(unit), unit, program):
+        path.unlink(missing_ok=True)
 
 
 def unit_link(unit: Path) -> Path:
@@ -155,9 +166,7 @@ def guard() -> None:
         restore_after_restart(lock, store)
     else:
         watch(lock, store, token)
-    program, unit = guard_files(name, token)
-    for path in (unit_link(unit), unit, program):
-        path.unlink(missing_ok=True)
+    remove_guard(name, token)
 
 
 def watch(lock: Lock, store: Releases, token: str) -> None:

@@ -22,6 +22,21 @@ class AccountError(Exception):
     """The account with the app's name was not created for the app."""
 
 
+def account_problem(name: str, home: str, root: str | Path) -> str:
+    """Why an existing account can't be that of an app; empty when it was created for the app.
+
+    Args:
+        name: name of the app.
+        home: home of the user with that name; empty when there is only a group with it.
+        root: folder of the app.
+    """
+    if not home:
+        return f"the group {name} already exists on this host, but not for this app"
+    if home != f"{root}/data":
+        return f"the user {name} already exists on this host, with the home {home}, but not for this app"
+    return ""
+
+
 def sync_folder(folder: Path) -> None:
     """Write a folder's entries to the disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -151,17 +166,16 @@ class Releases:
         Raises:
             AccountError: when the account belongs to something else.
         """
+        home = ""
         try:
-            home = pwd.getpwnam(self.name).pw_dir
+            home = pwd.getpwnam(self.name).pw_dir or "/"
         except KeyError:
-            with contextlib.suppress(KeyError):
+            try:
                 grp.getgrnam(self.name)
-                raise AccountError(f"the group {self.name} already exists on this host, but not for this app") from None
-            return
-        if home != f"{self.root}/data":
-            raise AccountError(
-                f"the user {self.name} already exists on this host, with the home {home}, but not for this app"
-            )
+            except KeyError:
+                return
+        if problem := account_problem(self.name, home, self.root):
+            raise AccountError(problem)
 
     def prepare(self) -> None:
         """Create the app's user and folders. nginx can enter them; only `data` belongs to the user."""

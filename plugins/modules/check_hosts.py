@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: check_hosts
 short_description: Check the hosts before anything is changed
 description:
-  - Fails when a host of the play can't be reached or does not run a supported system. The error includes the solution.
+  - Fails when a host of the play can't be reached, does not run a supported system, or has an account with the name of
+    an app that was not created for the app. The error includes the solution.
   - With O(skip_unreachable), a webserver that can't be reached is no error, as long as another one and all balancers
     can be reached.
 options:

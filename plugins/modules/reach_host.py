@@ -16,6 +16,11 @@ options:
     description: Seconds to wait for a host that does not accept logins yet. If not 0, also wait for its first boot.
     type: int
     default: 0
+  accounts:
+    description: Names to look up as users and groups of the host.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - blueoctopus.site.attributes
 attributes:
@@ -67,6 +72,12 @@ cores:
   description: Number of processor cores of the host.
   returned: success
   type: int
+accounts:
+  description: >-
+    The home of each user with one of the names in O(accounts); empty for a group without such a user. Names that the
+    host does not have are left out.
+  returned: success
+  type: dict
 redis:
   description: The apps that have an instance of Redis on the host.
   returned: success

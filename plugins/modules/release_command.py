@@ -11,7 +11,8 @@ description:
     for its end. It has the same user, environment, sandbox and limits as the web service, and runs in the release's own
     source and venv, before the release gets its first request.
   - When it fails or takes too long, the error contains its output.
-  - When the release command of another run is still running, waits for its end first, so that two never run at once.
+  - When the release command of another run is still running on this host, waits for its end first, so that two never
+    run at once. For other hosts, the command of an app with a database of the role C(postgresql) has a lock there.
 options:
   timeout:
     description: Seconds after which systemd stops the command.

@@ -89,7 +89,7 @@ settled:
 
 from typing import Any
 
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import (
     INTERRUPTED,
@@ -135,15 +135,20 @@ def main() -> None:
         params["token"] = lock.acquire(params["by"], force=params["force"])
     except LockHeld as error:
         module.fail_json(msg=str(error))
+    except (LockLost, OSError) as error:
+        module.fail_json(msg=f"{params['name']} could not be locked: {error}")
+    is_guarded = False
     try:
         with work(module):
             start_guard(params["name"], params["root"], params["token"])
+            is_guarded = True
             if not (settled := is_settled(store)):
                 restore(store, store.confirmed, INTERRUPTED)
             state = snapshot(store)
     except BaseException:
-        # The guard waits until no module of another run is running, and then restores the host.
-        lock.abandon(params["token"])
+        # The guard waits until no module of another run is running, and then restores the host. Without a guard,
+        # nothing was changed.
+        (lock.abandon if is_guarded else lock.free)(params["token"])
         raise
     module.exit_json(changed=not settled and bool(state["releases"]), token=params["token"], **state)
 

@@ -22,6 +22,12 @@ options:
     type: list
     elements: str
     required: true
+  keep_domains:
+    description: >-
+      Keep the domains of the current certificate that are no longer in O(domains). With V(true), a deploy that fails
+      leaves a certificate for the domains of the release that stays live.
+    type: bool
+    default: false
   method:
     description: From an ACME certificate authority, self-signed, or provided in O(certificate) and O(key).
     type: str
@@ -85,6 +91,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+kept:
+  description: The domains that were kept although they are no longer in O(domains).
+  returned: success
+  type: list
+  elements: str
 problem:
   description: The site's name and why no certificate was obtained; empty on success.
   returned: success
@@ -131,11 +142,29 @@ def reloaded(module: AnsibleModule) -> bool:
     return False
 
 
+def domains_to_request(params: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """The domains for the certificate, with those of the current one that are kept.
+
+    Args:
+        params: the parameters of the module.
+        before: what the program shows of the current certificate.
+    """
+    domains: list[str] = params["domains"]
+    if not params["keep_domains"] or not before.get("real"):  # a placeholder is for no domain
+        return domains
+    current: list[str] = before["wanted"]["domains"]
+    if set(domains) <= set(current):
+        return current
+    # A provided certificate for a new domain comes as it is.
+    return domains if params["method"] == "provided" else list(dict.fromkeys(domains + current))
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
             "domains": {"type": "list", "elements": "str", "required": True},
+            "keep_domains": {"type": "bool", "default": False},
             "method": {"type": "str", "choices": ["acme", "selfsigned", "provided"], "required": True},
             "directory": {"type": "str", "default": ""},
             "ca_bundle": {"type": "str", "default": ""},
@@ -151,19 +180,25 @@ def main() -> None:
     )
     params = module.params
     path = SETTINGS / f"{params['name']}.json"
-    wanted = json.dumps({key: params[key] for key in KEPT_IN_SETTINGS}, indent=1) + "\n"
     written = read(path)
+    has_program = os.access(PROGRAM, os.X_OK)
+    before = json.loads(call(module, "show")) if written and has_program else {"due": True, "version": ""}
+    domains = domains_to_request(params, before)
+    kept = [domain for domain in domains if domain not in params["domains"]]
+    wanted = json.dumps({key: params[key] for key in KEPT_IN_SETTINGS} | {"domains": domains}, indent=1) + "\n"
     result: dict[str, Any] = {
         "diff": difference(path, written, wanted),
         "changed": written != wanted,
         "problem": "",
         "real": False,
+        "kept": kept,
     }
-    if not os.access(PROGRAM, os.X_OK):
+    if not has_program:
         if module.check_mode:
             module.exit_json(**result | {"changed": True})
         module.fail_json(msg=f"{PROGRAM} is not installed. Run playbooks/provision.yml on this host first.")
-    before = json.loads(call(module, "show")) if written else {"due": True, "version": ""}
+    if kept and params["method"] == "provided":  # the given certificate may be for the other domains only
+        module.exit_json(**result | {"changed": False, "diff": [], "real": True})
     if module.check_mode:
         there = STATE / params["name"] / "current/fullchain.pem"
         due = before["due"]

@@ -156,6 +156,8 @@ def test_certificate_follows_added_and_removed_domains(
     assert run.code == 0, run.output
     assert names(certificate_of(added)) == sorted([echo.domain, added])
     assert echo.ask("/x", host=added).headers["Location"] == f"https://{echo.domain}/x"
+    assert play("deploy", "-e", "app=echo", *changed_app("echo", release_command="false")).code != 0
+    assert names(certificate_of(added)) == sorted([echo.domain, added])
     assert play("deploy", "-e", "app=echo").code == 0
     assert names(certificate_of(echo.domain)) == [echo.domain]
 
