@@ -278,6 +278,18 @@ def test_the_commands_of_the_guide(
     assert "This host saves no app octopus. It saves: shop." in capsys.readouterr().err
 
 
+def test_the_status_expects_no_archive_any_more_as_soon_as_the_settings_are_recorded(
+    new_settings: Make, folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "load", lambda: new_settings())
+    monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
+    known = status.Status(folders["state"])
+    known.record("settings", point_in_time=True, since=7)
+    assert main.main(["record"]) == 0
+    found = known.read()["settings"]
+    assert (found["point_in_time"], found["since"], found["apps"]) == (False, 7, [{"name": "shop"}])
+
+
 def test_a_step_that_the_system_refuses_is_an_error_and_no_trace(
     new_settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

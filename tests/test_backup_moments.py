@@ -298,6 +298,38 @@ def test_missing_wal_is_an_error_and_leads_to_a_new_base_backup(cluster: Cluster
     assert since(cluster.archive.bases(), cluster.archive.segments()) == cluster.archive.bases()[-1].stop
 
 
+def test_an_archive_that_was_off_gets_a_base_backup_when_it_is_configured_again(cluster: Cluster) -> None:
+    cluster.base()
+    assert not cluster.archive.back_up(f"{cluster.folder}/data")
+    cluster.server.sql("ALTER SYSTEM SET archive_mode = off")
+    cluster.control("--log", f"{cluster.folder}/log", "restart")
+    cluster.server.sql("INSERT INTO public.ticks VALUES (now(), 1); SELECT pg_switch_wal()", "shop")
+    cluster.server.sql("INSERT INTO public.ticks VALUES (now(), 2); SELECT pg_switch_wal()", "shop")
+    cluster.server.sql("ALTER SYSTEM RESET archive_mode")
+    cluster.control("--log", f"{cluster.folder}/log", "restart")
+    assert cluster.archive.config
+    time.sleep(1)  # base backups have whole seconds
+    cluster.archive.config.touch()
+    cluster.base()
+    bases = cluster.archive.bases()
+    assert base_for(bases[-1].stop, bases, cluster.archive.segments()) == bases[-1]
+    assert not cluster.archive.back_up(f"{cluster.folder}/data")
+
+
+def test_the_cluster_of_an_upgrade_gets_a_base_backup_at_once(cluster: Cluster) -> None:
+    cluster.base()
+    assert not cluster.archive.back_up(f"{cluster.folder}/data")
+    cluster.control("stop")
+    former = (cluster.folder / "data").rename(cluster.folder / "former")
+    cluster.archive.run(f"{BIN}/initdb", f"--pgdata={cluster.folder}/data", "--auth=trust", "--no-sync")
+    cluster.archive.run("cp", f"{former}/postgresql.conf", f"{cluster.folder}/data/postgresql.conf")
+    cluster.control("--log", f"{cluster.folder}/log", "start")
+    cluster.base()
+    bases = cluster.archive.bases()
+    assert [base.start[0].partition("/")[0][-2:] for base in bases] == ["-1", "-2"]
+    assert base_for(time.time(), bases, cluster.archive.segments()) == bases[-1]
+
+
 def test_too_little_space_is_an_error_before_anything_is_written(
     saver: Saver, restorer: Restorer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

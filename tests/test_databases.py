@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.blueoctopus.site.plugins.filter.databases import (
+    apps_with_database_on,
     database_clients,
     database_servers,
     databases_of,
@@ -63,6 +64,15 @@ def test_a_database_host_has_the_databases_of_all_webservers_with_passwords() ->
     assert databases_of("web1", hostvars, REMOTE) == []
     assert database_clients("db1", hostvars, REMOTE) == ["10.0.0.1", "10.0.0.2"]
     assert database_servers("web2", hostvars, REMOTE) == ["db1"]
+
+
+def test_the_apps_of_a_webserver_with_a_database_on_certain_hosts() -> None:
+    apps = [APP | {"postgresql": {"host": "web1"}}, APP | {"name": "blog", "postgresql": True}, APP | {"name": "plain"}]
+    hostvars = hosts(web1=apps, web2=[])
+    assert apps_with_database_on("web1", hostvars, REMOTE, ["db1"]) == ["blog"]
+    assert apps_with_database_on("web1", hostvars, REMOTE, ["web1"]) == ["shop"]
+    assert apps_with_database_on("web1", hostvars, REMOTE, []) == []
+    assert apps_with_database_on("db1", hostvars, REMOTE, ["db1"]) == []
 
 
 def test_an_app_can_keep_its_database_on_the_webserver_beside_a_database_host() -> None:

@@ -1,4 +1,4 @@
-"""The memory settings of PostgreSQL, and what opens a database over the network."""
+"""Which cluster is managed, the memory settings of PostgreSQL, and what opens a database over the network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import memory_settings
+from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import cluster_version, memory_settings
 from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
 from postgresql_server import PORT, Module, needs_server
+
+
+def test_the_cluster_of_a_former_version_is_managed_as_long_as_it_has_the_port(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = "15 main 5432 online postgres /a /b\\n17 main 5433 online postgres /c /d\\n17 other 5434 down postgres /e /f"
+    (tmp_path / "pg_lsclusters").write_text(f"#!/bin/sh\nprintf '{rows}'\n")
+    (tmp_path / "pg_lsclusters").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert cluster_version() == "15"
 
 
 @pytest.mark.parametrize("dedicated", [False, True])

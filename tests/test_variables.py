@@ -29,14 +29,15 @@ DEFINED = {
 }  # fmt: skip
 # The options -e of the playbooks, and the list of the inventory.
 OPTIONS = {
-    "app", "apps", "canary", "canary_watch", "data", "drill", "everywhere", "former", "lines", "operation",
+    "app", "apps", "canary", "canary_watch", "data", "drill", "drop_old", "everywhere", "former", "lines", "operation",
     "patience", "prune", "rebuild", "release", "report", "server", "state", "take_over_lock", "target",
     "untested_system",
 }  # fmt: skip
 # Results of roles for others, and those that ansible-lint demands where errors are ignored.
 RESULTS = {
     "admin_result", "app_results", "backup_first_base", "backup_identity", "certificate_results", "firewall_result",
-    "metrics_authority", "postgresql_authority", "ssh_result",
+    "metrics_authority", "postgresql_authority", "postgresql_dropped", "postgresql_upgrade", "postgresql_upgraded",
+    "ssh_result",
     "__app_drain_begun", "__app_drain_ended", "__app_drained",
 }  # fmt: skip
 

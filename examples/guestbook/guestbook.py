@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from flask import Flask, Response, flash, redirect, render_template, request, send_from_directory, url_for
+from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from flask_wtf import CSRFProtect
 from jobs import queue_thumbnail
@@ -31,9 +32,17 @@ def database_url() -> str:
     return make_url(given).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
+class Sessions(SecureCookieSessionInterface):
+    """Sessions whose cookie is for HTTPS alone, except for clients that use plain HTTP."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
+        return request.is_secure
+
+
 def create_app() -> Flask:
     """Create the application."""
     app = Flask(__name__)
+    app.session_interface = Sessions()
     app.config["SECRET_KEY"] = os.environ["SECRET_KEY"]
     app.config["SQLALCHEMY_DATABASE_URI"] = database_url()
     # A connection that the database server has closed, as after a restart, is replaced before it is used.
@@ -42,7 +51,6 @@ def create_app() -> Flask:
     app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
     if n := int(os.environ.get("TRUSTED_PROXIES", "0")):
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=n, x_proto=n, x_host=n)  # type: ignore[method-assign]
-        app.config["SESSION_COOKIE_SECURE"] = True
     for folder in ("pictures", "media"):
         (app.config["DATA"] / folder).mkdir(parents=True, exist_ok=True)
     app.logger.setLevel(logging.INFO)

@@ -54,6 +54,21 @@ def database_servers(host: str, hostvars: Hostvars, groups: Groups) -> list[str]
     return sorted({database_host(app, host, groups) for app in own} - {host})
 
 
+def apps_with_database_on(host: str, hostvars: Hostvars, groups: Groups, servers: Iterable[str]) -> list[str]:
+    """The apps of a webserver that have their database on one of some hosts.
+
+    Args:
+        host: the webserver; a host without apps has none.
+        hostvars: the variables of all hosts.
+        groups: the groups of the inventory.
+        servers: the hosts with databases.
+    """
+    if host not in groups.get("webservers", []):
+        return []
+    own = [app for app in map(with_defaults, plain(hostvars[host]["apps"])) if app["postgresql"]]
+    return [app["name"] for app in own if database_host(app, host, groups) in servers]
+
+
 def server_address(variables: Mapping[str, Any], host: str) -> str:
     """The address at which the webservers reach a database host."""
     return str(variables.get("postgresql_address") or variables.get("ansible_host", host))
@@ -117,6 +132,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
+            "apps_with_database_on": apps_with_database_on,
             "database_clients": database_clients,
             "database_connections": connections,
             "database_connections_known": knows_connections,

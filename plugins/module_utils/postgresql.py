@@ -32,8 +32,13 @@ def cluster_version() -> str:
     return next((row[0] for row in rows if row[1:3] == [CLUSTER, str(PORT)]), "")
 
 
-def psql(sql: str, database: str = "postgres") -> str:
+def psql(sql: str, database: str = "postgres", port: int = 0) -> str:
     """Run statements as the superuser, and return their output. No process list shows them, as they are no argument.
+
+    Args:
+        sql: the statements.
+        database: the database in which they run.
+        port: port of another cluster of this host; that of the apps when 0.
 
     Raises:
         PostgresqlError: when a statement fails, or the server does not answer.
@@ -43,7 +48,7 @@ def psql(sql: str, database: str = "postgres") -> str:
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C.UTF-8",
         "PGHOST": str(SOCKETS),
-        "PGPORT": str(PORT),
+        "PGPORT": str(port or PORT),
         "PGDATABASE": database,
         "PGCONNECT_TIMEOUT": "30",
         # Else the owner of a database could have functions of its own called, by a search_path of the database.

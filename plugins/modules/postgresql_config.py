@@ -195,8 +195,9 @@ def main() -> None:
     params, version = module.params, cluster_version()
     if not version and not module.check_mode:
         module.fail_json(
-            msg=f"This host has no PostgreSQL cluster {CLUSTER} on port 5432. Debian's package postgresql creates it; "
-            "pg_lsclusters shows the clusters of the host."
+            msg=f"This host has no PostgreSQL cluster {CLUSTER} on port 5432. The first installation of Debian's "
+            "package postgresql creates it; pg_lsclusters shows the clusters of the host. To create one by hand: "
+            f"sudo pg_createcluster --start VERSION {CLUSTER}"
         )
     folder = CONFIG / (version or "VERSION") / CLUSTER
     connections = params["max_connections"]

@@ -98,6 +98,11 @@ def test_every_response_restricts_what_browsers_do_with_it(client: FlaskClient) 
     assert "default-src 'self';" in client.get("/").headers["Content-Security-Policy"]
 
 
+@pytest.mark.parametrize(("scheme", "secure"), [("http", False), ("https", True)])
+def test_the_cookie_is_for_https_alone_if_the_client_uses_it(client: FlaskClient, scheme: str, secure: bool) -> None:
+    assert ("; Secure" in client.get("/", base_url=f"{scheme}://localhost").headers["Set-Cookie"]) is secure
+
+
 def test_the_driver_of_the_database_is_psycopg(monkeypatch: pytest.MonkeyPatch) -> None:
     import guestbook
 

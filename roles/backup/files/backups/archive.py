@@ -186,13 +186,24 @@ class Archive:
         # An upgrade to another major version makes the cluster another one, and changes nothing otherwise.
         self.pgbackrest("stanza-upgrade" if exists else "stanza-create", f"--pg1-path={data}")
         bases = self.bases() if exists else []
-        if bases and time.time() - bases[-1].stop < BASE_EVERY and not first_gap(self.segments(), bases[-1].start):
+        # WAL may be missing from before its configuration was written, when the archive was off.
+        configured = self.config.stat().st_mtime if self.config else 0
+        is_new = bases and bases[-1].stop > max(configured, time.time() - BASE_EVERY)
+        is_own = bases and bases[-1].start[0].startswith(f"{self.cluster}/")
+        if is_new and is_own and not first_gap(self.segments(), bases[-1].start):
             return False
         age = time.time() - max((base.stop for base in bases if base.label.endswith("F")), default=0)
         self.pgbackrest("backup", f"--pg1-path={data}", f"--type={'full' if age > FULL_EVERY else 'diff'}")
         if not (self.repository / "id").exists():
             self.run("sh", "-c", 'umask 027 && echo "$1" > "$0/id"', str(self.repository), uuid.uuid4().hex)
         return True
+
+    @property
+    def cluster(self) -> str:
+        """pgBackRest's name of the present cluster, such as 17-2; an upgrade begins another one."""
+        found: list[dict[str, Any]] = json.loads(self.pgbackrest("info", "--output=json"))
+        newest = max((one for stanza in found for one in stanza["db"]), key=lambda one: int(one["id"]))
+        return f"{newest['version']}-{newest['id']}"
 
     def bases(self) -> list[Base]:
         """The base backups, the oldest first."""

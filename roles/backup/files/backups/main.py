@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("remove-copy").add_argument("name")
     commands.add_parser("forget-repository").add_argument("target")
     commands.add_parser("base")
+    commands.add_parser("record")  # for Ansible, which has changed the settings
     commands.add_parser("archive").add_argument("target")
     engine = commands.add_parser("restic", prefix_chars="\0")
     engine.add_argument("target")
@@ -145,8 +146,10 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         if given.target in [target.name for target in settings.targets]:  # otherwise, it is no longer one
             Shipper(saver.engine(settings.target(given.target)), saver.state).run()
         return 0
-    if given.command in ("run", "drill", "check"):
+    if given.command in ("run", "drill", "check", "record"):
         record(settings, Status(saver.state))
+    if given.command == "record":
+        return 0
     if given.command in ("run", "drill"):
         failures = (saver if given.command == "run" else Drill(settings)).run(names)
         print("\n\n".join(failures) or "Done.", file=sys.stderr if failures else sys.stdout)

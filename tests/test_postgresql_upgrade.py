@@ -1,0 +1,196 @@
+"""The upgrade of PostgreSQL, with Debian's own tools and real servers.
+
+Everything runs in a mount namespace with empty folders in place of those of PostgreSQL. As Debian has one version only,
+its programs are both version 15 and version 16 there: what the tools do depends on these names, not on the programs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import find
+
+PROGRAMS = Path(find("initdb")).parent
+PROJECT = Path(__file__).resolve().parent.parent
+TOOLS = PROJECT / "tests/tools"
+pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "initdb", "runuser", "unshare", "pg_upgradecluster")]
+REPLACED = [
+    "/etc/postgresql",
+    "/etc/postgresql-common",
+    "/var/lib/postgresql",
+    "/var/log/postgresql",
+    "/run/postgresql",
+]
+SYSTEMCTL = """#!/bin/sh
+case $1 in start) unit=${2#postgresql@}; version=${unit%%-*}
+    exec pg_ctlcluster --skip-systemctl-redirect "$version" main start;; esac
+"""
+PRELUDE = """
+import json, subprocess, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import psql
+from ansible_collections.blueoctopus.site.plugins.modules import postgresql_upgrade as upgrade
+from modules import call
+upgrade.ENVIRONMENT["PATH"] = {path!r}
+upgrade.MARKER = Path("/etc/postgresql-common/upgrade-to")
+def step(name, **args):
+    return call(upgrade, step=name, **args)
+def shell(command):
+    subprocess.run(["sh", "-ec", command], check=True, env=upgrade.ENVIRONMENT)
+def clusters():
+    return {{one.version: (one.port, one.status) for one in upgrade.clusters()}}
+shown = {{}}
+"""
+
+
+@pytest.fixture
+def host() -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Run Python on a host with a cluster 15/main, in which the app shop has rows; returns the variable `shown`."""
+    folder = Path(tempfile.mkdtemp(prefix="upgrade-", dir="/tmp"))
+    folder.chmod(0o755)
+    mounts = []
+    for number, path in enumerate(REPLACED):
+        (folder / str(number)).mkdir()
+        mounts.append(f"mkdir -p {path}; mount --bind {folder}/{number} {path}")
+    for number in (0, 2, 3, 4):
+        shutil.chown(folder / str(number), "postgres", "postgres")
+    (folder / "1/createcluster.conf").write_text("listen_addresses = ''\nadd_include_dir = 'conf.d'\n")
+    for version in ("15", "16"):
+        (folder / "versions" / version).mkdir(parents=True)
+        mounts.append(f"mount --bind {PROGRAMS.parent} {folder}/versions/{version}")
+    mounts.append(f"mount --rbind {folder}/versions {PROGRAMS.parent.parent}")
+    # With systemd, the tools would call the one of this computer.
+    mounts.append("[ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd")
+    (folder / "bin").mkdir()
+    (folder / "bin/systemctl").write_text(SYSTEMCTL)
+    (folder / "bin/systemctl").chmod(0o755)
+    path = f"{folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    begin = [
+        "pg_createcluster --port 5432 -u postgres 15 main >/dev/null",
+        "echo 'max_connections = 33' >/etc/postgresql/15/main/conf.d/50-site.conf",
+        "pg_ctlcluster --skip-systemctl-redirect 15 main start",
+    ]
+    end = "for v in 15 16; do pg_ctlcluster --skip-systemctl-redirect $v main stop -m immediate 2>/dev/null; done"
+
+    def run(code: str) -> dict[str, Any]:
+        program = folder / "program.py"
+        data = "psql('CREATE ROLE shop LOGIN; '); psql('CREATE DATABASE shop OWNER shop;')\n"
+        data += "psql('CREATE TABLE public.entry AS SELECT generate_series(1, 500) AS n;', 'shop')\n"
+        text = PRELUDE.format(paths=[str(TOOLS), str(PROJECT / "collections")], path=path) + data + code
+        text += f"\nPath('{folder}/shown.json').write_text(json.dumps(shown))\n"
+        program.write_text(text)
+        script = "\n".join(
+            [
+                "set -e",
+                *mounts,
+                f"export PATH={path}",
+                *begin,
+                "set +e",
+                f"{sys.executable} {program}",
+                "r=$?",
+                end,
+                "exit $r",
+            ]
+        )
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment.pop("PGHOST", None)
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(
+                ["unshare", "--mount", "bash", "-c", script], env=environment, stdout=output, stderr=output
+            )
+            output.seek(0)
+            said = output.read()
+        assert done.returncode == 0, said
+        return dict(json.loads((folder / "shown.json").read_text()))
+
+    yield run
+    shutil.rmtree(folder)
+
+
+def test_an_upgrade_keeps_every_row_the_settings_and_the_former_cluster(
+    host: Callable[[str], dict[str, Any]],
+) -> None:
+    shown = host("""
+shell("pg_createcluster -u postgres 16 main --start")  # empty, as an upgrade of Debian creates it
+shown["before"] = step("check"), clusters()
+shown["upgrade"] = step("upgrade", dump="/var/lib/postgresql/dumps/before.sql")
+shown["after"] = clusters()
+shown["rows"] = psql("SELECT count(*) FROM entry;".replace("entry", "public.entry"), "shop")
+shown["settings"] = psql("SHOW max_connections;")
+shown["owner"] = psql("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'shop';")
+dump = Path("/var/lib/postgresql/dumps/before.sql")
+shown["dump"] = dump.stat().st_mode & 0o777, "CREATE DATABASE shop" in dump.read_text()
+shown["again"] = step("check")["needed"], step("upgrade")["changed"]
+shown["drop"] = step("drop")["dropped"], clusters(), step("drop")["changed"]
+""")
+    check, before = shown["before"]
+    assert (check["needed"], check["old"], check["new"], before["15"]) == (True, "15", "16", [5432, "online"])
+    assert (shown["upgrade"]["changed"], shown["upgrade"]["rows"]) == (True, 500), shown["upgrade"]
+    assert shown["after"]["16"] == [5432, "online"]
+    assert shown["after"]["15"][1] == "down"
+    assert (shown["rows"], shown["settings"], shown["owner"]) == ("500", "33", "shop")
+    assert shown["dump"] == [0o600, True]
+    assert shown["again"] == [False, False]
+    assert shown["drop"] == [["15"], {"16": [5432, "online"]}, False]
+
+
+def test_an_upgrade_that_loses_rows_or_is_interrupted_is_undone_and_can_be_repeated(
+    host: Callable[[str], dict[str, Any]],
+) -> None:
+    shown = host("""
+real = upgrade.rows
+calls = iter([{"shop: public.entry": "500"}, {"shop: public.entry": "499"}])
+upgrade.rows = lambda port: next(calls)
+shown["lost"] = step("upgrade")["msg"], clusters(), psql("SELECT count(*) FROM public.entry;", "shop")
+upgrade.rows = real
+# Killed while the new cluster is filled: the old one runs without clients.
+shell("pg_createcluster -u postgres 16 main --start")
+shell("cd / && createdb -h /run/postgresql -p 5433 -U postgres half || runuser -u postgres -- createdb -p 5433 half")
+shown["refused"] = step("check")["msg"]
+upgrade.MARKER.write_text("16")
+shell("pg_ctlcluster --skip-systemctl-redirect 15 main stop")
+shown["interrupted"] = step("check")["interrupted"]
+shown["repeated"] = step("upgrade"), clusters()["16"]
+# Killed before the new one was started for its clients.
+shell("pg_ctlcluster --skip-systemctl-redirect 16 main stop; rm /etc/postgresql/16/main/conf.d/*")
+upgrade.MARKER.write_text("16")
+shown["finished"] = step("upgrade")["changed"], psql("SHOW max_connections;"), upgrade.MARKER.exists()
+""")
+    message, clusters, rows = shown["lost"]
+    assert "does not have the same rows in: shop: public.entry" in message
+    assert "PostgreSQL 15 runs as before" in message
+    assert (clusters, rows) == ({"15": [5432, "online"]}, "500")
+    assert "a second cluster with databases, PostgreSQL 16 on port 5433" in shown["refused"]
+    assert shown["interrupted"] is True
+    assert shown["repeated"][0].get("rows") == 500, shown["repeated"]
+    assert shown["repeated"][1] == [5432, "online"]
+    assert shown["finished"] == [True, "33", False]
+
+
+def test_a_replica_and_too_small_a_disk_are_refused_before_anything_is_changed(
+    host: Callable[[str], dict[str, Any]],
+) -> None:
+    shown = host("""
+upgrade.shutil.disk_usage = lambda path: upgrade.shutil._ntuple_diskusage(2**30, 2**30, 2**20)
+shown["disk"] = step("upgrade")["msg"]
+upgrade.shutil.disk_usage = lambda path: upgrade.shutil._ntuple_diskusage(2**40, 0, 2**40)
+psql("SELECT pg_create_physical_replication_slot('one');")
+shown["replica"] = step("upgrade")["msg"], clusters()
+psql("SELECT pg_drop_replication_slot('one');")
+shell("pg_ctlcluster --skip-systemctl-redirect 15 main stop")
+shown["down"] = step("check")["msg"]
+""")
+    assert "MiB of disk space, but" in shown["disk"]
+    assert "it has replication slots" in shown["replica"][0]
+    assert shown["replica"][1] == {"15": [5432, "online"]}
+    assert "PostgreSQL 15 does not run" in shown["down"]
