@@ -228,6 +228,17 @@ class Browser:
                 if text in html or time.monotonic() > deadline:
                     return str(html)
 
+    def submit(self, form: Mapping[str, str]) -> None:
+        """Type values into the fields of a form, each given by its CSS selector, and send it with the Enter key."""
+        for selector, value in form.items():
+            field = f"document.querySelector({json.dumps(selector)})"
+            focused = self.call("Runtime.evaluate", expression=f"{field}.focus(); document.activeElement === {field}")
+            assert focused["result"].get("value"), f"there is no field {selector}"
+            self.call("Input.insertText", text=value)
+        enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text="\r", **enter)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **enter)
+
     def of(self, method: str) -> list[dict[str, Any]]:
         """The parameters of all events of a kind."""
         return [event["params"] for event in self.events if event.get("method") == method]
@@ -289,6 +300,8 @@ def browse(
     folder: Path,
     cookies: Mapping[str, str] | None = None,
     root: Path | None = None,
+    form: Mapping[str, str] | None = None,
+    after: str = "",
 ) -> Page:
     """Open a page in Chromium, with the cookies of a visitor.
 
@@ -302,16 +315,25 @@ def browse(
         folder: home of Chromium.
         cookies: values by name; of a visitor who has logged in.
         root: the only root certificate that Chromium trusts; when omitted, it accepts any certificate.
+        form: what to type into the fields of a form of the page, by their CSS selectors; the form is then sent.
+        after: what the page contains afterwards.
     """
     for _ in range(3):
-        page = open_page(web, path, text, Path(tempfile.mkdtemp(dir=folder)), cookies, root)
+        page = open_page(web, path, text, Path(tempfile.mkdtemp(dir=folder)), cookies, root, form, after)
         if not any("ERR_NETWORK_CHANGED" in line for line in page.failed):
             break
     return page
 
 
 def open_page(
-    web: Web, path: str, text: str, folder: Path, cookies: Mapping[str, str] | None, root: Path | None
+    web: Web,
+    path: str,
+    text: str,
+    folder: Path,
+    cookies: Mapping[str, str] | None,
+    root: Path | None,
+    form: Mapping[str, str] | None,
+    after: str,
 ) -> Page:
     """Open a page once; the arguments are those of `browse`."""
     site = f"https://{web.domain}"
@@ -320,6 +342,9 @@ def open_page(
             tab.call("Network.setCookie", name=name, value=value, url=site, secure=True)
         tab.call("Page.navigate", url=urljoin(site, path))
         html = tab.wait(text)
+        if form:
+            tab.submit(form)
+            html = tab.wait(after)
         requested = {sent["requestId"]: sent["request"]["url"] for sent in tab.of("Network.requestWillBeSent")}
         answers = [received["response"] for received in tab.of("Network.responseReceived")]
         failed = [f"{answer['status']} {answer['url']}" for answer in answers if answer["status"] >= 400]

@@ -6,10 +6,12 @@ import importlib.machinery
 import importlib.util
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import environment_file
 
 PROGRAM = Path(__file__).resolve().parent.parent / "roles/app/files/app"
@@ -65,6 +67,18 @@ def test_a_command_gets_the_surroundings_of_the_web_service_but_not_its_process_
         "--property=Environment=SHARE=50%",
         "--property=PrivateUsers=true",
     ]
+
+
+def test_a_command_gets_every_setting_that_the_services_of_an_app_share(
+    app: ModuleType, release: Path, render: Callable[..., str]
+) -> None:
+    keys = {"memory_limit": "300M", "network": False}
+    units = yaml.safe_load(render("app", "units.yml.j2", app=keys))
+    (release / "units/shop@.service").write_text(units["units/shop@.service"])
+    shared = render("app", "surroundings.j2", app=keys).replace("%i", release.name).splitlines()
+    expected = [f"--property={line}" for line in shared if line and not line.startswith("#")]
+    assert app.surroundings("shop", release) == expected
+    assert {"--property=MemoryMax=300M", "--property=User=shop", "--property=PrivateNetwork=true"} <= set(expected)
 
 
 def test_secrets_are_hidden_also_line_by_line_and_other_settings_are_not(

@@ -11,7 +11,8 @@ import yaml
 from apps.reading import Reader, copy_project, sections
 from testing import PROJECT, Door, Machine, Web
 
-testinfra_hosts = ["ansible://webservers"]
+testinfra_hosts = ["ansible://apps13"]
+SETTINGS = "inventory/production/group_vars/webservers/main.yml"
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def reader(
     (project / ".venv").symlink_to(PROJECT / ".venv")
     reader = Reader(tmp_path, tmp_path_factory.mktemp("home"), project, machine, door)
     reader.write_hosts({"webservers": {"hosts": {"web1": {}}}})
+    reader.configure_ssh()
     return reader
 
 
@@ -75,6 +77,17 @@ def open_shells(reader: Reader, block: str) -> None:
     assert "\n42\n" in reader.converse(python, ">>> ", "print(6 * 7)", "exit()")
 
 
+def share_paths(reader: Reader, example: Path, block: str) -> None:
+    """Add the key of a block to the app and deploy it. Then the author finds a database on the own computer."""
+    path = reader.project / SETTINGS
+    settings = yaml.safe_load(path.read_text())
+    settings["apps"][0] |= yaml.safe_load(block)
+    path.write_text(yaml.safe_dump(settings))
+    reader.follow("ansible-playbook playbooks/deploy.yml -i inventory/production -e app=notes")
+    (example / "instance").mkdir()
+    (example / "instance/app.db").write_text("existing data")
+
+
 def make_package(example: Path, project: Path) -> None:
     """Turn the single module of the example into a package with its own templates and static files."""
     package = example / "notes"
@@ -82,7 +95,7 @@ def make_package(example: Path, project: Path) -> None:
     (example / "notes.py").rename(package / "__init__.py")
     for name in ("static", "templates"):
         (example / name).rename(package / name)
-    path = project / "inventory/production/group_vars/webservers/main.yml"
+    path = project / SETTINGS
     settings = yaml.safe_load(path.read_text())
     settings["apps"][0]["static"] = [{"url": "/static/", "path": "notes/static"}]
     path.write_text(yaml.safe_dump(settings))
@@ -95,6 +108,8 @@ def test_a_reader_of_the_guide_gets_an_app_live_and_removes_it_again(
     for title, kind, block in sections((PROJECT / "docs/your-app.md").read_text()):
         if kind == "yaml" and block.startswith("# "):
             write(reader.project, block)
+        if kind == "yaml" and title == "Data":
+            share_paths(reader, example, block)
         if kind == "yaml":
             continue
         if block.startswith("sudo app "):
@@ -114,9 +129,13 @@ def test_a_reader_of_the_guide_gets_an_app_live_and_removes_it_again(
             )  # from nginx, not from the app
         if title == "Removal":
             assert site.ask("/").status == 200
-        outputs[title] = outputs.get(title, "") + reader.follow(block)
+        outputs[title] = outputs.get(title, "") + reader.follow(reader.as_typed(block))
         if title == "The first deploy":
             add_note(site)
+        if title == "Data":
+            with machine.host.sudo():
+                moved = machine.host.file("/srv/notes/data/instance/app.db")
+                assert (moved.content_string, moved.user, moved.mode) == ("existing data", "notes", 0o640)
         if title == "Backup":
             reader.follow(block)  # it replaces the first copy
     assert "https://notes.example" in outputs["The first deploy"]

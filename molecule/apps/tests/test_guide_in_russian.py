@@ -11,7 +11,7 @@ import yaml
 from apps.reading import Reader, copy_project, sections
 from testing import PROJECT, Door, Machine, commit_all
 
-testinfra_hosts = ["ansible://webservers"]
+testinfra_hosts = ["ansible://apps13"]
 GUIDE = PROJECT / "docs/ru/README.md"
 TUTORIAL = PROJECT / "molecule/apps/tutorial"
 SETTINGS = "inventory/production/group_vars/webservers/main.yml"
@@ -58,20 +58,12 @@ def reader(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, machine: Ma
     editor = tmp_path / "editor"
     editor.write_text(EDITOR.replace("TYPED", str(typed)))
     editor.chmod(0o755)
-    (tmp_path / "ssh_config").write_text(
-        f"Host {door.address}\n"
-        f"    Port {door.port}\n"
-        f"    IdentityFile {door.key}\n"
-        "    IdentitiesOnly yes\n"
-        f"    UserKnownHostsFile {tmp_path}/known_hosts\n"
-        "    StrictHostKeyChecking accept-new\n"
-        "    BatchMode yes\n"
-    )
     names = "".join(f"resolve = example.org:{port}:{door.address}\n" for port in (80, 443))
     (tmp_path / ".curlrc").write_text(f"silent\nshow-error\ninsecure\n{names}")
     home = tmp_path_factory.mktemp("home")
     (home / ".ssh").mkdir()
     reader = Reader(tmp_path, home, tmp_path / "blueoctopus", machine, door)
+    reader.configure_ssh()
     reader.folder = tmp_path
     reader.environment |= {"CURL_HOME": str(tmp_path), "FLASK_RUN_PORT": str(PORT)}
     return reader
@@ -86,22 +78,19 @@ def as_typed(reader: Reader, block: str) -> str:
         f"http://127.0.0.1:{PORT}/ && kill $! && cd ..; }}"
     )
     for pattern, text in (
-        ("198.51.100.7", door.address),
-        ("(root|admin|ПОЛЬЗОВАТЕЛЬ)@", f"{door.user}@"),
         ("СТАРЫЙ_АДРЕС", door.address),
         ("ИМЯ_СЛУЖБЫ", "old-site"),
         (
             "АДРЕС_РЕПОЗИТОРИЯ blueoctopus",
             f"{top}/repository blueoctopus && ln -s {PROJECT}/.venv blueoctopus/.venv",
         ),
-        (r"^(ssh|scp) ", rf"\1 -F {top}/ssh_config "),
         (r"^ssh-copy-id ", f"ssh-copy-id -F {top}/ssh_config -i {door.key}.pub "),
         (r"^nano |(?<=EDITOR=)nano ", f"{top}/editor "),
         (r"^sudo apt ", f"sudo {apt} " if shutil.which("sudo") else f"{apt} "),
         (r"^\.venv/bin/python main\.py", server),
     ):
         block = re.sub(pattern, text, block, flags=re.MULTILINE)
-    return block
+    return reader.as_typed(block)
 
 
 def is_on_host(title: str, block: str) -> bool:
