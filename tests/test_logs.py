@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import describe_logs
+from ansible_collections.blueoctopus.site.plugins.module_utils.shipped_logs import describe_logs
 from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.logs import find_log_problems
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import machine_settings
@@ -333,12 +333,16 @@ def test_the_key_is_not_shown() -> None:
 
 
 @pytest.fixture
-def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any] | None]:
-    """Describe the shipped logs with these messages of rsyslog, the newest first, each at a time of its own."""
+def reported(render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any] | None]:
+    """Describe the shipped logs with these messages of rsyslog, the newest first, each at a time of its own.
 
-    def described(*texts: str) -> dict[str, Any] | None:
+    The unit of the service may have other properties.
+    """
+
+    def described(*texts: str, **unit: str) -> dict[str, Any] | None:
         (tmp_path / "queue").mkdir(exist_ok=True)
         (tmp_path / "queue/ship.00000001").write_text("x" * 2_000_000)
+        (tmp_path / "ship.conf").write_text(render("logs", "ship.conf.j2", logs_ship={"to": NAME, "disk": "4m"}))
         (tmp_path / "bin").mkdir(exist_ok=True)
         lines = [
             json.dumps({"__REALTIME_TIMESTAMP": str((1_767_323_400 - number) * 10**6), "MESSAGE": text})
@@ -351,8 +355,12 @@ def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
             f"cat {tmp_path}/lines\n"
         )
         (tmp_path / "bin/journalctl").chmod(0o755)
+        (tmp_path / "bin/systemctl").write_text(f"#!/bin/sh\ncat {tmp_path}/unit\n")
+        (tmp_path / "bin/systemctl").chmod(0o755)
+        properties = {"Id": "logs-ship.service", "ActiveState": "active", "NRestarts": "0"} | unit
+        (tmp_path / "unit").write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-        return describe_logs(tmp_path / "queue")
+        return describe_logs(tmp_path / "queue", tmp_path / "ship.conf")
 
     return described
 
@@ -366,6 +374,9 @@ def test_logs_that_are_not_sent_are_a_problem_with_the_reason(reported: Callable
         "action 'ship' resumed (module 'builtin:omfwd')",
     )
     assert found == {
+        "state": "active",
+        "has_died": False,
+        "space_bytes": 4 << 20,
         "waiting_since": "2026-01-02T03:09:57Z",
         "error": "cannot connect to logs.example.org:6514: ?[31mrefused",
         "waiting_bytes": 2_000_000,
@@ -382,6 +393,35 @@ def test_logs_that_are_sent_again_are_no_problem(
     for newest in ("action 'ship' resumed (module 'builtin:omfwd')", '[origin software="rsyslogd" x-pid="1"] start'):
         found = reported(newest, "action 'ship' suspended (module 'builtin:omfwd'), retry 0.")
         assert host(logs=found)["problems"] == []
+
+
+def test_a_service_that_does_not_run_or_dies_again_and_again_is_a_problem(
+    reported: Callable[..., dict[str, Any] | None],
+) -> None:
+    started = '[origin software="rsyslogd" x-pid="1"] start'
+    states = [
+        ({"ActiveState": "failed"}, "the service logs-ship is failed"),
+        ({"ActiveState": "activating", "SubState": "auto-restart"}, "the service logs-ship is restarting"),
+        ({"NRestarts": "7"}, "the service logs-ship died in the last 15 minutes"),
+    ]
+    for unit, words in states:
+        (found,) = host(logs=reported(started, **unit))["problems"]
+        assert (found["kind"], found["subject"]) == ("logs", "service")
+        assert words in found["text"]
+    now = time.monotonic()
+    recovered = reported(started, NRestarts="7", ActiveEnterTimestampMonotonic=str(int((now - 1000) * 1e6)))
+    assert now < 1000 or host(logs=recovered)["problems"] == []
+
+
+def test_a_queue_that_is_nearly_full_is_a_problem_before_lines_are_lost(
+    reported: Callable[..., dict[str, Any] | None], tmp_path: Path
+) -> None:
+    started = '[origin software="rsyslogd" x-pid="1"] start'
+    reported(started)
+    (tmp_path / "queue/ship.00000002").write_text("x" * 1_400_000)
+    (found,) = host(logs=reported(started))["problems"]
+    assert found["text"] == "81 % of the space for logs that can't be sent is used; lines are lost when it is full"
+    assert host(logs=reported(started))["logs"]["waiting_bytes"] == 3_400_000
 
 
 # --- the journal ------------------------------------------------------------------------------------------------------

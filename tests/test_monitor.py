@@ -99,6 +99,7 @@ def test_the_limits_are_those_of_the_status() -> None:
     assert limits["__monitor_errors"] == 100 * checks.ERRORS_SHARE
     assert limits["__monitor_errors_least"] == checks.ERRORS_LEAST
     assert limits["__monitor_disk"] == checks.DISK_PERCENT
+    assert limits["__monitor_queue"] == checks.QUEUE_PERCENT
     assert limits["__monitor_certificate"] == checks.CERTIFICATE_DAYS
 
 
@@ -157,6 +158,8 @@ ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "MetricsMissing": (SEEN | {'up{host="web1",job="nginx"}': gauge(0, 1)}, {"job": "nginx"}),
     "DiskFull": ({f"host_disk_percent{{{DISK}}}": gauge(90, 89)}, {"mount": "/"}),
     "BackupBad": ({'host_backup_good{host="web1"}': gauge(0, 1)}, {}),
+    "LogsNotSent": ({'host_logs_sent{host="web1"}': gauge(0, 1)}, {}),
+    "LogsQueueFills": ({'host_logs_queue_percent{host="web1"}': gauge(80, 79)}, {}),
     "UnitFailed": (
         {'host_unit_failed{host="web1",unit="x.service"}': "_x19 1x39 _x100"},
         {"unit": "x.service"},
@@ -164,7 +167,7 @@ ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "NginxDown": ({'nginx_up{host="web1"}': gauge(0, 1)}, {}),
     "PostgresqlDown": ({'pg_up{host="web1"}': gauge(0, 1)}, {}),
     # The host measures by its own clock.
-    "ClockOff": ({name: "0+30x19 700+30x39 1800+30x100" for name in (TIME, MEASURED)}, {}),
+    "ClockOff": (dict.fromkeys((TIME, MEASURED), "0+30x19 700+30x39 1800+30x100"), {}),
     "AlertsNotSent": (
         {'alertmanager_notifications_failed_total{host="web1",integration="email"}': "0x19 0+1x39 39x100"},
         {"integration": "email"},
@@ -303,7 +306,9 @@ def test_without_a_monitor_no_host_offers_metrics_and_no_firewall_opens() -> Non
 
 def test_the_firewalls_open_for_the_addresses_of_the_monitors() -> None:
     assert monitor_addresses(HOSTS, GROUPS) == ["192.0.2.9"]
-    inside = HOSTS | {"mon1": HOSTS["mon1"] | {"ansible_host": "mon1.example", "monitor_client_addresses": ["10.0.0.9", "fd00::9"]}}
+    inside = HOSTS | {
+        "mon1": HOSTS["mon1"] | {"ansible_host": "mon1.example", "monitor_client_addresses": ["10.0.0.9", "fd00::9"]}
+    }
     assert monitor_addresses(inside, GROUPS) == ["10.0.0.9", "fd00::9"]
     assert problems(inside, GROUPS) == []
 
