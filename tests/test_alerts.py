@@ -6,12 +6,13 @@ import copy
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils import alerts, host_state
+from ansible_collections.blueoctopus.site.plugins.module_utils import alerts, app_status, host_state
 from ansible_collections.blueoctopus.site.plugins.module_utils.alerts import (
     add_sample,
     check,
@@ -20,6 +21,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.alerts import (
     save,
     send_webhook,
 )
+from ansible_collections.blueoctopus.site.plugins.module_utils.checks import find_problems
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 from status_examples import NOW, host
 
@@ -215,6 +217,27 @@ def test_a_check_that_is_killed_while_it_sends_loses_nothing_and_sends_nothing_t
 
 
 # --- the state --------------------------------------------------------------------------------------------------------
+
+
+def test_a_check_looks_for_certificates_of_a_balancer_that_expire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "haproxy.cfg").touch()
+    (tmp_path / "shop.json").touch()
+    (tmp_path / "shop/current/real").mkdir(parents=True)
+    (tmp_path / "shop/state.json").write_text(json.dumps({"not_after": time.time() + 9.5 * 86400}))
+    for name, path in (("HAPROXY", "haproxy.cfg"), ("BALANCED", "."), ("CERTIFICATES", ".")):
+        monkeypatch.setattr(app_status, name, tmp_path / path)
+    monkeypatch.setattr(app_status.certificates_of_balancer, "__defaults__", (tmp_path,))
+    (found,) = [one for one in find_problems(alerts.measure([], NOW), NOW) if one["kind"] == "certificate"]
+    assert (found["app"], found["text"]) == ("shop", "the certificate expires in 9 days")
+
+
+def test_a_check_looks_for_logs_that_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"state": "failed", "has_died": False, "waiting_bytes": 0, "space_bytes": 0}
+    monkeypatch.setattr(alerts, "describe_logs", lambda: found)
+    measured = alerts.measure([], NOW)
+    assert "logs" in {problem["kind"] for problem in find_problems(measured, NOW)}
 
 
 def test_samples_are_kept_for_a_day_each_five_minutes() -> None:

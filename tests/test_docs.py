@@ -110,7 +110,7 @@ def test_texts_use_one_spelling() -> None:
         "plugins/module_utils/hints.py",
         "plugins/modules/nginx_config.py",
         "tests/test_hints.py",
-        "tests/test_logs.py",
+        "tests/test_shipped_logs.py",
     }
     done = subprocess.run(["git", "grep", "-lwIi", "canno[t]"], cwd=PROJECT, capture_output=True, text=True)
     assert set(done.stdout.split()) == foreign

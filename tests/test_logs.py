@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import describe_logs
 from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.logs import find_log_problems
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import machine_settings
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import find_problem
 from nginx_site import free_port
 from programs import find
-from status_examples import host
 
 Render = Callable[..., str]
 NAME = "logs.example.org"
@@ -327,61 +325,6 @@ def test_the_key_is_not_shown() -> None:
     problem = find_problem("logs_key", "squid-ink", machine_settings()["logs_key"], "key logs_key")
     assert problem
     assert "squid" not in f"{problem}"
-
-
-# --- the status -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any] | None]:
-    """Describe the shipped logs with these messages of rsyslog, the newest first, each at a time of its own."""
-
-    def described(*texts: str) -> dict[str, Any] | None:
-        (tmp_path / "queue").mkdir(exist_ok=True)
-        (tmp_path / "queue/ship.00000001").write_text("x" * 2_000_000)
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        lines = [
-            json.dumps({"__REALTIME_TIMESTAMP": str((1_767_323_400 - number) * 10**6), "MESSAGE": text})
-            for number, text in enumerate(texts)
-        ]
-        (tmp_path / "lines").write_text("".join(f"{line}\n" for line in lines))
-        # What --grep selects, as journalctl does.
-        (tmp_path / "bin/journalctl").write_text(
-            f'#!/bin/sh\nfor o; do case $o in --grep=*) exec grep -E "${{o#--grep=}}" {tmp_path}/lines;; esac; done\n'
-            f"cat {tmp_path}/lines\n"
-        )
-        (tmp_path / "bin/journalctl").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-        return describe_logs(tmp_path / "queue")
-
-    return described
-
-
-def test_logs_that_are_not_sent_are_a_problem_with_the_reason(reported: Callable[..., dict[str, Any] | None]) -> None:
-    found = reported(
-        "warning: key file is not set [v8.2302.0 try https://www.rsyslog.com/e/2331 ]",
-        "omfwd: [wrkr 0/1] no working target servers in pool available, suspending action [v8.2504.0 try https://…]",
-        "cannot connect to logs.example.org:6514: \x1b[31mrefused [v8.2302.0 try https://www.rsyslog.com/e/2027 ]",
-        "action 'ship' suspended (module 'builtin:omfwd'), retry 0.",
-        "action 'ship' resumed (module 'builtin:omfwd')",
-    )
-    assert found == {
-        "waiting_since": "2026-01-02T03:09:57Z",
-        "error": "cannot connect to logs.example.org:6514: ?[31mrefused",
-        "waiting_bytes": 2_000_000,
-    }
-    (problem,) = host(logs=found)["problems"]
-    assert problem["kind"] == "logs"
-    assert problem["text"].endswith("refused; 2 MB wait on the disk")
-
-
-def test_logs_that_are_sent_again_are_no_problem(
-    reported: Callable[..., dict[str, Any] | None], tmp_path: Path
-) -> None:
-    assert describe_logs(tmp_path / "none") is None
-    for newest in ("action 'ship' resumed (module 'builtin:omfwd')", '[origin software="rsyslogd" x-pid="1"] start'):
-        found = reported(newest, "action 'ship' suspended (module 'builtin:omfwd'), retry 0.")
-        assert host(logs=found)["problems"] == []
 
 
 # --- the journal ------------------------------------------------------------------------------------------------------

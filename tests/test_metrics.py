@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils import metrics
-from ansible_collections.blueoctopus.site.plugins.module_utils.metrics import (
+from ansible_collections.blueoctopus.site.plugins.module_utils import request_counters
+from ansible_collections.blueoctopus.site.plugins.module_utils.metrics import histogram, request_lines
+from ansible_collections.blueoctopus.site.plugins.module_utils.request_counters import (
     BLOCK,
     RELEASES_KEPT,
     Counters,
     count_requests,
-    histogram,
-    request_lines,
 )
 from log_lines import V1, request
 from metric_lines import lines_of
@@ -189,7 +188,7 @@ def test_what_a_client_writes_into_its_request_is_no_key(log: Log) -> None:
 
 
 def test_only_the_end_of_a_long_backlog_is_read(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MOST_BYTES", 1000)
+    monkeypatch.setattr(request_counters, "MOST_BYTES", 1000)
     log.add(request(1) * 100)
     assert 1 <= log.count() <= 3
 
@@ -284,6 +283,21 @@ def test_backups_that_are_bad_or_missing_are_not_good_and_a_host_without_any_has
     assert "host_backup_good 0" in lines_of(backup=old)
     assert "host_backup_good 0" in lines_of(backup={"last_backup": None, "problem": ""})
     assert not any("host_backup" in line for line in lines_of(backup=None))
+
+
+def test_logs_that_are_not_sent_and_the_use_of_their_queue_are_metrics() -> None:
+    logs = {
+        "state": "active",
+        "has_died": False,
+        "waiting_since": "",
+        "error": "",
+        "waiting_bytes": 1,
+        "space_bytes": 4,
+    }
+    assert not [line for line in lines_of(logs=None) if line.startswith("host_logs")]
+    assert {"host_logs_sent 1", "host_logs_queue_percent 25"} <= {*lines_of(logs=logs)}
+    for trouble in ({"state": "failed"}, {"has_died": True}, {"waiting_since": "2026-01-02T03:00:00Z"}):
+        assert "host_logs_sent 0" in lines_of(logs=logs | trouble)
 
 
 def test_names_are_escaped() -> None:

@@ -71,13 +71,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(*command: str) -> Iterator[None]:
-    """A program that runs meanwhile."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+def running(*command: str, **environment: str) -> Iterator[int]:
+    """A program that runs meanwhile, with its process ID."""
+    values = os.environ | environment
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=values) as process:
         try:
-            yield
+            yield process.pid
         finally:
             process.terminate()
+
+
+def anonymous_memory(pid: int) -> int:
+    """KiB of memory of a process, without pages of files."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")))
 
 
 def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
@@ -135,7 +142,15 @@ def test_only_a_monitor_with_a_certificate_of_its_authority_reads_the_metrics(
             context.load_cert_chain(folder / "client.pem", folder / "client.key")
         return http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
 
-    with running("prometheus-node-exporter", *inside), running("prometheus-exporter-exporter", *outside):
+    drop_in = yaml.safe_load(render("metrics", "exporters.yml.j2"))
+    lines = drop_in["/etc/systemd/system/prometheus-node-exporter.service.d/metrics.conf"].splitlines()
+    (settings,) = [line.partition("=")[2].split() for line in lines if line.startswith("Environment=")]
+    environment = dict(setting.split("=", 1) for setting in settings)
+
+    with (
+        running("prometheus-node-exporter", *inside, **environment) as node,
+        running("prometheus-exporter-exporter", *outside, **environment) as proxy,
+    ):
         wait = functools.partial(get, http.client.HTTPConnection("127.0.0.1", inner, timeout=10), "/metrics")
         assert wait()[0] == 200
         status, text = get(client(monitor), "/proxy?module=node")
@@ -147,3 +162,8 @@ def test_only_a_monitor_with_a_certificate_of_its_authority_reads_the_metrics(
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 get(client(stranger), "/proxy?module=node")
         assert get(http.client.HTTPConnection("127.0.0.1", port, timeout=10), "/proxy?module=node")[0] == 400
+        # Each connection and each reading leaves garbage; the settings of the role bound it.
+        for _ in range(40):
+            assert get(client(monitor), "/proxy?module=node")[0] == 200
+        assert anonymous_memory(node) < 6_000
+        assert anonymous_memory(proxy) < 6_000

@@ -26,7 +26,7 @@ HOSTS: dict[str, dict[str, Any]] = {
     "web1": {"ansible_host": "192.0.2.1", "apps": [APP | {"postgresql": True}]},
     "web2": {"ansible_host": "192.0.2.2", "apps": [APP], "metrics_address": "10.0.0.2", "metrics_port": 9000},
     "db1": {"ansible_host": "fd00::3"},
-    "mon1": {"ansible_host": "192.0.2.9"},
+    "mon1": {"ansible_host": "192.0.2.9", "alert_mail": ["ops@x.example"]},
 }
 
 
@@ -99,6 +99,7 @@ def test_the_limits_are_those_of_the_status() -> None:
     assert limits["__monitor_errors"] == 100 * checks.ERRORS_SHARE
     assert limits["__monitor_errors_least"] == checks.ERRORS_LEAST
     assert limits["__monitor_disk"] == checks.DISK_PERCENT
+    assert limits["__monitor_queue"] == checks.QUEUE_PERCENT
     assert limits["__monitor_certificate"] == checks.CERTIFICATE_DAYS
 
 
@@ -110,7 +111,8 @@ SHOP = 'host="web1",app="shop"'
 DISK = 'host="web1",mount="/"'
 UP = 'up{host="web1",job="node"}'
 MEASURED = 'host_measured_timestamp_seconds{host="web1"}'
-SEEN = {UP: "1x200", MEASURED: "0+30x200"}
+TIME = 'node_time_seconds{host="web1"}'
+SEEN = {UP: "1x200", TIME: "0+30x200", MEASURED: "0+30x200"}
 
 
 def gauge(bad: float, good: float) -> str:
@@ -156,13 +158,16 @@ ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "MetricsMissing": (SEEN | {'up{host="web1",job="nginx"}': gauge(0, 1)}, {"job": "nginx"}),
     "DiskFull": ({f"host_disk_percent{{{DISK}}}": gauge(90, 89)}, {"mount": "/"}),
     "BackupBad": ({'host_backup_good{host="web1"}': gauge(0, 1)}, {}),
+    "LogsNotSent": ({'host_logs_sent{host="web1"}': gauge(0, 1)}, {}),
+    "LogsQueueFills": ({'host_logs_queue_percent{host="web1"}': gauge(80, 79)}, {}),
     "UnitFailed": (
         {'host_unit_failed{host="web1",unit="x.service"}': "_x19 1x39 _x100"},
         {"unit": "x.service"},
     ),
     "NginxDown": ({'nginx_up{host="web1"}': gauge(0, 1)}, {}),
     "PostgresqlDown": ({'pg_up{host="web1"}': gauge(0, 1)}, {}),
-    "ClockOff": ({'node_time_seconds{host="web1"}': "0+30x19 700+30x39 1800+30x100"}, {}),
+    # The host measures by its own clock.
+    "ClockOff": (dict.fromkeys((TIME, MEASURED), "0+30x19 700+30x39 1800+30x100"), {}),
     "AlertsNotSent": (
         {'alertmanager_notifications_failed_total{host="web1",integration="email"}': "0x19 0+1x39 39x100"},
         {"integration": "email"},
@@ -243,10 +248,22 @@ def test_a_problem_that_lasts_shorter_than_the_patience_and_few_errors_are_no_al
 
 @pytest.mark.needs("promtool")
 def test_metrics_that_are_old_or_absent_are_an_alert(render: Render, tmp_path: Path) -> None:
-    old = {UP: "1x100", MEASURED: "0+30x19 570x100"}
+    old = {UP: "1x100", TIME: "0+30x100", MEASURED: "0+30x19 570x100"}
     check_rules(tmp_path, render("monitor", "rules.yml.j2"), old, [firing("MetricsMissing", "24m", {})])
     absent = [firing("MetricsMissing", "24m", {"job": "node"})]
     check_rules(tmp_path, render("monitor", "rules.yml.j2"), {UP: "1x100"}, absent)
+
+
+@pytest.mark.needs("promtool")
+@pytest.mark.parametrize("begin", [-7200, 7200])
+def test_old_metrics_are_an_alert_also_where_the_clock_is_off_and_new_ones_are_none(
+    render: Render, tmp_path: Path, begin: int
+) -> None:
+    clock = {UP: "1x100", TIME: f"{begin}+30x100"}
+    measured = clock | {MEASURED: f"{begin}+30x100"}
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), measured, [firing("MetricsMissing", "24m", None)])
+    old = clock | {MEASURED: f"{begin}+30x19 {begin + 570}x100"}
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), old, [firing("MetricsMissing", "24m", {})])
 
 
 @pytest.mark.needs("promtool")
@@ -289,13 +306,15 @@ def test_without_a_monitor_no_host_offers_metrics_and_no_firewall_opens() -> Non
 
 def test_the_firewalls_open_for_the_addresses_of_the_monitors() -> None:
     assert monitor_addresses(HOSTS, GROUPS) == ["192.0.2.9"]
-    inside = HOSTS | {"mon1": {"ansible_host": "mon1.example", "monitor_client_addresses": ["10.0.0.9", "fd00::9"]}}
+    inside = HOSTS | {
+        "mon1": HOSTS["mon1"] | {"ansible_host": "mon1.example", "monitor_client_addresses": ["10.0.0.9", "fd00::9"]}
+    }
     assert monitor_addresses(inside, GROUPS) == ["10.0.0.9", "fd00::9"]
     assert problems(inside, GROUPS) == []
 
 
 def test_a_monitor_whose_address_is_a_name_is_refused() -> None:
-    found = problems(HOSTS | {"mon1": {"ansible_host": "mon1.example"}}, GROUPS)
+    found = problems(HOSTS | {"mon1": HOSTS["mon1"] | {"ansible_host": "mon1.example"}}, GROUPS)
     assert found == ["mon1, key monitor_client_addresses: nothing, and ansible_host is the name mon1.example"]
 
 
@@ -303,11 +322,19 @@ def test_a_monitor_without_webservers_is_refused() -> None:
     assert problems(HOSTS, {"monitors": ["mon1"]}) == ["mon1, group monitors: no host to monitor"]
 
 
+def test_a_monitor_that_sends_its_alerts_to_nobody_is_refused_unless_that_is_set() -> None:
+    nobody = HOSTS | {"mon1": {"ansible_host": "192.0.2.9"}}
+    assert problems(nobody, GROUPS) == ["mon1, keys alert_webhook, alert_mail: nothing"]
+    assert problems(nobody | {"mon1": nobody["mon1"] | {"monitor_sends_alerts": False}}, GROUPS) == []
+    for receiver in ({"alert_webhook": "https://chat.example/"}, {"alert_mail": ["ops@x.example"]}):
+        assert problems(nobody | {"mon1": nobody["mon1"] | receiver}, GROUPS) == []
+
+
 def test_tls_from_the_start_on_another_port_than_465_is_refused() -> None:
-    settings = {"ansible_host": "192.0.2.9", "alert_smtp_tls": "tls"}
+    settings = HOSTS["mon1"] | {"alert_smtp_tls": "tls"}
     assert problems(HOSTS | {"mon1": settings}, GROUPS) == ["mon1, key alert_smtp_port: 587, with alert_smtp_tls: tls"]
     assert problems(HOSTS | {"mon1": settings | {"alert_smtp_port": 465}}, GROUPS) == []
-    assert problems(HOSTS | {"mon1": {"ansible_host": "192.0.2.9", "alert_smtp_port": 465}}, GROUPS) == [
+    assert problems(HOSTS | {"mon1": HOSTS["mon1"] | {"alert_smtp_port": 465}}, GROUPS) == [
         "mon1, key alert_smtp_port: 465, with alert_smtp_tls: starttls"
     ]
 

@@ -137,7 +137,8 @@ def test_every_key_of_an_app_is_used_and_every_used_key_exists() -> None:
     }
     assert used <= set(app_keys())
     # An app is a `site` for the other roles, `app` or `args` for the plugins.
-    others = [PROJECT / path for path in ("plugins/action/release_source.py", "plugins/filter/databases.py")]
+    others = [PROJECT / "plugins/action/release_source.py"]
+    others += [PROJECT / f"plugins/filter/{name}.py" for name in ("apps", "databases")]
     for folder in ("roles/balancer/templates", "roles/certificate/tasks"):
         others += [path for path in (PROJECT / folder).iterdir() if path.suffix in (".j2", ".yml")]
     for path in others:

@@ -24,6 +24,11 @@ def hosts_with_app(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[st
     return [host for host in hosts if any(entry["name"] == app for entry in hostvars[host]["apps"])]
 
 
+def log_days(apps: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The days for which nginx's log has the requests of each app, by its name."""
+    return {app["name"]: int(app["log_days"]) for app in map(with_defaults, apps)}
+
+
 def log_lines(logs: Mapping[str, Mapping[str, Any]], app: str) -> list[str]:
     """The lines of a log, in order of time over all hosts, and the solution of each known error in it.
 
@@ -60,6 +65,7 @@ class FilterModule:
         return {
             "hosts_with_app": hosts_with_app,
             "keys_with": keys_with,
+            "log_days": log_days,
             "log_lines": log_lines,
             "with_defaults": with_defaults,
             "with_source_path": with_source_path,

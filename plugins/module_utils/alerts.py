@@ -21,6 +21,7 @@ from typing import Any
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import clean
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import (
     APPS,
+    certificates_of_balancer,
     describe_service,
     parse_time,
     read_events,
@@ -34,6 +35,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import
     failed_units,
     read_alerts,
 )
+from ansible_collections.blueoctopus.site.plugins.module_utils.shipped_logs import describe_logs
 from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import WINDOW, read_traffic
 
 SETTINGS = Path("/etc/alert/settings.json")
@@ -66,9 +68,11 @@ def measure(samples: list[dict[str, Any]], now: float) -> dict[str, Any]:
     apps = [{**describe_service(name), "requests": traffic.summary(name)} for name in names]
     return {
         "apps": apps,
+        "certificates": certificates_of_balancer(),
         "disks": disks(),
         "failed_units": failed_units(),
         "backup": describe_backup(),
+        "logs": describe_logs(),
         "alerts": {"samples": samples},
     }
 

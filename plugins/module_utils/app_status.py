@@ -25,6 +25,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.releases import R
 APPS = Path("/srv")
 CERTIFICATES = Path("/var/lib/certificates")
 CGROUPS = Path("/sys/fs/cgroup")
+HAPROXY = Path("/etc/haproxy/haproxy.cfg")
+BALANCED = Path("/etc/certificates")  # the settings of the certificates that a balancer requests
 RECENT = 900  # seconds in which a death counts as a problem
 PROPERTIES = "Id,ActiveState,SubState,NRestarts,StatusText,MainPID,ControlGroup,MemoryMax,ActiveEnterTimestampMonotonic"
 # gunicorn's log messages about the unexpected end of a worker.
@@ -106,6 +108,12 @@ def stored_certificate(name: str) -> dict[str, Any] | None:
         "is_there": real,
         "problem": state.get("error", ""),
     }
+
+
+def certificates_of_balancer(folder: Path = BALANCED) -> dict[str, dict[str, Any] | None]:
+    """The certificates that a balancer has requested, by the names of the apps; none on another host."""
+    names = [path.stem for path in sorted(folder.glob("*.json"))] if HAPROXY.exists() else []
+    return {name: stored_certificate(name) for name in names}
 
 
 def died_recently(unit: Mapping[str, str]) -> bool:

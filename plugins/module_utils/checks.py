@@ -16,6 +16,7 @@ ERRORS_LEAST = 5  # in the window: one failed request of two is no outage
 CHECK_AGE = 600  # seconds between two checks of the alerts
 DELIVERY_AGE = 300  # seconds in which alerts may be sent again
 TREND_LEAST = 3 * 3600  # seconds of samples that a trend needs
+QUEUE_PERCENT = 80
 Problem = dict[str, str]
 
 
@@ -137,22 +138,44 @@ def check_alerts(alerts: Mapping[str, Any] | None, now: float) -> Iterator[Probl
         yield problem("delivery", f"alerts can't be sent: {delivery.get('error', '')}")
 
 
-def check_logs(logs: Mapping[str, Any] | None) -> Iterator[Problem]:
-    """Check that the logs of a host that ships them are sent."""
-    if logs and logs["waiting_since"]:
+def queue_percent(logs: Mapping[str, Any]) -> int:
+    """The used space of the queue for logs that can't be sent, in per cent."""
+    return round(100 * logs["waiting_bytes"] / logs["space_bytes"]) if logs["space_bytes"] else 0
+
+
+def check_sending(logs: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check that logs are sent."""
+    service = "the service logs-ship"
+    if logs["state"] not in ("active", "reloading"):
+        yield problem("logs", f"logs are not sent: {service} is {logs['state']}", subject="service")
+    elif logs["has_died"]:
+        yield problem("logs", f"logs: {service} died in the last 15 minutes", subject="service")
+    elif logs["waiting_since"]:
         waiting = f"; {logs['waiting_bytes'] / 1e6:.0f} MB wait on the disk" if logs["waiting_bytes"] else ""
         yield problem("logs", f"logs are not sent since {logs['waiting_since']}: {logs['error']}{waiting}")
+
+
+def check_logs(logs: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """Check that the logs of a host that ships them are sent, and that those that wait have space."""
+    if logs is None:
+        return
+    yield from check_sending(logs)
+    if queue_percent(logs) >= QUEUE_PERCENT:
+        words = "of the space for logs that can't be sent is used; lines are lost when it is full"
+        yield problem("logs", f"{queue_percent(logs)} % {words}", subject="queue")
 
 
 def find_problems(host: Mapping[str, Any], now: float | None = None) -> list[Problem]:
     """The problems of a host and its apps, the apps first.
 
     Args:
-        host: the state of the host, as the module host_status returns it.
+        host: the state of the host, as the module host_status returns it; also `certificates`, those of a balancer.
         now: seconds since 1970.
     """
     now = time.time() if now is None else now
     found = [problem for app in host["apps"] for problem in check_app(app)]
+    for name, certificate in (host.get("certificates") or {}).items():
+        found += check_certificate({"name": name, "certificate": certificate, "live": True})
     found += check_disks(host, (host.get("alerts") or {}).get("samples") or [])
     found += check_backup(host.get("backup"))
     own = tuple(f"{app['name']}{mark}" for app in host["apps"] for mark in ("@", "."))

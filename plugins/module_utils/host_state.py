@@ -1,12 +1,10 @@
-"""The state of a host: disks, updates, failed units, the last backup, alerts and logs that could not be sent."""
+"""The state of a host: disks, updates, failed units, the last backup, alerts that could not be sent."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
-import re
 import subprocess
 import time
 from pathlib import Path
@@ -22,11 +20,6 @@ BACKUP = Path("/var/lib/backup/shared/status.json")
 ALERTS = (Path("/run/alert/state.json"), Path("/var/lib/alert/state.json"))
 REBOOT = (Path("/run/reboot-required"), Path("/var/run/reboot-required"))
 APT_TIMEOUT = 5  # seconds
-# Of the role logs: its service, its queue, and what rsyslog reports when sending stops and begins.
-LOGS_UNIT = "logs-ship.service"
-LOGS_QUEUE = Path("/var/lib/logs/queue")
-LOGS_NO_REASON = "warning: |suspend|resumed|^invalid cert info|no working target"
-LOGS_STATE = r"action 'ship' (suspended|resumed)|\] start"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -129,32 +122,6 @@ def describe_alerts(paths: tuple[Path, ...] = ALERTS) -> dict[str, Any] | None:
         "delivery": {key: str(value) for key, value in delivery.items()} if isinstance(delivery, dict) else {},
         "samples": [sample for sample in samples if is_sample(sample)] if isinstance(samples, list) else [],
     }
-
-
-def log_entries(*options: str) -> list[tuple[float, str]]:
-    """Times and texts of what the service that ships logs reports, the newest first."""
-    command = ["journalctl", "--unit", LOGS_UNIT, "--reverse", "--output=json", "--quiet", "--no-pager", *options]
-    shown = subprocess.run(command, capture_output=True, text=True).stdout
-    entries = [json.loads(line) for line in shown.splitlines()]
-    return [(int(one["__REALTIME_TIMESTAMP"]) / 1e6, str(one.get("MESSAGE"))) for one in entries]
-
-
-def describe_logs(queue: Path = LOGS_QUEUE) -> dict[str, Any] | None:
-    """Whether the logs of the host are sent; None on a host that ships none."""
-    if not queue.is_dir():
-        return None
-    found: dict[str, Any] = {"waiting_since": "", "error": "", "waiting_bytes": 0}
-    # rsyslog reports that sending is suspended after each attempt.
-    states = log_entries("--lines=5000", f"--grep={LOGS_STATE}")
-    failing = list(itertools.takewhile(lambda state: "suspended" in state[1], states))
-    if failing:
-        others = [text for _, text in log_entries("--lines=30") if not re.search(LOGS_NO_REASON, text)]
-        # Parts of it may come from the receiver.
-        reason = re.sub(r"[^ -~]", "?", others[0].partition(" [v8")[0]) if others else "see journalctl -u logs-ship"
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(failing[-1][0]))
-        waiting = sum(path.stat().st_size for path in queue.iterdir())
-        found = {"waiting_since": since, "error": reason, "waiting_bytes": waiting}
-    return found
 
 
 def needs_reboot() -> bool:

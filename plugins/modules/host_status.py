@@ -56,18 +56,22 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import describe_releases, describe_service
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import (
+    certificates_of_balancer,
+    describe_releases,
+    describe_service,
+)
 from ansible_collections.blueoctopus.site.plugins.module_utils.checks import find_problems
 from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import (
     Updates,
     describe_alerts,
     describe_backup,
-    describe_logs,
     disks,
     failed_units,
     needs_reboot,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.removal import installed_apps
+from ansible_collections.blueoctopus.site.plugins.module_utils.shipped_logs import describe_logs
 from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import DAY, WINDOW, read_traffic
 
 
@@ -106,7 +110,7 @@ def main() -> None:
         "reboot_needed": needs_reboot(),
         "updates": updates.count(),
     }
-    problems = find_problems(host)
+    problems = find_problems({**host, "certificates": certificates_of_balancer()})
     if host["alerts"] and not day:
         host["alerts"]["samples"] = []  # the report plots them
     module.exit_json(changed=False, host={**host, "problems": problems})

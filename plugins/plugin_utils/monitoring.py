@@ -41,6 +41,11 @@ def find_monitor_problems(hosts: Iterable[str], hostvars: Hostvars, groups: Grou
         if not list(groups.get("webservers", [])):
             expected = "a group webservers, with the hosts to monitor"
             yield monitor, Problem("group monitors", "no host to monitor", expected, "webservers: {hosts: {web1: {}}}")
+        has_receiver = any(plain(variables.get(name)) for name in ("alert_webhook", "alert_mail"))
+        if not has_receiver and setting(variables, "monitor_sends_alerts"):
+            where = "keys alert_webhook, alert_mail"
+            expected = "who gets the alerts: one of them, or both; or monitor_sends_alerts: false, to send none"
+            yield monitor, Problem(where, "nothing", expected, "alert_mail: [you@example.org]")
         port, tls = str(setting(variables, "alert_smtp_port")), setting(variables, "alert_smtp_tls")
         if (tls == "tls") != (port == "465"):
             found = f"{port}, with alert_smtp_tls: {tls}"

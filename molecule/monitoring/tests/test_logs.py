@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ testinfra_hosts = ["ansible://webservers"]
 Play = Callable[..., Run]
 Root = Callable[[str], str]
 SENT = 60  # seconds
+FOUND, OVER = 180, 240  # seconds; on a busy test machine
 CERTIFICATE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj /CN=logs.test "
     "-addext subjectAltName=DNS:logs.test -addext extendedKeyUsage=serverAuth -keyout /run/logs.key -out /run/logs.pem"
@@ -72,7 +74,7 @@ def receiver(monitor: Monitor) -> Iterator[Receiver]:
 
 
 def test_logs_arrive_wait_while_the_receiver_is_down_and_stay_here_without_the_setting(
-    machine: Machine, receiver: Receiver, shown: Web, play: Play, root: Root
+    machine: Machine, monitor: Monitor, receiver: Receiver, shown: Web, play: Play, root: Root
 ) -> None:
     run = play("provision", *receiver.settings)
     assert run.code == 0, run.output
@@ -92,10 +94,18 @@ def test_logs_arrive_wait_while_the_receiver_is_down_and_stay_here_without_the_s
         root(f"logger --tag=squid '{sent[-1]}'")
     shown_problem = re.compile("logs are not sent since .*Connection refused")
     wait_for(lambda: shown_problem.search(play("status").output), SENT, "the status shows the problem")
+    # The programs that look for problems are other users than the service.
+    wait_for(lambda: "LogsNotSent" in monitor.firing(name), FOUND, "the monitor knows")
     root("systemctl restart logs-ship.service")
     receiver.start()
     for text in sent:
         wait_for(functools.partial(receiver.got, f"{name} squid - {text}"), SENT, "a line that waited arrives")
+    wait_for(lambda: "LogsNotSent" not in monitor.firing(name), OVER, "the alert is over")
+    wait_for(lambda: "LogsNotSent" in monitor.received_with("resolved", name), OVER, "its end is received")
+    root("systemctl stop logs-ship.service")
+    wait_for(lambda: "LogsNotSent" in monitor.firing(name), FOUND, "a service that does not run is an alert")
+    root("systemctl start logs-ship.service")
+    wait_for(lambda: "LogsNotSent" not in monitor.firing(name), OVER, "the alert is over")
 
     check = play("provision", "--check", "--diff", *receiver.settings)
     assert check.recap(name)["changed"] == 0, check.output
@@ -104,6 +114,20 @@ def test_logs_arrive_wait_while_the_receiver_is_down_and_stay_here_without_the_s
     for path in ("/etc/logs", "/var/lib/logs", "/etc/systemd/system/logs-ship.service"):
         assert not machine.host.file(path).exists
     assert not machine.host.service("logs-ship").is_running
+
+
+def test_the_requests_of_an_app_are_removed_after_its_days(machine: Machine, shown: Web, root: Root) -> None:
+    def rotate() -> str:
+        time.sleep(2)  # nginx writes its log once a second
+        root("logrotate --force /etc/logrotate.d/nginx")
+        return root("zcat --force /var/log/nginx/access.log*")
+
+    assert shown.ask("/?ink=dried").status == 200
+    assert machine.web.ask("/?ink=kept").status == 200
+    assert "/?ink=dried" in rotate()
+    left = rotate()
+    assert "/?ink=dried" not in left
+    assert "/?ink=kept" in left
 
 
 @pytest.mark.usefixtures("machine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from monitoring.monitor import Monitor
@@ -38,6 +39,15 @@ CAUSES = {
         "systemctl stop echo@LIVE.service echo@LIVE.socket",
         "systemctl start echo@LIVE.socket echo@LIVE.service",
     ),
+    "AppProcessDown": (
+        "systemctl stop echo.idle.1@LIVE.service",
+        "systemctl start echo.idle.1@LIVE.service",
+    ),
+    "AppDies": (
+        "main=$(systemctl show --property=MainPID --value echo@LIVE.service) && "
+        "kill -9 $(cut -d' ' -f1 /proc/$main/task/$main/children)",
+        "systemctl restart echo@LIVE.service",  # deaths before a restart do not count
+    ),
     "UnitFailed": (
         "systemd-run --unit=broken --service-type=oneshot false || true",
         "systemctl reset-failed broken.service",
@@ -67,7 +77,7 @@ CAUSES = {
 AT_ONCE = [
     ("web12", ["AppDown", "NginxDown", "DiskFull"]),
     ("web13", ["AppDown", "UnitFailed", "CertificateExpires", "BackupBad", "MetricsMissing", "DiskFull"]),
-    ("web13", ["NginxDown"]),
+    ("web13", ["NginxDown", "AppDies", "AppProcessDown"]),
     ("web13", ["HostGone"]),
 ]
 
@@ -233,6 +243,21 @@ def test_requests_that_fail_are_an_alert(machine: Machine, monitor: Monitor, sho
     wait_until_over(monitor, machine, "AppErrors")
 
 
+@pytest.mark.on("web13")
+def test_requests_that_take_long_are_an_alert(machine: Machine, monitor: Monitor, shown: Web) -> None:
+    forget_and_expect_none(monitor, machine, "AppSlow")
+
+    def ask() -> bool:
+        with ThreadPoolExecutor(12) as clients:
+            answers = list(clients.map(shown.ask, ["/slow?seconds=1"] * 24))
+        assert {answer.status for answer in answers} == {200}
+        return "AppSlow" in monitor.firing(machine.name)
+
+    wait_for(ask, FOUND, "AppSlow fires")
+    wait_until_found(monitor, machine, "AppSlow")
+    wait_until_over(monitor, machine, "AppSlow")
+
+
 @pytest.mark.on("web13")  # web12 has no database
 def test_postgresql_that_is_stopped_is_an_alert(machine: Machine, monitor: Monitor, root: Root) -> None:
     forget_and_expect_none(monitor, machine, "PostgresqlDown")
@@ -270,6 +295,7 @@ def test_a_webhook_that_is_down_gets_the_alert_later(machine: Machine, monitor: 
         )
         monitor.host.run_expect([0], "systemctl start alert-receiver")
         wait_for(lambda: "UnitFailed" in monitor.received(machine.name), OVER, "the alert is received")
+        wait_until_none(lambda: monitor.firing("monitor13") & {"AlertsNotSent"}, OVER, "alerts are sent again")
     finally:
         monitor.host.run("systemctl start alert-receiver")
         root("systemctl reset-failed broken.service")
