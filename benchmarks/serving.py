@@ -90,7 +90,8 @@ def measure(lab: Lab, site: Site, results: Results, round_number: int) -> None:
     for measure_name, (path, clients) in CLIENTS.items():
         for server in SERVERS[turn:] + SERVERS[:turn]:
             url = f"http://{address}:{server.port}{path}"
-            load.measure(lab, url, clients, 1)  # to warm up
+            if measure_name == "small":  # to warm up; slow requests would still wait when the next ones come
+                load.measure(lab, url, clients, 1)
             before = processor_seconds(lab, site, server.user)
             done = load.measure(lab, url, clients, SECONDS)
             after = processor_seconds(lab, site, server.user)

@@ -267,5 +267,5 @@ class Suite:
                 serving.measure(self.lab, site, self.results, number)
         except BenchError as error:
             say(f"  serving: {error}")
-            for measure in ("small", "slow"):
+            for measure in ("small", "slow", "cpu"):
                 self.results.fail(measure, OURS.name, first_line(error))
