@@ -23,7 +23,7 @@ from ansible.template import Templar, trust_as_template
 from nginx_site import Site, temporary_site
 from programs import missing
 
-pytest_plugins = ["backup_data", "modules"]  # their fixtures
+pytest_plugins = ["backup_data", "modules", "postgresql_server"]  # their fixtures
 
 init_plugin_loader([str(Path(__file__).resolve().parent.parent / "collections")])
 

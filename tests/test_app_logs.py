@@ -1,4 +1,4 @@
-"""Read logs: backwards, from several sources, up to a limit, without control characters."""
+"""The log of an app, from the journal and nginx: backwards, up to a limit, without control characters."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.logs import (
     server_names,
     unit_source,
 )
+from ansible_collections.blueoctopus.site.plugins.modules import app_logs
+from modules import Programs, call
 
 
 def request_line(minute: int, site: str = "shop", uri: str = "/") -> str:
@@ -38,6 +40,53 @@ def request_line(minute: int, site: str = "shop", uri: str = "/") -> str:
 
 def numbered(*times: float) -> Iterator[Entry]:
     yield from (entry(time, "web", f"line {time}") for time in times)
+
+
+# --- the module -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(tmp_path: Path, programs: Programs) -> Callable[..., dict[str, Any]]:
+    """Run the module on a host with an entry of the app in the journal, and later requests of two apps."""
+    programs.prints(
+        "journalctl --reverse",
+        json.dumps(
+            {"__REALTIME_TIMESTAMP": "1767323000000000", "_SYSTEMD_UNIT": "shop@V.service", "MESSAGE": "KeyError"}
+        ),
+    )
+    (tmp_path / "access.log").write_text(f"{request_line(15)}\n{request_line(16, 'blog')}\n")
+    folders: dict[str, Any] = {
+        "root": str(tmp_path / "shop"),
+        "nginx_logs": str(tmp_path),
+        "nginx_paths": str(tmp_path / "paths"),
+    }
+    return lambda **options: call(app_logs, name="shop", **folders, since="2026-01-02 03:00 UTC", **options)
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_entries_of_the_app_in_the_journal_and_its_requests_are_returned_in_order(
+    read: Callable[..., dict[str, Any]],
+) -> None:
+    result = read()
+    assert [(found["source"], found["text"]) for found in result["entries"]] == [
+        ("web", "KeyError"),
+        ("nginx", "200 GET / 0.012 s 192.0.2.1"),
+    ]
+    assert result["complete"]
+    assert [found["source"] for found in read(grep="keyerror")["entries"]] == ["web"]
+    newest_one = read(lines=1)
+    assert ([found["source"] for found in newest_one["entries"]], newest_one["complete"]) == (["nginx"], False)
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_an_expression_or_a_time_that_is_invalid_is_an_error_with_an_example(tmp_path: Path) -> None:
+    wrong = call(app_logs, name="shop", root=str(tmp_path), grep="(")["msg"]
+    assert wrong.startswith("'(' is not a regular expression:")
+    wrong = call(app_logs, name="shop", root=str(tmp_path), since="lunch")["msg"]
+    assert wrong.startswith("'lunch' is not a time. Write it as journalctl does, for example: -e since='1 hour ago'")
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("end", ["", "\n"])

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.releases import canary_problem
-from ansible_collections.blueoctopus.site.plugins.modules import app_traffic
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.releases import batches
-from modules import call
 
 HOSTS = ["web1", "web2", "web3", "web4"]
 V1, V2 = "20260101T000000Z-0000000001", "20260102T000000Z-0000000002"
@@ -62,16 +56,3 @@ def test_a_canary_with_more_errors_or_a_higher_latency_is_a_problem(canary: dict
 def test_a_canary_is_not_compared_with_hosts_without_requests() -> None:
     none: dict[str, Any] = {"requests": 0, "errors": 0, "p50_seconds": None, "p95_seconds": None}
     assert canary_problem([measured("web1", 100, 100), {"item": "web2", "traffic": none}], "shop", ["web1"], 300) == ""
-
-
-def test_the_requests_of_the_app_in_the_period_are_counted(tmp_path: Path) -> None:
-    def line(site: str, ago: float, status: int) -> str:
-        moment = datetime.datetime.fromtimestamp(time.time() - ago, datetime.UTC).isoformat(timespec="seconds")
-        rest = {"status": status, "seconds": 0.25, "upstream_status": str(status), "release": V2}
-        return json.dumps({"time": moment, "site": site} | rest, separators=(",", ":"))
-
-    lines = [line("shop", 100, 500), line("shop", 5, 200), line("blog", 5, 500), line("shop", 2, 502)]
-    (tmp_path / "access.log").write_text("\n".join(lines) + "\n")
-    traffic = call(app_traffic, name="shop", seconds=60, nginx_logs=str(tmp_path))["traffic"]
-    assert (traffic["requests"], traffic["errors"]) == (2, 1)
-    assert traffic["p50_seconds"] == pytest.approx(0.25, rel=0.06)

@@ -1,4 +1,4 @@
-"""The guard: the host's own way back to its confirmed release, when a run was interrupted."""
+"""A host returns to its confirmed release: by the module in a run that failed, or by its guard without a run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,61 @@ import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import instances, release_undo
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+from ansible_collections.blueoctopus.site.plugins.modules import release_undo as module
+from modules import Programs, Steps
+from nginx_site import needs_nginx
 
 NAME = release_undo.__name__
 V1, V2 = (f"2026010{n}T000000Z-{n:010x}" for n in (1, 2))
+
+
+# --- the module -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failed(steps: Steps, programs: Programs) -> Steps:
+    """An app with a good release, on whose host the second one is live but failed."""
+    steps.store.make_live(steps.build(V1))
+    steps.store.record("deploy", V1, "ok")
+    steps.store.make_live(steps.build(V2))
+    steps.store.record("deploy", V2, "begun")
+    programs.prints("systemctl is-active", "active")
+    return steps
+
+
+@needs_nginx
+def test_the_previous_release_is_live_again_and_the_history_has_the_reason(failed: Steps, programs: Programs) -> None:
+    result = failed.run(module, V2, former=V1, reason="web2: KeyError: 'KEY'", by="me")
+    assert (result["changed"], result["live"]) == (True, V1)
+    assert failed.store.live == V1
+    assert failed.store.complete() == [V1]
+    assert "systemctl reload nginx" in programs.calls()
+    last = failed.store.history()[-1]
+    assert (last["release"], last["result"], last["reason"]) == (V2, "failed", "web2: KeyError: 'KEY'")
+
+
+@needs_nginx
+def test_a_release_that_is_not_good_on_this_host_is_not_restored_but_its_own_one(failed: Steps) -> None:
+    assert failed.run(module, V2, former="20260103T000000Z-0000000003", own=V1)["live"] == V1
+
+
+@needs_nginx
+def test_a_stopped_app_stays_stopped(steps: Steps) -> None:
+    steps.build(V1)
+    steps.store.record("deploy", V1, "ok")
+    steps.store.record("stop", V1, "ok")
+    assert steps.store.stopped
+    assert steps.run(module, V1, former=V1)["live"] == ""
+
+
+def test_check_mode_restores_nothing(failed: Steps, programs: Programs) -> None:
+    programs.calls()
+    assert not failed.run(module, V2, check=True, former=V1)["changed"]
+    assert failed.store.live == V2
+    assert programs.calls() == []
+
+
+# --- the guard --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -37,7 +89,7 @@ def test_the_guard_runs_from_its_own_copy_of_the_code(tmp_path: Path, started: l
     (command,) = started
     program = tmp_path / "guards/shop-aaaaaaaa.pyz"
     assert command[-6:] == ["/usr/bin/python3", "-I", str(program), "shop", "/srv/shop", "a" * 32]
-    code = f"import sys; sys.path.insert(0, {str(program)!r}); import {NAME} as module; print(module.__file__)"
+    code = f"import sys; sys.path.insert(0, {str(program)!r}); import {NAME} as copy; print(copy.__file__)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
     assert Path(done.stdout.strip()).is_relative_to(program), done.stderr
     # No run has the lock, so it ends immediately.

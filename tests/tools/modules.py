@@ -146,3 +146,17 @@ def steps(
     monkeypatch.setattr(release_module, "Lock", functools.partial(Lock, folder=tmp_path / "locks"))
     token = Lock(store.name, tmp_path / "locks").acquire("a test")
     return Steps(own_store(store.name, store.root), token, tmp_path / "units")
+
+
+RELEASES = [f"2026010{n}T000000Z-{n:010x}" for n in (1, 2, 3, 4)]
+
+
+@pytest.fixture
+def four_releases(steps: Steps, programs: Programs) -> list[str]:
+    """Good releases of the app, of which the last one is live; the units of all are installed."""
+    for release in RELEASES:
+        steps.store.make_live(steps.build(release, "shop.worker@.service"))
+        steps.store.record("deploy", release, "ok")
+        instances.Instance(steps.store, release).install()
+    programs.calls()
+    return RELEASES

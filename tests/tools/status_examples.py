@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.checks import find_problems
 
+PROJECT = Path(__file__).resolve().parents[2]
+SCHEMA = json.loads((PROJECT / "docs/status.schema.json").read_text())  # of the status of all hosts
 NOW = 1_767_323_400.0  # 2026-01-02T03:10:00Z
 V1, V2 = "20260101T000000Z-00000000aa", "20260102T000000Z-11111111bb"
 EVENT = {

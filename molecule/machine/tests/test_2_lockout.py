@@ -72,7 +72,7 @@ def doors(neighbour: Neighbour) -> Iterator[list[Door]]:
     closing = "sudo iptables -t raw {} PREROUTING -p tcp --dport 2345 -j DROP"
     sooner = f"sudo mkdir -p {SOONER} && echo '{SOONER_TIMER}' | sudo tee {SOONER}/sooner.conf"
     for door in doors:
-        strangers = f"sudo systemd-run --quiet --unit=strangers {STRANGERS.format(door.port)}"
+        strangers = f"sudo systemd-run --quiet --collect --unit=strangers {STRANGERS.format(door.port)}"
         assert door.ssh(f"{closing.format('-A')} && {sooner} && {strangers}").returncode == 0
     yield doors
     for door in doors:

@@ -80,8 +80,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     ),
     "a health path that never responds": (
         lambda shop: edit(shop / "shop.py", 'return "ok\\n"', 'time.sleep(60)\n    return "ok\\n"'),
-        {"health_timeout": 3},
-        "The health check GET /healthz did not succeed within 3 s: the last request failed: timed out",
+        {"health_timeout": 15},  # a busy computer needs some of them to start gunicorn
+        "The health check GET /healthz did not succeed within 15 s: the last request failed: timed out",
     ),
     "a dependency without a hash among those with one": (
         lambda shop: (shop / "requirements.txt").write_text(

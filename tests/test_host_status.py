@@ -1,0 +1,37 @@
+"""The state of a host and its apps, as one answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from ansible_collections.blueoctopus.site.plugins.modules import host_status
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.status import document
+from modules import call
+from status_examples import PROJECT, SCHEMA
+
+
+@pytest.mark.usefixtures("programs")
+def test_an_app_that_was_never_deployed_is_a_problem_and_the_state_matches_the_schema() -> None:
+    state = call(host_status, apps=["shop"])
+    assert not state["changed"]
+    assert [app["live"] for app in state["host"]["apps"] if app["in_inventory"]] == [""]
+    assert "absent" in [problem["kind"] for problem in state["host"]["problems"]]
+    jsonschema.validate(document({"web1": state}), SCHEMA)
+
+
+@pytest.mark.slow
+def test_the_answer_of_a_host_has_the_times_of_the_control_node() -> None:
+    program = str(Path(sys.executable).parent / "ansible")
+    command = [program, "localhost", "-m", "blueoctopus.site.host_status", "-a", "apps=shop"]
+    own = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "json", "LC_ALL": "C.UTF-8"}
+    own |= {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "true"}
+    done = subprocess.run(command, cwd=PROJECT, env=os.environ | own, capture_output=True, text=True)
+    assert '"asked"' in done.stdout, done.stdout + done.stderr
+    found = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
+    assert found["asked"] <= found["host"]["time"] <= found["answered"]
