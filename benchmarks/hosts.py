@@ -65,9 +65,10 @@ class Machine:
 
 
 def own_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a program: those of the caller without Ansible's settings, and its own."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    return kept | {"ANSIBLE_NOCOLOR": "1"} | dict(environment)
+    """The variables of a program: those of the caller without Ansible's settings and its venv, and its own."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "VIRTUAL_ENV"))}
+    path = f"{PROJECT / '.venv/bin'}:{kept.get('PATH', os.defpath)}"
+    return kept | {"ANSIBLE_NOCOLOR": "1", "PATH": path} | dict(environment)
 
 
 def say(message: str) -> None:

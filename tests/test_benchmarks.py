@@ -274,3 +274,11 @@ def test_load_during_a_deploy_counts_failed_requests(tmp_path: Path) -> None:
 def test_output_of_the_load_generator_without_results_is_an_error(output: str) -> None:
     with pytest.raises(BenchError, match="printed no results"):
         load.parsed(output)
+
+
+def test_settings_of_the_caller_do_not_reach_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANSIBLE_PIPELINING", "true")
+    monkeypatch.setenv("VIRTUAL_ENV", "/elsewhere")
+    environment = Lab(tmp_path).run(Command(("env",), environment={"KEY": "x"})).output.splitlines()
+    assert "KEY=x" in environment
+    assert not [line for line in environment if line.startswith(("ANSIBLE_PIPELINING", "VIRTUAL_ENV"))]
