@@ -52,3 +52,11 @@ def test_architecture_page_states_where_each_module_and_filter_is_used() -> None
             pattern = re.compile(use.format(name), re.MULTILINE)
             used = {path for path, text in texts.items() if pattern.search(text)}
             assert used == set(re.findall(r"`([^`]+)`", cell)), name
+
+
+def test_architecture_page_lists_the_shared_python_code() -> None:
+    page = PAGE.read_text()
+    listed = ("modules", "action", "filter", "doc_fragments")  # in the tables, or as a folder
+    files = [path for path in (PROJECT / "plugins").rglob("*.py") if path.parent.name not in listed]
+    assert len(files) > 40
+    assert [path.name for path in files if f"`{path.relative_to(PROJECT)}`" not in page] == []

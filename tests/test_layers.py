@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.blueoctopus.site.plugins.filter.databases import AUTHORITIES, redis_of, with_databases
-from ansible_collections.blueoctopus.site.plugins.module_utils import release_lock
+from ansible_collections.blueoctopus.site.plugins.module_utils import app_redis, release_lock
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import site_paths
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import roles, with_defaults
+from jinja2 import Template
 
 PROJECT = Path(__file__).resolve().parent.parent
 MOST_LINES = 400
@@ -30,6 +31,7 @@ OWNERS = {
 }
 # Debian's packages choose these.
 DEBIAN = ("/run/postgresql", "/var/run/postgresql", "/var/log/postgresql")
+DEBIAN_UNITS = {"nginx", "postgresql", "redis-server"}
 
 
 def owner(name: str) -> str:
@@ -85,6 +87,15 @@ def test_a_role_contains_no_path_of_another_role(role: str) -> None:
     assert {match[0] for match in found if owner(match[1]) not in ("", role)} == set()
 
 
+@pytest.mark.parametrize("role", roles())
+def test_a_role_contains_no_unit_of_another_role(role: str) -> None:
+    # Also a name that a template or an expression puts together, such as 'app-redis-' ~ NAME ~ '.service'.
+    # A command that a message advises may name one.
+    pattern = r"(?<!systemctl status )(?<![\w@-])([\w@-]+)(?:' ~ [^~]+ ~ '|\{\{[^}]+\}\})?\.(?:service|socket|timer)\b"
+    found = {match for text in texts(role) for match in re.findall(pattern, text)} - DEBIAN_UNITS
+    assert {name for name in found if owner(name) not in ("", role)} == set()
+
+
 def test_the_names_that_sites_get_are_those_of_the_role_nginx() -> None:
     (given,) = [variables["app_nginx"] for variables in arguments("deploy.yml", "app")]
     nginx = PROJECT / "roles/nginx"
@@ -116,6 +127,8 @@ def test_apps_get_the_paths_of_their_databases_that_the_roles_have(render: Calla
         "REDIS_URL"
     ]
     (instance,) = redis_of([app])
+    (after,) = [variables["app_after"] for variables in arguments("deploy.yml", "app")]
+    assert Template(after).render(app_name="shop", app_config=app) == f"['{app_redis.PREFIX}shop.service']"
     config = render("redis", "redis.conf.j2", instance=instance, __redis_program="redis")
     assert f"unixsocket {url.removeprefix('unix://')}\n" in config
     files = yaml.safe_load((PROJECT / "roles/postgresql/vars/main.yml").read_text())["__postgresql_root_files"]

@@ -102,7 +102,7 @@ def ufw_rule(item: dict[str, Any]) -> str:
     described = f" comment '{comment}'" if comment else ""
     if proto == "vrrp":
         if port or not source or item["limit"]:
-            raise ValueError("proto is 'vrrp', which needs from, and has neither a port nor a limit")
+            raise ValueError("proto is 'vrrp': the rule must have the key from, and neither port nor limit")
         return f"allow from {shown_network(source)} proto vrrp{described}"
     numbers = [int(n) for n in port.split(":")] if re.fullmatch(r"\d{1,5}(:\d{1,5})?", port) else [0]
     if not all(0 < n < 65536 for n in numbers) or numbers != sorted(numbers):

@@ -59,7 +59,7 @@ def test_example_plays_of_the_roles_run_in_check_mode(machine: Machine, play: Pl
     shutil.copytree(PROJECT / "app", tmp_path / "shop", ignore=shutil.ignore_patterns("__pycache__"))
     plays = []
     for readme in sorted(PROJECT.glob("roles/*/README.md")):
-        # The first example of each role. The second one of the role app rolls back, which needs an earlier release.
+        # The first example of each role. The scenario releases runs the second one of the role app, which rolls back.
         example = readme.read_text().split("```yaml\n")[1].split("```")[0]
         plays += yaml.safe_load(example.replace("~/.ssh/id_ed25519", machine.variables["ansible_ssh_private_key_file"]))
     for example in plays:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testing import Machine, Run, commit_all, git, wait_for
+from testing import PROJECT, Machine, Run, commit_all, git, wait_for
 
 testinfra_hosts = ["ansible://debian13"]
 Deploy = Callable[..., Run]
@@ -155,6 +155,18 @@ def test_a_release_has_its_own_processes_timers_and_secrets_also_after_a_rollbac
     assert (answer["version"], answer["secret"]) == ("beside-1", 3)
     assert deploy("beside-none").code == 0
     assert units() == []
+
+
+def test_the_example_play_of_the_role_rolls_back(machine: Machine, deploy: Deploy, play: Play, tmp_path: Path) -> None:
+    for content in ("example-1", "example-2"):
+        run = deploy(content)
+        assert run.code == 0, run.output
+    # The second example of the role, which also has an app shop. The scenario default runs the first one.
+    example = (PROJECT / "roles/app/README.md").read_text().split("```yaml\n")[2].split("```")[0]
+    (tmp_path / "example.yml").write_text(example)
+    run = play(os.path.relpath(tmp_path / "example", PROJECT / "playbooks"))
+    assert run.code == 0, run.output
+    assert machine.web.ask().json["version"] == "example-1"
 
 
 @pytest.mark.alone

@@ -140,7 +140,7 @@ class Moments:
                     raise NoArchive(f"{here} {there}") from None
             server, note = self.cluster(archive, moment, stamp)
             if not server.exists(name):
-                raise BackupError(f"PostgreSQL had no database {name} at that moment. Choose a later one with at.")
+                raise BackupError(f"PostgreSQL had no database {name} at that moment. Choose a later one: -e at=TIME")
             check_space(to.parent, 2 * server.size(name), "the database")
             server.dump(name, to)
             return {"postgresql": server.major(), "extensions": server.extensions(name)}, note

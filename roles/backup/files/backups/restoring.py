@@ -108,7 +108,7 @@ class Restorer:
         moment = moments.wanted(at, name, found) if app.database and self.settings.point_in_time else None
         if app.database and not run.database:
             raise BackupError(
-                f"The backup of {run.shown} has no database, but the app has one. Choose another one with at."
+                f"The backup of {run.shown} has no database, but the app has one. Choose another one: -e at=TIME"
             )
         parent = APPS / name if app.data else self.state
         begun = checked_stamp(stamp) if stamp else runs.new_stamp()
