@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
 # Serve the app in /srv/tutorial as tutorials do: three of gunicorn's default workers on a TCP port, behind nginx with the
-# configuration of Debian's package. Runs as root on the test machine; nginx listens on port 8080.
+# configuration of Debian's package. Runs as root on the host; nginx listens on port 8080.
 set -euo pipefail
+umask 022
+id tutorial >/dev/null 2>&1 || useradd --system --create-home --shell /usr/sbin/nologin tutorial
 python3 -m venv /srv/tutorial/venv
-/srv/tutorial/venv/bin/pip install --quiet -r /srv/tutorial/requirements.txt
+/srv/tutorial/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r /srv/tutorial/requirements.txt
 cat >/etc/systemd/system/tutorial.service <<'UNIT'
 [Service]
-User=www-data
+User=tutorial
 WorkingDirectory=/srv/tutorial
-ExecStart=/srv/tutorial/venv/bin/gunicorn --workers 3 --bind 127.0.0.1:8000 main:app
+ExecStart=/srv/tutorial/venv/bin/gunicorn --workers 3 --bind 127.0.0.1:8000 bench:app
+UNIT
+cat >/etc/systemd/system/tutorial-nginx.service <<'UNIT'
+[Service]
+Type=forking
+PIDFile=/run/tutorial-nginx.pid
+ExecStart=/usr/sbin/nginx -c /srv/tutorial/nginx.conf
 UNIT
 cat >/srv/tutorial/nginx.conf <<'NGINX'
 user www-data;
@@ -39,5 +47,4 @@ http {
 }
 NGINX
 systemctl daemon-reload
-systemctl start tutorial
-nginx -c /srv/tutorial/nginx.conf </dev/null >/dev/null 2>&1 # else ssh would wait for its output
+systemctl restart tutorial tutorial-nginx

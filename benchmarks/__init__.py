@@ -1,0 +1,1 @@
+"""Measures this project beside what people use instead: script/bench."""
