@@ -89,7 +89,8 @@ def test_a_webserver_without_the_app_is_down(balancer: Balancer, webserver: Site
 
 def check(webserver: Site, **headers: str) -> Any:
     """Send a request like a health check, with other headers if any are given."""
-    return webserver.ask("/", **{"Host": CHECK, "X_Forwarded_For": "127.0.0.1"} | headers)
+    sent: dict[str, Any] = {"Host": CHECK, "X_Forwarded_For": "127.0.0.1"} | headers
+    return webserver.ask("/", **sent)
 
 
 def test_a_health_check_is_for_the_first_domain_and_has_no_limits_no_password_and_no_line_in_the_log(

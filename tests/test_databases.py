@@ -67,7 +67,11 @@ def test_a_database_host_has_the_databases_of_all_webservers_with_passwords() ->
 
 
 def test_the_apps_of_a_webserver_with_a_database_on_certain_hosts() -> None:
-    apps = [APP | {"postgresql": {"host": "web1"}}, APP | {"name": "blog", "postgresql": True}, APP | {"name": "plain"}]
+    apps: list[dict[str, Any]] = [
+        APP | {"postgresql": {"host": "web1"}},
+        APP | {"name": "blog", "postgresql": True},
+        APP | {"name": "plain"},
+    ]
     hostvars = hosts(web1=apps, web2=[])
     assert apps_with_database_on("web1", hostvars, REMOTE, ["db1"]) == ["blog"]
     assert apps_with_database_on("web1", hostvars, REMOTE, ["web1"]) == ["shop"]
