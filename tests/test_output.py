@@ -158,6 +158,18 @@ def test_the_summary_is_the_last_text_also_when_a_later_play_fails(run: Run, pro
     assert output.count("playbooks/logs.yml") == 1
 
 
+def test_no_app_is_deployed_to_any_host_when_one_has_failed_before(run: Run, project: Path) -> None:
+    check = {"import_playbook": "check.yml", "vars": {"checked_hosts": ["webservers"]}}
+    fail = {"name": "Fail", "ansible.builtin.fail": {"msg": "no space left"}, "when": "inventory_hostname == 'web2'"}
+    before = [check, {"name": "Provision", "hosts": "webservers", "tasks": [fail]}, {"import_playbook": "deploy.yml"}]
+    (project / "playbooks/before.yml").write_text(yaml.safe_dump(before))
+    output = run("before")
+    assert "web2 failed before the deploy, so no app was deployed to any host." in output
+    assert "--limit '!web2'" in output
+    assert calls(project, "release_build") == []
+    assert summary(output) == []
+
+
 def test_an_unchanged_deploy_is_reported_in_a_few_lines(run: Run) -> None:
     state = LOCK | {"live": V2, "releases": {V2: "new"}}
     output = run("deploy", "--limit", "web1", release_lock={"all": state}, release_build={})
