@@ -289,9 +289,8 @@ def test_systemd_accepts_the_units_of_a_valid_app_with_its_commands(tmp_path: Pa
             (line,) = re.findall(r"Command Line: (.*)", read[f"{unit}@{INSTANCE}.service"])
             # systemd replaces $$ with $ when it starts the program.
             words = [word.replace("$$", "$") for word in words_of(line)]
-            folder = f"/srv/{name}/releases/{INSTANCE}"
-            is_locked = unit.endswith(".release-command") and app.get("postgresql")
-            lock = ["/usr/bin/python3", "-I", f"{folder}/command_lock.py"] if is_locked else []
+            is_locked = unit.endswith(".release-command") and app.get("postgresql", False) is not False
+            lock = ["/usr/bin/python3", "-I", f"{root}/releases/{INSTANCE}/command_lock.py"] if is_locked else []
             assert words == [*lock, "/usr/bin/env", *shlex.split(command)]
 
     accepts()

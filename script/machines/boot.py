@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from machines import cgroup
 from machines.common import BRIDGE, MTU, MachineError, run, say
 
 # systemd-nspawn exits with status 133 when the machine reboots.
@@ -41,6 +42,8 @@ def in_background(record: dict[str, str], argv: list[str], environment: dict[str
         settings = [f"--setenv={k}={v}" for k, v in environment.items()]
         unit = f"--unit=blueoctopus-machine-{record['id']}"
         argv = ["systemd-run", "-q", "--collect", unit, "--property=Delegate=yes", *settings, *argv]
+    else:
+        argv = [*cgroup.entering(record["id"]), *argv]
     with (Path(record["home"]) / "console.log").open("w") as console:
         return subprocess.Popen(
             argv,

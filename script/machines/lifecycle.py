@@ -11,6 +11,7 @@ import signal
 import time
 from pathlib import Path
 
+from machines import cgroup
 from machines.boot import end_vm, newest_guest, processes, start, start_vm
 from machines.common import (
     CHECKOUT,
@@ -91,6 +92,8 @@ def remove(name: str) -> bool:
             remember(record["address"], None)
             if "tap" in record:
                 run("ip", "link", "delete", record["tap"], check=False)
+    if not Path("/run/systemd/system").exists():
+        cgroup.remove(identity(name))
     shutil.rmtree(home)
     return True
 
