@@ -30,6 +30,14 @@ def test_a_setting_that_needs_a_restart_gets_one(configure_postgresql: Module) -
 
 
 @needs_server
+def test_a_setting_that_is_removed_and_needs_a_restart_gets_one(configure_postgresql: Module) -> None:
+    configure_postgresql("max_wal_senders = 7\n")
+    assert psql("SHOW max_wal_senders;") == "7"
+    assert configure_postgresql("# none\n").get("restarted")
+    assert psql("SHOW max_wal_senders;") != "7"
+
+
+@needs_server
 def test_a_run_that_does_not_know_all_clients_lowers_no_number_of_connections(configure_postgresql: Module) -> None:
     configure_postgresql("# none\n", max_connections=70)
     assert not configure_postgresql("# none\n", max_connections=60, lower_connections=False)["changed"]

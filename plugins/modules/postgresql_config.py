@@ -81,10 +81,12 @@ SERVER_FILE = "conf.d/40-machine.conf"
 START_TIMEOUT = 120  # seconds: after a power cut, the server replays its log first
 RELOAD_TIMEOUT = 15  # seconds
 MODE = 0o644  # root owns the files, and the server's user reads them
+# Settings that were removed from the files and wait for a restart: PostgreSQL reports each as an error without a file.
+REMOVED = "SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL AND sourcefile IS NULL;"
 # Rows of the files that the server could not apply. Settings that wait for a restart are no errors.
 INVALID = """
 SELECT format('%s, line %s: %s %s', sourcefile, sourceline, coalesce(name || ':', ''), error) FROM pg_file_settings
-WHERE error IS NOT NULL AND (name IS NULL OR name NOT IN (SELECT name FROM pg_settings WHERE pending_restart))
+WHERE error IS NOT NULL AND sourcefile IS NOT NULL AND (name IS NULL OR name NOT IN (SELECT name FROM pg_settings WHERE pending_restart))
 UNION ALL SELECT format('pg_hba.conf, line %s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL;
 """
 
@@ -139,7 +141,8 @@ class Server:
     @property
     def must_restart(self) -> bool:
         """Whether a setting waits for a restart."""
-        return psql("SELECT count(*) FROM pg_settings WHERE pending_restart;") != "0"
+        changed = psql("SELECT count(*) FROM pg_settings WHERE pending_restart;")
+        return (changed, psql(REMOVED)) != ("0", "0")
 
     def control(self, action: str) -> None:
         """Start or restart the server, and wait until it accepts connections.
