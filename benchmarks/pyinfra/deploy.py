@@ -39,7 +39,7 @@ put("/etc/locale.conf")
 put("/etc/issue.net")
 journal = put("/etc/systemd/journald.conf.d/10-size.conf")
 kernel = put("/etc/sysctl.d/99-server.conf")
-files.link(name="Set the time zone", path="/etc/localtime", target="/usr/share/zoneinfo/UTC")
+files.link(name="Set the time zone", path="/etc/localtime", target="/usr/share/zoneinfo/Etc/UTC")
 systemd.service(name="Restart journald", service="systemd-journald", restarted=True, _if=journal.did_change)
 systemd.service(name="Apply the kernel settings", service="systemd-sysctl", restarted=True, _if=kernel.did_change)
 

@@ -39,8 +39,8 @@ for path in /etc/apt/apt.conf.d/52-updates /etc/needrestart/conf.d/52-restart.co
     put "$path"
 done
 put /etc/sudoers.d/90-admin 0440
-if [ "$(readlink /etc/localtime)" != /usr/share/zoneinfo/UTC ]; then
-    ln --symbolic --force --no-dereference /usr/share/zoneinfo/UTC /etc/localtime
+if [ "$(readlink /etc/localtime)" != /usr/share/zoneinfo/Etc/UTC ]; then
+    ln --symbolic --force --no-dereference /usr/share/zoneinfo/Etc/UTC /etc/localtime
     changed /etc/localtime
 fi
 if [ ! -e /etc/nginx/sites-enabled/blueoctopus ]; then

@@ -58,7 +58,8 @@ def test_check_mode_reports_the_changes_of_the_first_run_and_makes_none(
     assert run.code == 0, run.output
     assert run.recap(machine.name)["changed"] > 5, run.output
     assert "new: /etc/nginx/nginx.conf" in run.output, run.output
-    assert len(run.output.splitlines()) <= 105, run.output  # two screens
+    lines = [line for line in run.output.splitlines() if not line.startswith("running: ")]  # more on a slow computer
+    assert len(lines) <= 105, run.output  # two screens
     assert run_as_root(state) == before
     assert run_as_root("find /etc /srv /opt -newer /run/before") == ""
 
