@@ -144,9 +144,12 @@ class Door:
             *("-o", "StrictHostKeyChecking=accept-new"),
         ]
 
-    def ssh(self, command: str = "true", user: str = "", port: int = 0) -> subprocess.CompletedProcess[str]:
+    def ssh(
+        self, command: str = "true", user: str = "", port: int = 0, terminal: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         """Log in and run a command; by default with the user and the port of the inventory."""
         login = ["-i", self.key, "-p", str(port or self.port), f"{user or self.user}@{self.address}"]
+        login += ["-tt"] if terminal else []
         return subprocess.run(["ssh", *self.options, *login, command], capture_output=True, text=True)
 
     def opens(self, user: str = "", port: int = 0) -> bool:
