@@ -86,7 +86,8 @@ REMOVED = "SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL AND sou
 # Rows of the files that the server could not apply. Settings that wait for a restart are no errors.
 INVALID = """
 SELECT format('%s, line %s: %s %s', sourcefile, sourceline, coalesce(name || ':', ''), error) FROM pg_file_settings
-WHERE error IS NOT NULL AND sourcefile IS NOT NULL AND (name IS NULL OR name NOT IN (SELECT name FROM pg_settings WHERE pending_restart))
+WHERE error IS NOT NULL AND sourcefile IS NOT NULL
+  AND (name IS NULL OR name NOT IN (SELECT name FROM pg_settings WHERE pending_restart))
 UNION ALL SELECT format('pg_hba.conf, line %s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL;
 """
 
