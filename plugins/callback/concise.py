@@ -324,7 +324,7 @@ class CallbackModule(DefaultCallback):
         """The folder of a new file; "" for other entries."""
         after, name = diff.get("after"), self._path_of(diff, path)
         is_new = isinstance(after, str) and after and not diff.get("before")
-        return os.path.dirname(name) if is_new and name.startswith("/") else ""
+        return os.path.dirname(name) if is_new else ""
 
     def _short_diff(self, diff: dict[str, Any], path: str | None) -> str:
         """One entry of a diff: a line for a new or removed file, or for attributes; else the changed lines.

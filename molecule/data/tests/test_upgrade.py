@@ -58,12 +58,8 @@ def test_postgresql_is_upgraded_with_all_rows_and_the_former_cluster_is_kept(
     sign(guestbook)
     with machine.host.sudo():
         assert machine.host.run("ls /srv/*/maintenance").stdout == ""
-        assert machine.host.check_output(
-            "systemctl is-active 'visitors@*.service' 'visitors.worker@*.service'"
-        ).split() == [
-            "active",
-            "active",
-        ]
+        units = "'visitors@*.service' 'visitors.worker.1@*.service'"
+        assert machine.host.check_output(f"systemctl is-active {units}").split() == ["active", "active"]
     assert db.check_output("cd / && runuser -u postgres -- psql -Atc 'show data_checksums'") == "on"
 
 
