@@ -38,12 +38,12 @@ def test_a_removed_file_is_one_line_and_other_new_texts_are_shown_if_they_are_sh
 def test_new_files_of_one_folder_are_one_line(root: str) -> None:
     files = [
         {"before_header": f"{root}{name}", "before": "", "after": text}
-        for name, text in (("one/a", "1\n"), ("one/b", "1\n2\n"), ("two/c", "1\n"))
+        for name, text in (("one/a", "1\n"), ("one/b", "1\n2\n"), ("two/c", "1\n" * 99))
     ]
     shown = CallbackModule()._short_diffs({"diff": files}, {}).splitlines()
     assert len(shown) == 2
     assert f"new in {root}one: a (1 line, 2 bytes), b (2 lines, 4 bytes)" in shown[0]
-    assert f"new: {root}two/c, 1 line, 2 bytes" in shown[1]
+    assert f"new: {root}two/c, 99 lines, 198 bytes" in shown[1]
 
 
 def test_of_a_changed_file_the_name_and_the_lines_are_shown() -> None:
