@@ -70,3 +70,10 @@ def test_files_that_ansible_does_not_read_are_not_checked(tmp_path: Path) -> Non
     for name in ("group_vars/webservers/.vault.yml", "group_vars/webservers/vault.yml~", "group_vars/other.yml"):
         put(tmp_path / name, encrypted("correct horse"))
     assert check(tmp_path) == ""
+
+
+def test_a_vault_file_that_is_not_encrypted_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "group_vars/webservers/vault.yml", "vault_key: x\n")
+    error = check(tmp_path)
+    assert error.startswith("group_vars/webservers/vault.yml is not encrypted. No host was changed.\n")
+    assert "ansible-vault encrypt group_vars/webservers/vault.yml" in error

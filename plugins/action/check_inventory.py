@@ -34,6 +34,7 @@ class ActionModule(ActionBase):
             from ansible_collections.blueoctopus.site.plugins.plugin_utils import (
                 balancers,
                 databases,
+                environments,
                 evaluation,
                 inventory,
                 logs,
@@ -66,6 +67,9 @@ class ActionModule(ActionBase):
                 *monitoring.find_monitor_problems(hosts, hostvars, groups),
                 *logs.find_log_problems(hosts, hostvars),
                 *balancers.find_balancer_problems(hostvars, groups),
+                *environments.find_environment_problems(
+                    hosts, hostvars, variables.get("ansible_inventory_sources", []), self._loader.load_from_file
+                ),
             ]
             for host, problem in found:
                 problems.setdefault(problem, []).append(host)

@@ -11,6 +11,7 @@ description:
     them. C(group_vars/webservers/) beside C(group_vars/webservers.yml) is an example.
   - Fails if a file is encrypted with ansible-vault and can't be decrypted. The error names the file and says how to
     pass the password.
+  - Fails if a file C(vault.yml) is not encrypted.
 options:
   stage:
     description: When the plugin runs. Ansible reads the files later, when a task needs their variables.
@@ -71,10 +72,15 @@ def files(found: list[Path]) -> Iterator[Path]:
 
 
 def check_password(loader: Any, file: Path) -> None:
-    """Fail if a file is encrypted and this run has no password that decrypts it."""
+    """Fail if a file is encrypted and this run has no password that decrypts it, or if secrets are not encrypted."""
     with file.open("rb") as content:
-        if not is_encrypted_file(content):
-            return
+        encrypted = is_encrypted_file(content)
+    if not encrypted and file.stem == "vault":
+        raise AnsibleError(
+            f"{shown(file)} is not encrypted. No host was changed.\nRun: ansible-vault encrypt {shown(file)}"
+        )
+    if not encrypted:
+        return
     try:
         loader.get_text_file_contents(str(file))
     except AnsibleVaultError as error:
