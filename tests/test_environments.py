@@ -44,8 +44,14 @@ def test_a_run_with_two_environments_that_have_a_host_of_the_same_name_is_refuse
 
 
 def test_machines_of_their_own_and_ports_of_their_own_are_no_problem(tmp_path: Path) -> None:
-    production = {"web1": {"ansible_host": ADDRESS}, "web2": {"ansible_host": "127.0.0.1", "ansible_port": 2201}}
-    staging = {"web1": {"ansible_host": "198.51.100.8"}, "web2": {"ansible_host": "127.0.0.1", "ansible_port": 2202}}
+    production: dict[str, dict[str, Any]] = {
+        "web1": {"ansible_host": ADDRESS},
+        "web2": {"ansible_host": "127.0.0.1", "ansible_port": 2201},
+    }
+    staging: dict[str, dict[str, Any]] = {
+        "web1": {"ansible_host": "198.51.100.8"},
+        "web2": {"ansible_host": "127.0.0.1", "ansible_port": 2202},
+    }
     assert problems(tmp_path, ["production"], production=production, staging=staging) == []
 
 
@@ -135,3 +141,18 @@ def test_a_host_in_both_environments_is_refused_before_any_host_is_reached(inven
     assert "127.0.0.1 in production/hosts.yml and staging/hosts.yml" in done.stdout, done.stdout
     assert "No host was changed." in done.stdout
     assert "can't be reached" not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_example_of_a_dynamic_inventory_puts_hosts_into_the_groups_that_their_labels_name(tmp_path: Path) -> None:
+    example = yaml.safe_load((PROJECT / "examples/inventory/hcloud.yml").read_text())
+    labels = {"web1": {"role": "webserver"}, "lb1": {"role": "balancer"}, "db1": {"role": "database"}, "other": {}}
+    hosts = {host: {"hcloud_labels": found} for host, found in labels.items()}
+    constructed = {"plugin": "ansible.builtin.constructed", "compose": example["compose"], "groups": example["groups"]}
+    write(tmp_path, {"1-servers.yml": {"all": {"hosts": hosts}}, "2-constructed.yml": constructed})
+    done = ansible("ansible-inventory", "-i", str(tmp_path), "--list")
+    found = json.loads(done.stdout[done.stdout.index("{") :])
+    groups = {name: found[name]["hosts"] for name in example["groups"]}
+    assert groups == {"webservers": ["web1"], "balancers": ["lb1"], "databases": ["db1"]}
+    # A text that contains no template, however this version of Ansible writes that.
+    assert found["_meta"]["hostvars"]["web1"]["ansible_user"] in ("root", {"__ansible_unsafe": "root"})

@@ -58,7 +58,7 @@ def find_unset_secrets(host: str, variables: Mapping[str, Any]) -> Iterator[tupl
                 "a secret of your own: ansible-vault edit, on the vault.yml of this host's groups; docs/secrets.md"
             )
             example = f"{name}: 3f9ac2…"
-            yield host, Problem(f"key {name}", f"{UNSET}, the value of the example", expected, example)
+            yield host, Problem(f"key {name}", "CHANGE_ME, the value of the example", expected, example)
 
 
 def address_of(host: str, variables: Mapping[str, Any] | None) -> tuple[str, str]:
