@@ -1,15 +1,21 @@
-"""Retiring a webserver: what is refused before any connection."""
+"""Retiring a webserver: what is refused before any connection, and the drain, in a real HAProxy."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.community.general.plugins.modules import haproxy
+from balancing import DOMAIN, temporary_balancer
+from modules import call
 
 pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).resolve().parent.parent
@@ -57,3 +63,33 @@ def test_is_refused_before_any_connection(
     assert reason in done.stdout, done.stdout
     assert "No host was changed" in done.stdout
     assert "can't be reached" not in done.stdout
+
+
+@pytest.mark.needs("haproxy")
+def test_the_webserver_gets_no_new_requests_and_its_current_one_is_waited_for(
+    render: Callable[..., str], program: ModuleType
+) -> None:
+    plays = yaml.safe_load((PROJECT / "playbooks/retire.yml").read_text())
+    (drain,) = (task for play in plays for task in play.get("tasks", []) if "community.general.haproxy" in task)
+    with temporary_balancer(render, program) as balancer:
+        for name in ("web1", "web2"):
+            balancer.add(name, tls=False)
+        balancer.start(balancer.site(tls=False))
+        balancer.wait_for(lambda: balancer.states() == {"web1": "UP", "web2": "UP"})
+        options = drain["community.general.haproxy"] | {"host": "web1", "socket": f"{balancer.folder}/run/admin.sock"}
+        with socket.create_connection(("127.0.0.1", balancer.http_port)) as client:
+            head = f"POST / HTTP/1.1\r\nHost: {DOMAIN}\r\nBalancer-Server: web1\r\nContent-Length: 4\r\n\r\n"
+            client.sendall(head.encode())
+            balancer.wait_for(lambda: "shop,web1,0,0,1," in balancer.ask_stats("/;csv").text)
+            assert current(call(haproxy, **options)) == 1
+            assert balancer.states()["web1"] == "MAINT"
+            client.sendall(b"body")
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+        balancer.wait_for(lambda: current(call(haproxy, **options)) == 0)
+        assert {balancer.ask(secure=False).text for _ in range(6)} == {"web2"}
+        assert [request[0] for request in balancer.webservers[0].seen] == ["POST"]
+
+
+def current(result: dict[str, Any]) -> int:
+    """The number of current requests, as the playbook reads it from the result of the module."""
+    return sum(int(state["scur"]) for state in result["state_after"])
