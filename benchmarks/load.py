@@ -54,7 +54,7 @@ def parsed(output: str) -> Load:
         raise BenchError(f"wrk printed no results:\n{output}") from error
 
 
-def command(url: str, connections: int, seconds: int, pause: int = 0) -> Command:
+def command(url: str, connections: int, seconds: int = LONGEST, pause: int = 0, host: str = "") -> Command:
     """How to call wrk.
 
     Args:
@@ -62,9 +62,10 @@ def command(url: str, connections: int, seconds: int, pause: int = 0) -> Command
         connections: number of clients, each with one connection.
         seconds: how long.
         pause: milliseconds that each client waits before a request; GET and POST then alternate.
+        host: the header Host, if it differs from that of the URL.
     """
     argv = ["wrk", "--threads=2", f"--connections={connections}", f"--duration={seconds}s", "--timeout=5s"]
-    argv += [f"--script={BENCHMARKS / 'load.lua'}", url]
+    argv += [f"--script={BENCHMARKS / 'load.lua'}", *([f"--header=Host: {host}"] if host else []), url]
     return Command(tuple(argv), environment={"PAUSE": str(pause)})
 
 
@@ -84,20 +85,26 @@ def measure(lab: Lab, url: str, connections: int, seconds: int) -> Load:
 
 
 @contextlib.contextmanager
-def steady(lab: Lab, url: str, connections: int = 8, pause: int = 40) -> Iterator[Load]:
-    """Send some hundred requests a second as long as the context lasts; it gets the results at its end."""
+def running(called: Command) -> Iterator[Load]:
+    """Run wrk as long as the context lasts; it gets the results at its end."""
     load = Load()
-    called = command(url, connections, LONGEST, pause)
-    if lab.dry:
-        lab.run(called)
-        yield load
-        return
-    generator = subprocess.Popen(
-        called.argv, stdout=subprocess.PIPE, text=True, env=os.environ | dict(called.environment)
-    )
+    environment = os.environ | dict(called.environment)
+    generator = subprocess.Popen(called.argv, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         yield load
     finally:
         generator.send_signal(signal.SIGINT)
         output, _ = generator.communicate(timeout=30)
     vars(load).update(vars(parsed(output)))
+
+
+@contextlib.contextmanager
+def steady(lab: Lab, url: str, connections: int = 8, pause: int = 40) -> Iterator[Load]:
+    """Send some hundred requests a second as long as the context lasts; it gets the results at its end."""
+    called = command(url, connections, pause=pause)
+    if lab.dry:
+        lab.run(called)
+        yield Load()
+        return
+    with running(called) as load:
+        yield load

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import shutil
-import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +12,9 @@ import pytest
 import testinfra
 from testing import PROJECT, Fleet, Machine, Run, Web
 
+from benchmarks.load import Load, command, running
+
 RELEASES = PROJECT / "molecule/releases"
-LONGEST = 900  # seconds after which a load generator stops by itself
-
-
-@dataclass
-class Load:
-    """The results of a load generator: numbers of responses and of errors."""
-
-    answered: int = 0
-    connect: int = 0
-    read: int = 0
-    write: int = 0
-    status: int = 0
-    timeout: int = 0
-    slowest: float = 0  # seconds
-
-    @property
-    def failed(self) -> int:
-        return self.connect + self.read + self.write + self.status + self.timeout
 
 
 @pytest.fixture
@@ -46,18 +24,8 @@ def load(machine: Machine) -> Callable[..., AbstractContextManager[Load]]:
     Each connection pauses for some milliseconds before each request, so that the load takes no time from other tests.
     """
 
-    @contextlib.contextmanager
-    def loaded(connections: int = 4, pause: int = 60) -> Iterator[Load]:
-        seen = Load()
-        command = ["wrk", "--threads=2", f"--connections={connections}", f"--duration={LONGEST}s", "--timeout=5s"]
-        command += [f"--script={RELEASES / 'mix.lua'}", "--header=Host: site.example", f"http://{machine.web.address}/"]
-        generator = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PAUSE": str(pause)})
-        try:
-            yield seen
-        finally:
-            generator.send_signal(signal.SIGINT)
-            out, _ = generator.communicate(timeout=30)
-        vars(seen).update(json.loads(out.strip().splitlines()[-1]))
+    def loaded(connections: int = 4, pause: int = 60) -> AbstractContextManager[Load]:
+        return running(command(f"http://{machine.web.address}/", connections, pause=pause, host="site.example"))
 
     return loaded
 

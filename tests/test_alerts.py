@@ -127,7 +127,7 @@ def test_a_message_waits_until_the_receiver_is_up_again(receiver: Receiver, minu
     assert minutes.state["delivery"] == {}  # type: ignore[attr-defined]
 
 
-def test_attempts_become_rarer(receiver: Receiver, minutes: Minutes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_become_less_frequent(receiver: Receiver, minutes: Minutes, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[int] = []
     receiver.fails = True
     plain = Receiver.__call__

@@ -1,4 +1,4 @@
-"""docs/architecture.md lists every module and filter of the collection, with its uses. Each module has its tests."""
+"""docs/architecture.md lists every module and filter with its uses, and paths that exist. Each module has its tests."""
 
 from __future__ import annotations
 
@@ -60,3 +60,9 @@ def test_architecture_page_lists_the_shared_python_code() -> None:
     files = [path for path in (PROJECT / "plugins").rglob("*.py") if path.parent.name not in listed]
     assert len(files) > 40
     assert [path.name for path in files if f"`{path.relative_to(PROJECT)}`" not in page] == []
+
+
+def test_each_path_on_the_page_exists() -> None:
+    paths = re.findall(r"`((?:plugins|roles|playbooks|inventory|molecule|tests|script)/[\w./*-]+)`", PAGE.read_text())
+    assert len(paths) > 50
+    assert [path for path in paths if not list(PROJECT.glob(path.replace("NAME", "*")))] == []

@@ -101,7 +101,7 @@ def test_a_link_of_the_app_is_not_followed(data: Path, link: str) -> None:
     outside = data.parent / "outside"
     outside.mkdir(mode=0o700)
     (data / link).symlink_to(outside)
-    with pytest.raises(FolderError, match=f"{data / link} is a link or no folder"):
+    with pytest.raises(FolderError, match=f"{data / link} is a link, or not a folder"):
         let(data, "media" if link == "media" else "files/media")
     assert os.listxattr(outside) == []
     assert os.listdir(outside) == []

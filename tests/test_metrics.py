@@ -248,7 +248,7 @@ def test_an_app_is_up_by_the_definition_of_the_status() -> None:
     assert 'app_process_up{app="shop",process="mail.1"} 0' in lines_of({"processes": {"mail.1": "failed"}})
 
 
-def test_an_app_that_dies_again_and_again_is_seen_while_it_is_up() -> None:
+def test_an_app_that_crashes_repeatedly_is_detected_while_it_runs() -> None:
     assert 'app_died_recently{app="shop"} 0' in lines_of()
     dying = lines_of({"died_recently": ["shop@1.service"]})
     assert {'app_up{app="shop"} 1', 'app_died_recently{app="shop"} 1'} <= set(dying)

@@ -353,7 +353,7 @@ def test_the_host_itself_gets_missing_files_from_the_app(site: Site) -> None:
         assert site.ask(path, source="127.0.0.1").text == f"app: {path}"
 
 
-def test_nginxs_pages_for_errors_show_for_an_app_with_a_path(site: Site) -> None:
+def test_error_pages_of_nginx_reach_clients_of_an_app_with_a_path(site: Site) -> None:
     site.start({}, BLOG | {"upload_limit": "1k"})
     answer = site.ask("/blog/", body=b"x" * 2000)
     assert answer.status == 413

@@ -1,4 +1,4 @@
-"""Valid and invalid values of the keys of an app."""
+"""Valid and invalid values of the keys of an app and of settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.blueoctopus.site.plugins.plugin_utils import validation
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import machine_settings
 from app_entries import GOOD, problems
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -282,3 +284,20 @@ def test_the_login_of_a_url_is_not_shown_in_its_error(source: str) -> None:
 def test_a_secret_is_not_shown_in_its_error() -> None:
     (problem,) = problems(GOOD | {"secrets": {"SECRET-KEY": "squid"}})
     assert "squid" not in str(problem)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Etc/UTC", "UTC", "America/Argentina/Buenos_Aires"])
+def test_a_time_zone_is_accepted(zone: str) -> None:
+    assert validation.find_problem("base_timezone", zone, machine_settings()["base_timezone"], "host") is None
+
+
+@pytest.mark.parametrize(("zone", "hint"), [("Europe/Moskow", "; did you mean 'Europe/Moscow'?"), ("Mars/Olympus", "")])
+def test_an_unknown_time_zone_is_refused(zone: str, hint: str) -> None:
+    problem = validation.find_problem("base_timezone", zone, machine_settings()["base_timezone"], "host")
+    assert problem
+    assert problem.expected == f"the name of a time zone in the tz database{hint}"
+
+
+def test_a_time_zone_is_accepted_on_a_control_node_without_the_tz_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "time_zones", set)
+    assert validation.is_time_zone("Mars/Olympus")

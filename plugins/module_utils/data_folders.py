@@ -80,7 +80,7 @@ def open_folder(name: str, parent: int, owner: tuple[int, int]) -> int:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise FolderError("is a link or no folder. Replace it with a folder") from None
+            raise FolderError("is a link, or not a folder. Replace it with a folder") from None
         raise
     if is_new:
         os.fchmod(descriptor, 0o750)
@@ -98,7 +98,7 @@ def let_read(data: Path, path: str, owner: tuple[int, int], reader: int) -> None
         reader: the user who may read it.
 
     Raises:
-        FolderError: when a part of the path is a link or no folder, or the file system has no access control lists.
+        FolderError: when a part of the path is a link, or not a folder, or the file system has no access control lists.
     """
     folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

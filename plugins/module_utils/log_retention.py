@@ -42,7 +42,7 @@ def lines_of(file: gzip.GzipFile) -> Iterator[bytes]:
 
 
 def keep_only(path: Path, kept: set[str], days: Mapping[str, int]) -> None:
-    """Remove the lines of all sites but some from a compressed log file, in one step. Its time, owner and mode stay.
+    """Keep only the lines of some sites in a compressed log file, in one step. Its time, owner and mode stay.
 
     Args:
         path: the file.

@@ -145,7 +145,7 @@ def states(path: str, site: str) -> dict[str, str]:
 
 
 def unit(site: str, server: str) -> str:
-    """The unit that ends the drain of a webserver. No site has a point in its name."""
+    """The unit that ends the drain of a webserver. No site has a dot in its name."""
     return f"balancer-ready.{site}.{server}"
 
 

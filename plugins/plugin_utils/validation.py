@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import re
 import shlex
+import zoneinfo
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -122,6 +123,17 @@ def is_network(value: str) -> bool:
     return "%" not in value
 
 
+@functools.cache
+def time_zones() -> set[str]:
+    """The time zones in the tz database of the control node; none if it has no such database."""
+    return zoneinfo.available_timezones()
+
+
+def is_time_zone(value: str) -> bool:
+    """Whether a text is the name of a time zone, as far as the control node knows."""
+    return not time_zones() or value in time_zones()
+
+
 def are_domains(value: list[Any]) -> bool:
     """Whether the first of a list of domains is no wildcard: the others redirect to it."""
     return not (value and str(value[0]).startswith("*"))
@@ -157,6 +169,7 @@ TEXT_FORMATS = {
     "shared-path": is_shared_path,
     "source": is_source,
     "static-path": is_static_path,
+    "time-zone": is_time_zone,
 }
 LIST_FORMATS = {
     "domains": are_domains,
@@ -225,6 +238,8 @@ def find_problem(name: str, value: Any, entry: Entry, where: str) -> Problem | N
         expected += f"; '{unknown}' is an unknown key{did_you_mean(unknown, known)}"
     elif error.validator == "required":
         expected += f"; missing: {', '.join(key for key in error.validator_value if key not in error.instance)}"
+    elif error.validator == "format" and error.validator_value == "time-zone":
+        expected += did_you_mean(error.instance, sorted(time_zones()))
     elif error.path and not entry.get("secret"):
         expected += f"; not {error.instance!r}"
     found = "(not shown: it may contain secrets)" if entry.get("secret") else repr(value)

@@ -78,7 +78,7 @@ def open_shells(reader: Reader, block: str) -> None:
 
 
 def share_paths(reader: Reader, example: Path, block: str) -> None:
-    """Add the key of a block to the app and deploy it. Then the author finds a database on the own computer."""
+    """Add the key of a block to the app and deploy it. Then the author finds a database on their own computer."""
     path = reader.project / SETTINGS
     settings = yaml.safe_load(path.read_text())
     settings["apps"][0] |= yaml.safe_load(block)

@@ -13,7 +13,7 @@ testinfra_hosts = ["ansible://webservers"]
 At = Callable[[str], Host]
 
 
-def test_through_the_socket_an_app_reaches_its_own_database_alone(local: Machine) -> None:
+def test_through_the_socket_an_app_reaches_only_its_own_database(local: Machine) -> None:
     with local.host.sudo():
         own = local.host.run("runuser -u other -- psql -h /run/postgresql -d other -Atc 'select 1'")
         assert own.stdout.strip() == "1", own.stderr
