@@ -12,6 +12,7 @@ from typing import Any
 CONFIG = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/etc/backup")
 STATE = Path("/var/lib/backup")
 APPS = Path("/srv")
+REDIS = Path("/var/lib/app-redis")
 
 
 class BackupError(Exception):
@@ -26,11 +27,13 @@ class App:
         name: its name, which is also that of its database and of the user who owns both.
         data: whether this host has its data folder.
         database: whether this host has its PostgreSQL database.
+        redis: persistence of its instance of Redis or Valkey on this host, aof or rdb; empty without data to save.
     """
 
     name: str
     data: bool = True
     database: bool = False
+    redis: str = ""
 
     @property
     def folder(self) -> Path:
