@@ -6,6 +6,7 @@ address=$1
 shift
 packages=("$@")
 
+# No grep --quiet at the end of a pipe: it would end at the first match, and with pipefail the writer's SIGPIPE is a failure.
 fact() { # fact DESCRIPTION COMMAND...
     if "${@:2}" >/dev/null 2>&1; then echo "yes $1"; else echo "no $1"; fi
 }
@@ -34,23 +35,23 @@ app_is_read_only() {
     code=$(find "$live" -name bench.py -not -path '*/venv/*' | head -n 1)
     [ -n "$code" ] && ! setpriv --reuid=blueoctopus --regid=blueoctopus --clear-groups test -w "$code"
 }
-app_has_no_login() { getent passwd blueoctopus | grep --quiet -E ':(/usr/sbin/nologin|/bin/false)$'; }
+app_has_no_login() { getent passwd blueoctopus | grep -E ':(/usr/sbin/nologin|/bin/false)$'; }
 app_is_sandboxed() {
     systemctl show --property=NoNewPrivileges,ProtectSystem "$(app_unit | head -n 1)" | sort | tr '\n' ' ' |
-        grep --quiet --line-regexp 'NoNewPrivileges=yes ProtectSystem=strict '
+        grep --line-regexp 'NoNewPrivileges=yes ProtectSystem=strict '
 }
 open_ports() {
     ufw show added | sed -nE 's#^ufw (allow|limit) ([0-9]+/(tcp|udp)).*#\2#p
         s#^ufw (allow|limit) from [^ ]+ to any port ([0-9]+) proto (tcp|udp).*#\2/\3#p' | sort --unique | tr '\n' ' '
 }
 ports_are() { [ "$(open_ports)" = "$1 " ]; }
-firewall_is_active() { ufw status verbose | grep --quiet '^Status: active' && grep --quiet '^ENABLED=yes' /etc/ufw/ufw.conf; }
-firewall_denies() { ufw status verbose | grep --quiet 'deny (incoming)'; }
-sshd_has() { /usr/sbin/sshd -T | grep --quiet --ignore-case --line-regexp "$1"; }
-site_is_configured() { nginx -T | grep --quiet --fixed-strings "server_name $address;"; }
-updates_are_on() { apt-config dump APT::Periodic::Unattended-Upgrade | grep --quiet '"1"'; }
+firewall_is_active() { ufw status verbose | grep '^Status: active' && grep --quiet '^ENABLED=yes' /etc/ufw/ufw.conf; }
+firewall_denies() { ufw status verbose | grep 'deny (incoming)'; }
+sshd_has() { /usr/sbin/sshd -T | grep --ignore-case --line-regexp "$1"; }
+site_is_configured() { nginx -T | grep --fixed-strings "server_name $address;"; }
+updates_are_on() { apt-config dump APT::Periodic::Unattended-Upgrade | grep '"1"'; }
 time_zone_is_utc() { [ "$(date +%Z)" = UTC ]; }
-journal_is_kept() { [ -d /var/log/journal ] && systemd-analyze cat-config systemd/journald.conf | grep --quiet '^SystemMaxUse=500M'; }
+journal_is_kept() { [ -d /var/log/journal ] && systemd-analyze cat-config systemd/journald.conf | grep '^SystemMaxUse=500M'; }
 
 fact "the packages are installed" are_installed
 fact "nginx is active and enabled" is_service nginx

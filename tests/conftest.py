@@ -17,15 +17,18 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
+from compiled_templates import compile_once
 from nginx_site import Site, temporary_site
 from programs import missing
 
 pytest_plugins = ["backup_data", "modules", "postgresql_server"]  # their fixtures
 
 init_plugin_loader([str(Path(__file__).resolve().parent.parent / "collections")])
+compile_once()
 
 from ansible_collections.blueoctopus.site.plugins.action import release_source  # noqa: E402
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases  # noqa: E402
@@ -110,12 +113,16 @@ def deploy_arguments() -> dict[str, Any]:
     return dict(next(task["vars"] for task in tasks if task["name"] == "Deploy each app"))
 
 
+@functools.cache
+def own_variables(role: str) -> dict[str, Any]:
+    """The defaults and the variables of a role, with their templates."""
+    paths = [ROLES / role / file for file in ("defaults/main.yml", "vars/main.yml")]
+    return {name: value for path in paths if path.exists() for name, value in yaml_load(path.read_text()).items()}
+
+
 def templar(role: str, app: dict[str, Any] | None = None, **values: Any) -> Templar:
     """What evaluates templates with a role's defaults and variables, the given keys of the app, and other values."""
-    variables: dict[str, Any] = {"ansible_managed": "managed"}
-    for file in ("defaults/main.yml", "vars/main.yml"):
-        if (ROLES / role / file).exists():
-            variables |= trusted(yaml.safe_load((ROLES / role / file).read_text()))
+    variables: dict[str, Any] = {"ansible_managed": "managed"} | trusted(own_variables(role))
     if role == "app":
         variables["app_nginx"] = deploy_arguments()["app_nginx"]
     facts = {"distribution_major_version": "13"}

@@ -153,6 +153,18 @@ def test_messages_that_cannot_be_sent_are_bounded_in_number_and_age() -> None:
     assert state["waiting"][-1]["message"]["text"] == "499"
 
 
+def test_a_clock_that_was_ahead_does_not_stop_further_attempts() -> None:
+    def refuse(_: Any) -> None:
+        raise OSError("no")
+
+    year, good = 365 * 86400, Receiver()
+    state: dict[str, Any] = {"waiting": [{"time": NOW + year, "channels": ["webhook"], "message": {"text": "x"}}]}
+    deliver(state, {"webhook": refuse}, NOW + year)
+    deliver(state, {"webhook": good}, NOW)
+    assert [entry["text"] for entry in good.got] == ["x"]
+    assert state["delivery"] == {}
+
+
 def test_a_channel_that_fails_does_not_stop_the_other_and_gets_nothing_twice() -> None:
     good, bad = Receiver(), Receiver()
     bad.fails = True
@@ -302,6 +314,22 @@ def test_deploys_are_sent_once_with_their_user_and_result(tmp_path: Path) -> Non
     assert found["text"] == "web1 shop: deploy of r1 (commit 0123456789ab) by somebody@laptop: failed"
     assert "squid" not in json.dumps(found)
     assert new_events(state, "web1", NOW, False, file) == []
+
+
+def test_deploys_are_sent_also_after_one_by_a_clock_that_was_ahead_and_in_the_same_second(tmp_path: Path) -> None:
+    file, state = tmp_path / "history", {"checked": "x"}
+    lines = event("2027-01-02T01:00:00Z")
+    file.write_text(lines)
+    assert new_events(state, "web1", NOW, False, file) == []
+    lines += event("2026-01-02T02:00:00Z", release="r2")
+    file.write_text(lines)
+    assert [found["subject"] for found in new_events(state, "web1", NOW, False, file)] == ["r2"]
+    file.unlink()  # such as by a reboot, until it is written again
+    assert new_events(state, "web1", NOW, False, file) == []
+    lines += event("2026-01-02T02:00:00Z", release="r3")
+    file.write_text(lines)
+    assert [found["subject"] for found in new_events(state, "web1", NOW, False, file)] == ["r3"]
+    assert new_events(json.loads(json.dumps(state)), "web1", NOW, False, file) == []
 
 
 def test_without_deploys_there_are_no_events(tmp_path: Path) -> None:

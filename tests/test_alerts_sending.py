@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import os
@@ -30,8 +31,10 @@ class Web(http.server.BaseHTTPRequestHandler):
     """Answers requests with the status in their path, and keeps them."""
 
     got: list[tuple[str, str, bytes]]
+    logins: list[str | None]
 
     def do_POST(self) -> None:
+        type(self).logins.append(self.headers["Authorization"])
         body = self.rfile.read(int(self.headers["Content-Length"]))
         type(self).got.append((self.path, self.headers["Content-Type"], body))
         self.send_response(int(self.path.rpartition("/")[2]))
@@ -47,7 +50,7 @@ class Web(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    Web.got = []
+    Web.got, Web.logins = [], []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -88,6 +91,22 @@ def test_the_address_of_a_webhook_is_not_in_the_error() -> None:
     deliver(state, {"webhook": lambda content: send_webhook("http://127.0.0.1:9/squid-token", content)}, NOW)
     assert state["delivery"]["error"].startswith("webhook: ")
     assert "squid" not in json.dumps(state)
+
+
+@pytest.mark.parametrize("login", ["squid:p%40ss", "squid:"])
+def test_the_login_in_the_address_of_a_webhook_is_sent_in_a_header(web: str, login: str) -> None:
+    send_webhook(f"{web.replace('//', f'//{login}@')}/200", {"text": "x"})
+    expected = base64.b64encode(login.replace("%40", "@").encode()).decode()
+    assert Web.logins == [f"Basic {expected}"]
+
+
+@pytest.mark.parametrize("address", ["http://squid:ink@127.0.0.1:9/x", "http://squid:in/k@127.0.0.1:9/x"])
+def test_the_password_in_the_address_of_a_webhook_is_not_in_the_error(address: str) -> None:
+    state: dict[str, Any] = {"waiting": [{"time": NOW, "channels": ["webhook"], "message": {"text": "x"}}]}
+    deliver(state, {"webhook": lambda content: send_webhook(address, content)}, NOW)
+    assert state["delivery"]["error"]
+    assert "squid" not in json.dumps(state)
+    assert "'in'" not in state["delivery"]["error"]
 
 
 class Smtp(socketserver.StreamRequestHandler):
@@ -133,6 +152,11 @@ def test_a_mail_has_the_problem_as_its_subject(smtp: dict[str, Any]) -> None:
     assert letter["Bcc"] is None
     assert letter["To"] == "a@x.example, b@x.example"
     assert "KeyError" in letter.get_content()
+
+
+def test_a_mail_with_characters_that_cannot_be_sent_is_sent_without_them(smtp: dict[str, Any]) -> None:
+    send_mail(smtp, {"text": "web1: the unit \ud800 has failed", "since": "s", "time": "t", "log": "\udcff ink"})
+    assert "ink" in message_from_bytes(Smtp.got[0], policy=policy.default).get_content()
 
 
 def test_a_mail_that_the_server_refuses_is_an_error(smtp: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Random inventories, drawn from the settings: valid values arrive unchanged in the templates, wrong ones are named.
 
-The environment variable INVENTORIES sets how many are drawn for each test; 100 when it is not set. Tests
+The environment variable INVENTORIES sets how many are drawn for each test; 40 when it is not set. Tests
 that start no program draw eight times as many.
 """
 
@@ -53,7 +53,7 @@ KEYS = {
     name: entry for name, entry in settings.app_keys().items() if not name.startswith("tls") and name not in FITTING
 }
 draws = hypothesis_settings(
-    max_examples=int(os.environ.get("INVENTORIES", "100")),
+    max_examples=int(os.environ.get("INVENTORIES", "40")),
     deadline=None,
     derandomize=True,
     database=None,

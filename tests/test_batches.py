@@ -222,6 +222,17 @@ def test_a_host_that_is_lost_in_a_batch_stops_the_others(deploy: Deploy) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", ["release_lock"])
+def test_a_host_that_is_lost_before_the_switch_leaves_all_hosts_as_they_are(deploy: Deploy, step: str) -> None:
+    run = deploy(LOST=f"{step} web2")
+    others = [host for host in HOSTS if host != "web2"]
+    assert run.hosts("release_switch", "release_confirm", "release_drain") == [], run.output
+    assert sorted(run.hosts("release_lock_free")) == others, run.output
+    assert sorted(run.hosts("release_undo")) == ([] if step == "release_lock" else others)
+    assert "web2 can't be reached" in run.output, run.output
+
+
+@pytest.mark.slow
 def test_one_batch_is_not_numbered_and_nothing_is_drained_without_balancers(deploy: Deploy) -> None:
     run = deploy("100%", (), FAILS="release_switch web2")
     assert run.steps("release_switch", "release_undo") == [(n, set(HOSTS)) for n in ("release_switch", "release_undo")]

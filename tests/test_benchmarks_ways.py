@@ -156,6 +156,18 @@ def test_a_computer_that_is_not_the_site_has_not_reached_the_state() -> None:
     assert not facts["the firewall allows SSH and the web only"]
 
 
+def test_a_fact_is_found_at_the_start_of_a_long_output(tmp_path: Path) -> None:
+    """grep that ended at the first match would end `ufw` with SIGPIPE, and the fact would be false."""
+    ufw = tmp_path / "ufw"
+    ufw.write_text("#!/bin/bash\necho 'Default: deny (incoming)'\nfor i in {1..100000}; do echo $i || exit 1; done\n")
+    ufw.chmod(0o755)
+    done = subprocess.run(
+        ["bash", BENCHMARKS / "state.sh", "192.0.2.1"],
+        capture_output=True, text=True, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert facts_in(done.stdout)["the firewall denies other connections"]
+
+
 @pytest.mark.parametrize("output", ["", "yes\n", "bash: line 3: syntax error\n"])
 def test_output_that_is_no_state_is_an_error(output: str) -> None:
     with pytest.raises(BenchError):

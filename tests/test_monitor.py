@@ -112,7 +112,8 @@ DISK = 'host="web1",mount="/"'
 UP = 'up{host="web1",job="node"}'
 MEASURED = 'host_measured_timestamp_seconds{host="web1"}'
 TIME = 'node_time_seconds{host="web1"}'
-SEEN = {UP: "1x200", TIME: "0+30x200", MEASURED: "0+30x200"}
+STORED = 'up{host="monitor",job="prometheus"}'
+SEEN = {STORED: "1x200", UP: "1x200", TIME: "0+30x200", MEASURED: "0+30x200"}
 
 
 def gauge(bad: float, good: float) -> str:
@@ -168,6 +169,7 @@ ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "PostgresqlDown": ({'pg_up{host="web1"}': gauge(0, 1)}, {}),
     # The host measures by its own clock.
     "ClockOff": (dict.fromkeys((TIME, MEASURED), "0+30x19 700+30x39 1800+30x100"), {}),
+    "MetricsNotStored": ({STORED: "1x19 _x39 1x100"}, {"host": "monitor"}),
     "AlertsNotSent": (
         {'alertmanager_notifications_failed_total{host="web1",integration="email"}': "0x19 0+1x39 39x100"},
         {"integration": "email"},
@@ -211,7 +213,7 @@ def test_every_alert_has_a_test_a_solution_and_a_row_in_the_guide(render: Render
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_fires_while_there_is_the_problem_and_ends_with_it(render: Render, tmp_path: Path, alert: str) -> None:
     series, labels = ALERTS[alert]
-    others = SEEN | series if alert != "HostGone" else {MEASURED: "0+30x200"} | series
+    others = SEEN | series if alert != "HostGone" else {STORED: "1x200", MEASURED: "0+30x200"} | series
     expected = [firing(alert, "9m", None), firing(alert, "24m", labels), firing(alert, "40m", None)]
     expected += [firing(other, "24m", None) for other in ALERTS if other != alert]
     check_rules(tmp_path, render("monitor", "rules.yml.j2"), others, expected)
@@ -229,6 +231,9 @@ def test_a_disk_that_fills_up_within_a_day_is_an_alert_once_its_trend_is_known(r
     # Four hours and a half of growth, then somebody deletes files.
     series = SEEN | {free: "1000000-1000x540 9000000x600", full: "50x1200"}
     check_rules(tmp_path, render("monitor", "rules.yml.j2"), series, expected)
+    gone = SEEN | {free: "1000000-1000x540", full: "50x540"}
+    expected = [firing("DiskFillsUp", "4h", labels), firing("DiskFillsUp", "5h", None)]
+    check_rules(tmp_path, render("monitor", "rules.yml.j2"), gone, expected)
     steady = SEEN | {free: "1000000-100x1200", full: "50x1200"}
     check_rules(tmp_path, render("monitor", "rules.yml.j2"), steady, [firing("DiskFillsUp", "9h", None)])
 

@@ -194,30 +194,33 @@ def test_check_mode_reports_what_would_change(run: Run) -> None:
     assert summary(output) == ["shop", f"  would be  {V1} → a new release"]
 
 
-@pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
-def test_a_certificate_loses_domains_only_after_the_deploy_has_succeeded(run: Run, project: Path, fails: bool) -> None:
-    failed = {"release_start": {"all": {"failed": True, "msg": "it stopped"}}} if fails else {}
-    kept = {"site_certificate": {"all": CERTIFICATE | {"kept": ["old.example"]}}}
-    output = run("deploy", "--limit", "web1", **kept, **failed)
-    asked = [args["keep_domains"] for args in calls(project, "site_certificate")]
-    assert asked == ([True] if fails else [True, False]), output
+KEPT = CERTIFICATE | {"kept": ["old.example"]}
 
 
-def test_a_deploy_stops_the_redis_of_an_app_that_no_longer_uses_it(run: Run) -> None:
+def test_after_a_deploy_certificates_lose_domains_and_the_redis_of_an_app_that_no_longer_uses_it_is_stopped(
+    run: Run, project: Path
+) -> None:
     reached = RESULTS["reach_host"]["all"]
-    output = run("deploy", reach_host={"web1": reached | {"redis": ["shop", "other"]}, "all": reached})
+    redis = {"web1": reached | {"redis": ["shop", "other"]}, "all": reached}
+    output = run("deploy", reach_host=redis, site_certificate={"all": KEPT})
     stopped = [line for line in lines(output) if "Redis" in line or "redis" in line]
     assert stopped == ["changed: [web1] redis : Stop the instances: shop"]
+    asked = [args["keep_domains"] for args in calls(project, "site_certificate")]
+    assert asked == [True, True, False, False], output
 
 
-def test_a_failed_deploy_shows_the_error_once_and_then_which_release_is_live(run: Run) -> None:
+def test_a_failed_deploy_shows_the_error_once_then_which_release_is_live_and_certificates_keep_their_domains(
+    run: Run, project: Path
+) -> None:
     log = f"""Traceback (most recent call last):
   File "/srv/shop/releases/{V2}/source/main.py", line 3, in <module>
     SECRET = os.environ["SECRET_KEY"]
 KeyError: 'SECRET_KEY'
 """
     error = explain("shop", f"release {V2} did not become ready. It stopped.", log, 1767225600)
-    output = run("deploy", release_start={"web2": {"failed": True, "msg": error}, "all": {"changed": True}})
+    start = {"web2": {"failed": True, "msg": error}, "all": {"changed": True}}
+    output = run("deploy", release_start=start, site_certificate={"all": KEPT})
+    assert [args["keep_domains"] for args in calls(project, "site_certificate")] == [True, True], output
     shown = [line for line in lines(output) if not line.startswith("changed: ")]
     assert shown == [
         "fatal: [web2]: FAILED! => app : Start the release and check its health [shop]",

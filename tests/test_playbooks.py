@@ -13,13 +13,12 @@ pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("option", ["--syntax-check", "--list-tasks"])
-def test_ansible_reads_every_playbook_with_the_shipped_inventory(option: str) -> None:
+def test_ansible_reads_every_playbook_with_the_shipped_inventory() -> None:
     paths = sorted((PROJECT / "playbooks").glob("*.yml"))
     assert len(paths) > 10
     program = Path(sys.executable).parent / "ansible-playbook"
     done = subprocess.run(
-        [program, option, "-i", "inventory/production", *paths],
+        [program, "--list-tasks", "-i", "inventory/production", *paths],
         cwd=PROJECT,
         env={name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
         capture_output=True,

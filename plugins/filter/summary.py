@@ -117,7 +117,9 @@ def undo_report(
     if not_undone:
         lines.append(f"{not_undone} could not restore the previous release. The host tries again every ten seconds.")
         lines.append("The error is above, and in the journal of the host: journalctl -u 'release-guard-*'")
-    if lost:
+    if lost and not is_planned:
+        lines.append(f"{lost} can't be reached.")
+    elif lost:
         lines.append(
             f"{lost} can't be reached. The host restores the previous release within two minutes, unless it had"
         )

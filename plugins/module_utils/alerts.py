@@ -5,6 +5,7 @@ It runs as a user without rights. The role alert installs copies of this module 
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import smtplib
@@ -12,6 +13,7 @@ import socket
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from email.message import EmailMessage
@@ -132,11 +134,14 @@ def news(known: dict[str, Any], problems: list[Problem], host: str, now: float, 
 def new_events(state: State, host: str, now: float, with_log: bool, path: Path = EVENTS) -> list[dict[str, Any]]:
     """Messages about the deploys and rollbacks since the last check: what, who, how it ended."""
     events = sorted(read_events(path), key=lambda found: found[1]["time"])
-    last_sent = state.get("last_event")
-    state["last_event"] = max([last_sent or "", *(event["time"] for _, event in events)])
+    # By their keys, not by the time of the last one: a clock may have been ahead.
+    keys = [[app, event["time"], str(event["release"])] for app, event in events]
+    known = state.get("events")
+    if keys or known is None:
+        state["events"] = keys
     messages = []
-    for app, event in events:
-        if last_sent is None or event["time"] <= last_sent:
+    for key, (app, event) in zip(keys, events, strict=True):
+        if known is None or key in known:
             continue
         commit, by = (clean(str(event.get(key) or "")) for key in ("commit", "by"))
         what = f"{event['action']} of {event['release']}{f' (commit {commit[:12]})' if commit else ''}"
@@ -166,7 +171,13 @@ def send_webhook(url: str, content: Mapping[str, Any]) -> None:
     if not url.startswith(("http://", "https://")):
         raise OSError("the address is not an HTTP URL")
     headers = {"Content-Type": "application/json", "User-Agent": "blueoctopus-alert"}
-    request = urllib.request.Request(url, json.dumps(content).encode(), headers, method="POST")
+    parts = urllib.parse.urlsplit(url)
+    login, at, server = parts.netloc.rpartition("@")
+    if at:
+        pair = urllib.parse.unquote(login).encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    address = parts._replace(netloc=server).geturl()
+    request = urllib.request.Request(address, json.dumps(content).encode(), headers, method="POST")
     with urllib.request.build_opener(NoRedirect).open(request, timeout=TIMEOUT) as response:
         response.read(1024)
 
@@ -186,7 +197,7 @@ def send_mail(mail: Mapping[str, Any], content: Mapping[str, Any]) -> None:
     letter["From"], letter["To"] = mail["from"], ", ".join(mail["to"])
     lines = [content["text"], "", f"since {content['since']}, checked {content['time']}"]
     lines += ["", content["log"]] if content.get("log") else []
-    letter.set_content("\n".join(lines))
+    letter.set_content(clean("\n".join(lines)))
     context = ssl.create_default_context()
     try:
         if mail["tls"] == "tls":
@@ -209,6 +220,8 @@ def reason_of(error: Exception) -> str:
         return f"the receiver answered with status {error.code}"
     if isinstance(error, urllib.error.URLError):
         return clean(str(error.reason))
+    if isinstance(error, http.client.InvalidURL):  # its text may hold a part of a password
+        return "the address is not valid"
     if isinstance(error, smtplib.SMTPResponseException):
         text = error.smtp_error.decode(errors="replace") if isinstance(error.smtp_error, bytes) else error.smtp_error
         return clean(f"the mail server answered {error.smtp_code} {text}").replace("\n", " ")[:200]
@@ -239,7 +252,7 @@ def deliver(state: State, channels: Mapping[str, Send], now: float, store: Store
     deadline = time.monotonic() + TIME_TO_SEND
     for channel, send in channels.items():
         failed = attempts.get(channel, {})
-        if failed.get("next", 0) > now:
+        if now < failed.get("next", 0) <= now + LONGEST_PAUSE:  # a later time is of a clock that was ahead
             continue
         for entry in waiting:
             if channel not in entry["channels"] or time.monotonic() > deadline:

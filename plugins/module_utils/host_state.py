@@ -14,7 +14,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status imp
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import read_untrusted
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import systemctl
 
-MOUNTS = ("/", "/var", "/var/log", "/var/lib", "/srv", "/tmp")  # noqa: S108
+DATA = ("/var/lib/postgresql", "/var/lib/prometheus")  # a file system of their own is usual
+MOUNTS = ("/", "/var", "/var/log", "/var/lib", *DATA, "/srv", "/tmp")  # noqa: S108
 BACKUP = Path("/var/lib/backup/shared/status.json")
 # The second one survives a reboot; the first one, in memory, a full disk.
 ALERTS = (Path("/run/alert/state.json"), Path("/var/lib/alert/state.json"))

@@ -304,9 +304,13 @@ def test_rolling_back_twice_goes_back_two_releases_on_both_hosts(
     verify(deploy("v3", limit=BOTH), "v3")
     third = fleet.live()[0]
     verify(play("rollback", "-e", "app=shop", limit=BOTH), "v2")
-    # A rollback and the status use neither the source nor the certificate of the inventory.
+    # A rollback, the maintenance mode and the status use neither the source nor the certificate of the inventory.
     broken = changed_app("shop", source=str(tmp_path / "gone"), tls="provided", tls_certificate="none")
     verify(play("rollback", *broken, "-e", "app=shop", limit=BOTH), "v1")
+    for state, status in (("on", 503), ("off", 200)):
+        switched = play("maintenance", *broken, "-e", "app=shop", "-e", f"state={state}", limit=BOTH)
+        assert switched.code == 0, switched.output
+        assert [machine.web.ask().status for machine in fleet.machines] == [status] * 2
     shown = play("status", *broken, "-e", "app=shop", limit=BOTH).output
     assert len(re.findall(r"^.*debian1[23] +shop +active ", shown, re.MULTILINE)) == 2, shown
     assert f"live     {fleet.live()[0]}" in shown, shown

@@ -117,6 +117,8 @@ def test_streaming_websockets_headers_and_files_work_where_they_are_enabled(
         "static": [{"url": "/static/", "path": "static"}, {"url": "/flask/", "path": "package:flask/json"}],
         "media": {"url": "/media/"},
         "private_files": {"url": "/private/"},
+        "redirects": [{"from": "/old", "to": "/inline"}],
+        "nginx_extra": "location = /ping { return 200 pong; }",
     }
     assert first_drop_after(echo) > 1.5  # buffered
     run = play("deploy", "-e", "app=echo", *changed_app("echo", **keys))
@@ -127,7 +129,11 @@ def test_streaming_websockets_headers_and_files_work_where_they_are_enabled(
     answer = echo.ask("/")
     assert (answer.status, answer.headers["X-Own"]) == (200, "new")
     assert "X-Frame-Options" not in answer.headers
+    moved = echo.ask("/old?a=b")
+    assert (moved.status, moved.headers["Location"]) == (301, f"https://{echo.domain}/inline?a=b")
+    assert echo.ask("/ping").text == "pong"
 
+    assert echo.ask("/static/app.1a2b3c4d.css").status == 200
     assert "def " in echo.ask("/flask/tag.py").text
     for path in ("media/a.html", "private/b.txt"):
         written = echo.ask(f"/write?path=/srv/echo/data/{path}", "POST")
@@ -189,8 +195,11 @@ def test_two_apps_share_a_domain(play: Play, changed_app: ChangedApp, site: Web,
     # The app that has the domain is deployed and rolled back on its own.
     assert play("deploy", "-e", "app=blueoctopus", *changed_app("blueoctopus", robots=False)).code == 0
     assert site.ask("/echo/").status == 200
+    assert site.ask("/robots.txt").text == "User-agent: *\nDisallow: /\n"
+    assert site.ask("/").headers["X-Robots-Tag"] == "noindex"
     assert play("rollback", "-e", "app=blueoctopus").code == 0
     assert site.ask("/echo/").status == 200
+    assert "X-Robots-Tag" not in site.ask("/").headers
     # Back to a domain of its own.
     assert play("rollback", "-e", "app=echo").code == 0
     assert echo.ask("/").status == 200

@@ -94,14 +94,18 @@ def test_logs_arrive_wait_while_the_receiver_is_down_and_stay_here_without_the_s
         root(f"logger --tag=squid '{sent[-1]}'")
     shown_problem = re.compile("logs are not sent since .*Connection refused")
     wait_for(lambda: shown_problem.search(play("status").output), SENT, "the status shows the problem")
+    # A file without blocks has the size of what waits. The space is 1 GiB.
+    root("truncate --size=900M /var/lib/logs/queue/filler")
     # The programs that look for problems are other users than the service.
-    wait_for(lambda: "LogsNotSent" in monitor.firing(name), FOUND, "the monitor knows")
+    both = {"LogsNotSent", "LogsQueueFills"}
+    wait_for(lambda: monitor.firing(name) >= both, FOUND, "the monitor knows that logs wait, and that the queue fills")
+    root("rm /var/lib/logs/queue/filler")
     root("systemctl restart logs-ship.service")
     receiver.start()
     for text in sent:
         wait_for(functools.partial(receiver.got, f"{name} squid - {text}"), SENT, "a line that waited arrives")
-    wait_for(lambda: "LogsNotSent" not in monitor.firing(name), OVER, "the alert is over")
-    wait_for(lambda: "LogsNotSent" in monitor.received_with("resolved", name), OVER, "its end is received")
+    wait_for(lambda: not monitor.firing(name) & both, OVER, "the alerts are over")
+    wait_for(lambda: monitor.received_with("resolved", name) >= both, OVER, "their ends are received")
     root("systemctl stop logs-ship.service")
     wait_for(lambda: "LogsNotSent" in monitor.firing(name), FOUND, "a service that does not run is an alert")
     root("systemctl start logs-ship.service")

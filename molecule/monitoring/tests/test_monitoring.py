@@ -6,9 +6,11 @@ import contextlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from email.message import EmailMessage
 
 import pytest
 from monitoring.monitor import Monitor
+from receiving import received_mails
 from testing import Machine, Run, Web, wait_for
 
 testinfra_hosts = ["ansible://webservers"]
@@ -72,6 +74,36 @@ CAUSES = {
     "NginxDown": ("systemctl stop nginx", "systemctl start nginx"),
     "HostGone": ("ip route add unreachable MONITOR/32", "ip route del unreachable MONITOR/32"),
 }
+# Metrics of a clock that is two minutes ahead, as node exporter offers them: all test machines share one clock.
+AHEAD = """
+import http.server, time
+
+class Exporter(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        now = time.time() + 120
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.end_headers()
+        self.wfile.write(f"node_time_seconds {now}\\nhost_measured_timestamp_seconds {now}\\n".encode())
+
+http.server.HTTPServer(("127.0.0.1", 9100), Exporter).serve_forever()
+"""
+CAUSES["ClockOff"] = (
+    f"systemctl stop prometheus-node-exporter && cat >/run/ahead.py <<'END'\n{AHEAD}END\n"
+    "systemd-run --unit=ahead --collect python3 /run/ahead.py",
+    "systemctl stop ahead; systemctl start prometheus-node-exporter",
+)
+# Four hours, up to five minutes ago, in which a disk has lost 20 kB of free space a second.
+TREND = """
+import time
+now = int(time.time())
+print("# TYPE host_disk_free_bytes gauge")
+for age in range(4 * 3600, 300, -60):
+    labels = 'host="web13",instance="web13",job="node",mount="/tmp"'
+    print(f"host_disk_free_bytes{{{labels}}} {20_000_000 + age * 20_000} {now - age}")
+print("# EOF")
+"""
+STORE = "/var/lib/prometheus"
 # Alerts that are caused at the same time, as none affects another, and their host. DiskFull begins last and ends first:
 # no other command finds /tmp full.
 AT_ONCE = [
@@ -79,6 +111,7 @@ AT_ONCE = [
     ("web13", ["AppDown", "UnitFailed", "CertificateExpires", "BackupBad", "MetricsMissing", "DiskFull"]),
     ("web13", ["NginxDown", "AppDies", "AppProcessDown"]),
     ("web13", ["HostGone"]),
+    ("web12", ["ClockOff"]),
 ]
 
 
@@ -259,7 +292,7 @@ def test_requests_that_take_long_are_an_alert(machine: Machine, monitor: Monitor
 
 
 @pytest.mark.on("web13")  # web12 has no database
-def test_postgresql_that_is_stopped_is_an_alert(machine: Machine, monitor: Monitor, root: Root) -> None:
+def test_postgresql_that_is_stopped_is_an_alert_also_by_mail(machine: Machine, monitor: Monitor, root: Root) -> None:
     forget_and_expect_none(monitor, machine, "PostgresqlDown")
     root("systemctl stop postgresql")
     try:
@@ -267,6 +300,17 @@ def test_postgresql_that_is_stopped_is_an_alert(machine: Machine, monitor: Monit
     finally:
         root("systemctl start postgresql")
     wait_until_over(monitor, machine, "PostgresqlDown")
+    summary = monitor.received(machine.name)["PostgresqlDown"][0]["annotations"]["summary"]
+
+    def mails() -> list[EmailMessage]:
+        return [mail for mail in received_mails(monitor.host) if summary in str(mail["Subject"])]
+
+    wait_for(lambda: len(mails()) >= 2, 60, "a mail of its begin and one of its end are received")
+    assert [mail["Subject"] for mail in mails()] == [summary, f"resolved: {summary}"]
+    assert {mail["To"] for mail in mails()} == {"ops@site.example"}
+    body = mails()[0].get_body(("plain",))
+    assert body
+    assert "systemctl status 'postgresql@*'" in body.get_content()
 
 
 @pytest.mark.on("web13")
@@ -300,3 +344,48 @@ def test_a_webhook_that_is_down_gets_the_alert_later(machine: Machine, monitor: 
         monitor.host.run("systemctl start alert-receiver")
         root("systemctl reset-failed broken.service")
     wait_for(lambda: "UnitFailed" not in monitor.firing(machine.name), OVER, "UnitFailed is over")
+
+
+@pytest.mark.on("web13")
+def test_a_disk_that_fills_up_within_a_day_is_an_alert_until_it_is_gone(
+    machine: Machine, monitor: Monitor, root: Root
+) -> None:
+    forget_and_expect_none(monitor, machine, "DiskFillsUp")
+    store = f"/usr/bin/promtool tsdb create-blocks-from openmetrics /run/trend {STORE}/metrics2"
+    root("mount -t tmpfs -o size=20m,mode=1777 tmpfs /tmp")
+    try:
+        monitor.host.run_expect([0], f"python3 - >/run/trend <<'END'\n{TREND}END")
+        monitor.host.run_expect([0], f"chmod 0644 /run/trend && cd / && runuser -u prometheus -- {store}")
+        monitor.host.run_expect([0], "systemctl restart prometheus")  # it reads new blocks at its start
+        wait_until_found(monitor, machine, "DiskFillsUp")
+    finally:
+        root("umount --lazy /tmp")
+    wait_until_over(monitor, machine, "DiskFillsUp")
+
+
+@pytest.mark.on("web12")  # once: it is about the monitor
+@pytest.mark.usefixtures("machine")
+def test_a_full_disk_of_the_monitor_is_an_alert_and_needs_no_restart(monitor: Monitor) -> None:
+    name, host = "monitor13", monitor.host
+    services = "prometheus prometheus-alertmanager"
+    disk_full = f'ALERTS{{alertname="DiskFull",alertstate="firing",host="{name}",mount="{STORE}"}}'
+    monitor.forget()
+    host.run_expect([0], f"systemctl stop {services}")
+    try:
+        host.run_expect([0], f"mount -t tmpfs -o size=64m,mode=0755 tmpfs {STORE} && chown prometheus: {STORE}")
+        host.run_expect([0], f"systemctl start {services}")
+        wait_for(lambda: host.socket("tcp://127.0.0.1:9090").is_listening, 60, "Prometheus listens")
+        wait_for(lambda: host.socket("tcp://127.0.0.1:9093").is_listening, 60, "Alertmanager listens")
+        host.run_expect([0], f"fallocate -l 59m {STORE}/full")
+        wait_for(lambda: monitor.query(disk_full), FOUND, "a disk that is nearly full is an alert")
+        host.run(f"dd if=/dev/zero of={STORE}/rest bs=4k")  # until there is no space
+        wait_for(lambda: "MetricsNotStored" in monitor.firing(name), FOUND, "a full disk is an alert")
+        wait_for(lambda: "MetricsNotStored" in monitor.received(name), FOUND, "it is received")
+        host.run_expect([0], f"rm {STORE}/full {STORE}/rest")
+        wait_for(lambda: "MetricsNotStored" not in monitor.firing(name), OVER, "the alert is over")
+        wait_for(lambda: "MetricsNotStored" in monitor.received_with("resolved", name), OVER, "its end is received")
+        wait_for(lambda: monitor.query('up{job="node"} == 1'), 60, "metrics are stored again")
+    finally:
+        host.run(f"systemctl stop {services}; umount {STORE}")
+        host.run_expect([0], f"systemctl start {services}")
+        wait_for(lambda: host.socket("tcp://127.0.0.1:9093").is_listening, 60, "Alertmanager listens again")

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from testing import Machine, Run
@@ -19,6 +20,10 @@ name = "octolib"
 version = "1.0"
 requires-python = ">=3.11"
 dependencies = ["flask", "gunicorn"]
+[project.optional-dependencies]
+config = ["iniconfig"]
+[dependency-groups]
+prod = ["python-dotenv"]
 [build-system]
 requires = ["setuptools"]
 build-backend = "setuptools.build_meta"
@@ -60,15 +65,25 @@ def packages(machine: Machine, release: str, name: str) -> str:
 def test_the_next_release_of_a_project_has_its_new_code_and_its_build_cannot_change_the_live_release(
     machine: Machine, deploy: Deploy, project: Path
 ) -> None:
-    run = deploy("as a project", requirements="uv.lock")
+    # The project is in a folder of its source, and its optional dependencies are installed.
+    keys: dict[str, Any] = {
+        "source": str(project.parent),
+        "subfolder": project.name,
+        "requirements": "uv.lock",
+        "extras": ["config"],
+        "groups": ["prod"],
+    }
+    run = deploy("as a project", **keys)
     assert run.code == 0, run.output
     first = machine.live("shop")
     assert machine.web.ask().json["version"] == "as a project"
     (project / "src/octolib/__init__.py").write_text("NAME = 'again'\n")
     (project / "setup.py").write_text(ATTACK)
-    run = deploy("as a project again", requirements="uv.lock")
+    run = deploy("as a project again", **keys)
     assert run.code == 0, run.output
     second = machine.live("shop")
+    for package in ("iniconfig", "dotenv"):
+        assert packages(machine, second, package)
     with machine.host.sudo():
         code = machine.host.file(f"{packages(machine, second, 'octolib')}/__init__.py")
         assert code.content_string == "NAME = 'again'\n"
@@ -114,10 +129,15 @@ def test_no_other_user_can_see_a_build_secret(machine: Machine, deploy: Deploy, 
     assert "s3cret" not in run.output
 
 
+@pytest.mark.usefixtures("project")
 def test_debian_packages_are_installed_and_a_rebuild_is_a_new_release_that_the_next_deploy_keeps(
     machine: Machine, deploy: Deploy
 ) -> None:
-    keys = {"packages": ["libpango-1.0-0"], "build_packages": ["tree"]}
+    keys: dict[str, Any] = {
+        "packages": ["libpango-1.0-0"],
+        "build_packages": ["tree"],
+        "requirements": "pyproject.toml",
+    }
     run = deploy("with Debian packages", **keys)
     assert run.code == 0, run.output
     assert all(machine.host.package(name).is_installed for name in ("libpango-1.0-0", "tree"))
@@ -125,6 +145,7 @@ def test_debian_packages_are_installed_and_a_rebuild_is_a_new_release_that_the_n
     assert deploy("with Debian packages", "-e", "rebuild=true", **keys).code == 0
     rebuilt = machine.live("shop")
     assert rebuilt != before
+    assert packages(machine, rebuilt, "octolib")
     run = deploy("with Debian packages", "-e", "rebuild=false", **keys)
     assert run.recap(machine.name)["changed"] == 0, run.output
     assert machine.live("shop") == rebuilt
