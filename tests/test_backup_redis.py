@@ -51,7 +51,6 @@ class Instance:
 def instance(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
     """A running instance with a queue of two jobs."""
     monkeypatch.setattr(main, "is_root", lambda: False)  # there is no user of the app
-    monkeypatch.setattr(redis, "SOCKETS", tmp_path / "run")
     made = Instance(tmp_path / "redis/shop", tmp_path / "run/shop/redis.sock", request.param)
     for folder in (made.folder, made.socket.parent):
         folder.mkdir(parents=True)
@@ -63,7 +62,9 @@ def instance(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def settings(instance: Instance, new_settings: Make) -> Any:
-    return new_settings(apps=(App("shop", redis=instance.persistence),))
+    return new_settings(
+        apps=(App("shop", True, False, instance.persistence, str(instance.folder), str(instance.socket)),)
+    )
 
 
 def backed_up(settings: Any, folders: dict[str, Any]) -> list[str]:

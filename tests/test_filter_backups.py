@@ -28,7 +28,9 @@ def test_a_host_backs_up_the_data_folders_of_its_apps() -> None:
 def test_redis_is_backed_up_on_the_webserver_unless_it_is_a_cache(redis: Any, saved: str) -> None:
     hostvars = {"web1": {"apps": [APP | {"name": "shop", "postgresql": True, "redis": redis}]}, "db1": {}}
     groups = {"webservers": ["web1"], "databases": ["db1"]}
-    assert [app["redis"] for app in filters.backup_apps("web1", hostvars, groups)] == [saved]
+    (found,) = filters.backup_apps("web1", hostvars, groups)
+    assert found["redis"] == saved
+    assert found.get("redis_folder", "") == ("/var/lib/app-redis/shop" if saved else "")
     assert [app["redis"] for app in filters.backup_apps("db1", hostvars, groups)] == [""]
 
 

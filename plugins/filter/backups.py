@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import DATA, SOCKETS
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import database_host
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import hosts_in, with_defaults
 
@@ -34,6 +35,8 @@ def backup_apps(host: str, hostvars: Mapping[str, Entry], groups: Mapping[str, I
                 entry["data"] |= web == host
                 if web == host and app["redis"] and app["redis"]["persistence"] != "none":
                     entry["redis"] = app["redis"]["persistence"]
+                    entry["redis_folder"] = f"{DATA}/{app['name']}"
+                    entry["redis_socket"] = f"{SOCKETS}/{app['name']}/redis.sock"
                 entry["database"] |= has_database
     return [found[name] for name in sorted(found)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backups import drill, main, plans, redis, restoring, saving, settings, units
+from backups import drill, main, plans, restoring, saving, settings, units
 from backups.restoring import Restorer
 from backups.saving import Saver
 from backups.settings import App, Settings, Target
@@ -25,8 +25,6 @@ def new_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     apps = tmp_path / "srv"
     for module in (settings, saving, restoring, drill, main):
         monkeypatch.setattr(module, "APPS", apps)
-    for using in (settings, restoring, drill, redis):
-        monkeypatch.setattr(using, "REDIS", tmp_path / "redis")
     monkeypatch.setattr(units, "systemctl", lambda *_: "")
     monkeypatch.setattr(restoring, "account_of", lambda _: os_account())
     data = apps / "shop/data"

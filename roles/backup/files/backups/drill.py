@@ -19,7 +19,7 @@ from backups.engine import Restic
 from backups.placing import SPARE, put_copies, restored
 from backups.postgres import Server
 from backups.saving import CHECKED_EVERY, MANIFEST
-from backups.settings import APPS, CONFIG, REDIS, STATE, App, BackupError, Settings, Target
+from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
 from backups.status import Status, locked, shared
 
 COMMAND_TIMEOUT = 3600  # seconds
@@ -86,8 +86,8 @@ class Drill:
             engine.restore(run.files, folder)
             about = json.loads(restored(folder, self.state / "stage" / app.name / MANIFEST).read_text())
             found = {"backup": run.stamp, "size": needed, **self.check_files(app, folder, about)}
-            if about.get("redis"):
-                found["keys"] = redis.check(restored(folder, REDIS / app.name / Path(about["redis"]).name))
+            if app.redis and about.get("redis"):
+                found["keys"] = redis.check(restored(folder, Path(app.redis_folder, Path(about["redis"]).name)))
             if database:
                 engine.restore(run.database, folder)
                 found |= self.check_database(restored(folder, Path(f"/{app.name}.dump")), database, about)

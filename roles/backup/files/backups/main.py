@@ -37,7 +37,7 @@ from backups.postgres import Server
 from backups.restoring import Restorer
 from backups.runs import choose
 from backups.saving import Saver
-from backups.settings import APPS, App, BackupError, Settings, load
+from backups.settings import APPS, ETC, App, BackupError, Settings, load
 from backups.shipping import Shipper
 from backups.status import Status
 
@@ -125,7 +125,7 @@ def report(backup: str, given: argparse.Namespace, facts: dict[str, object]) -> 
 def main(argv: list[str] | None = None) -> int:
     given = parser().parse_args(argv)
     try:
-        return base() if given.command == "base" else call(given, load())
+        return base() if given.command == "base" else call(given, load(ETC if given.command == "dump-redis" else None))
     except BackupError as error:
         print(error, file=sys.stderr)
         return 1
@@ -217,7 +217,7 @@ def dump_redis(apps: Iterable[App], status: Status) -> int:
             error = ""
             try:
                 redis.dump(app, app.name if is_root() else "")
-            except (BackupError, KeyError, ValueError) as problem:
+            except (BackupError, KeyError, OSError, ValueError) as problem:
                 error = str(problem)
             status.record("redis", app.name, error=error, run=os.environ.get("INVOCATION_ID", ""))
     return 0

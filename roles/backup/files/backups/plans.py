@@ -52,6 +52,7 @@ class Plan:
         database: whether it has a database on this host.
         folder: the restored files, beside the live ones.
         redis: persistence of its instance of Redis, aof or rdb; empty if its data is not restored.
+        redis_folder: the folder of that instance.
         as_name: name of the copy, if it is one.
         units: units that ran before the restore.
         swapped: the changes of names that have begun. Each one is stored before it is done.
@@ -71,6 +72,7 @@ class Plan:
     complete: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     redis: str = ""
+    redis_folder: str = ""
 
     @property
     def restored_data(self) -> Path:
@@ -79,7 +81,7 @@ class Plan:
     @property
     def restored_redis(self) -> Path:
         """Beside the live folder, to which it is renamed; that of a copy is beside its data."""
-        return Path(self.folder) / "redis" if self.as_name else settings.REDIS / f"{self.app}.restore-{self.stamp}"
+        return Path(self.folder) / "redis" if self.as_name else Path(f"{self.redis_folder}.restore-{self.stamp}")
 
     @property
     def data_folder(self) -> Folder:
@@ -88,7 +90,7 @@ class Plan:
     @property
     def folders(self) -> list[Folder]:
         """The folders that the restore replaces."""
-        redis = Folder("redis", settings.REDIS / self.app, self.restored_redis, self.stamp)
+        redis = Folder("redis", Path(self.redis_folder), self.restored_redis, self.stamp)
         return [self.data_folder] * self.data + [redis] * bool(self.redis)
 
     @property

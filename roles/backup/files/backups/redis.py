@@ -16,10 +16,11 @@ from typing import IO, Any
 
 from backups.placing import check_space, restored
 from backups.plans import Plan
-from backups.settings import REDIS, App, BackupError
+from backups.settings import App, BackupError
 
-SOCKETS = Path("/run/app-redis")
-PATIENCE = 600.0  # seconds for a dump
+PATIENCE = 600.0  # seconds for a dump, and for reading one
+ANSWER = 60.0  # seconds for an answer of an instance
+SAVING = "Background save already in progress"
 # Without append-only files, the dump is the data. Beside them, it is not read when an instance starts.
 NAMES = {"rdb": "dump.rdb", "aof": "backup.rdb"}
 MANIFEST = "file appendonly.aof.1.base.rdb seq 1 type b\n"
@@ -27,7 +28,7 @@ MANIFEST = "file appendonly.aof.1.base.rdb seq 1 type b\n"
 
 def dump_of(app: App) -> Path:
     """The dump of the instance of an app."""
-    return REDIS / app.name / NAMES[app.redis]
+    return Path(app.redis_folder, NAMES[app.redis])
 
 
 def call(program: str, *words: str, user: str = "", file: IO[bytes] | None = None) -> tuple[int, str]:
@@ -42,12 +43,13 @@ def call(program: str, *words: str, user: str = "", file: IO[bytes] | None = Non
     found = shutil.which(f"valkey-{program}") or f"redis-{program}"
     become = ["runuser", "-u", user, "--"] if user else []
     given: dict[str, Any] = {"stdin": file or subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": "/"}
+    patience = ANSWER if program == "cli" else PATIENCE
     try:
-        done = subprocess.run([*become, found, *words], stdout=subprocess.PIPE, timeout=PATIENCE, **given)
+        done = subprocess.run([*become, found, *words], stdout=subprocess.PIPE, timeout=patience, **given)
     except FileNotFoundError:
         raise BackupError(f"{found} is not installed on this host. Run playbooks/site.yml.") from None
     except subprocess.TimeoutExpired:
-        raise BackupError(f"{found} did not answer within {PATIENCE:.0f} seconds.") from None
+        raise BackupError(f"{found} did not answer within {patience:.0f} seconds.") from None
     return done.returncode, done.stdout.decode(errors="replace").strip()
 
 
@@ -63,8 +65,8 @@ def dump(app: App, user: str = "") -> None:
     """
 
     def ask(*words: str) -> str:
-        code, said = call("cli", "-s", str(SOCKETS / app.name / "redis.sock"), *words, user=user)
-        if code or said.startswith(("ERR", "LOADING", "Error", "NOAUTH", "MISCONF")):
+        code, said = call("cli", "-s", app.redis_socket, *words, user=user)
+        if SAVING not in said and (code or said.startswith(("ERR", "LOADING", "Error", "NOAUTH", "MISCONF"))):
             raise BackupError(
                 f"Redis of {app.name} has not written its data: {said[-300:]}\nSee: journalctl -u app-redis-{app.name}"
             )
@@ -79,8 +81,9 @@ def dump(app: App, user: str = "") -> None:
         found = info()
         saves, writes = found["rdb_bgsave_in_progress"] == "1", found.get("aof_rewrite_in_progress") == "1"
         if begun is None and not saves:
-            begun = int(time.time())
-            ask("BGSAVE", "SCHEDULE")  # after a rewrite of the append-only file, if one is running
+            now = int(time.time())
+            said = ask("BGSAVE", "SCHEDULE")  # after a rewrite of the append-only file, if one is running
+            begun = None if SAVING in said else now  # another one has begun in this moment
         elif begun and not saves and int(found["rdb_last_save_time"]) >= begun:
             return
         elif begun and not saves and not writes and found["rdb_last_bgsave_status"] != "ok":
@@ -146,10 +149,10 @@ def put(plan: Plan, folder: Path, name: str, owner: pwd.struct_passwd) -> None:
         return
     if name not in NAMES.values():
         raise BackupError("The backup has no valid description of its data of Redis. Nothing was changed.")
-    found, into = restored(folder, REDIS / plan.app / name), plan.restored_redis
+    found, into = restored(folder, Path(plan.redis_folder, name)), plan.restored_redis
     if not found.is_file():
-        raise BackupError(f"The backup has no file at {REDIS / plan.app / name}. Nothing was changed.")
-    if not (REDIS / plan.app).is_dir():
+        raise BackupError(f"The backup has no file at {plan.redis_folder}/{name}. Nothing was changed.")
+    if not Path(plan.redis_folder).is_dir():
         raise BackupError(f"This host has no instance of Redis for {plan.app}. Run playbooks/site.yml first.")
     check_space({into.parent: found.stat().st_size})
     own = os.geteuid() == 0

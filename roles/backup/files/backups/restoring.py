@@ -30,7 +30,7 @@ from backups.placing import check_space, give_to, put_copies, remove_privileges,
 from backups.plans import Plan, Plans, checked_stamp, has_lock
 from backups.postgres import Server
 from backups.saving import MANIFEST
-from backups.settings import APPS, CONFIG, REDIS, STATE, App, BackupError, Settings
+from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings
 from backups.status import locked, shared
 from backups.units import active_units, start_units, stop_units
 
@@ -112,7 +112,7 @@ class Restorer:
         parent = APPS / name if app.data else self.state
         begun = checked_stamp(stamp) if stamp else runs.new_stamp()
         plan = Plan(name, begun, run.shown, app.data, app.database, str(parent / f".restore-{begun}"), as_name)
-        plan.redis = app.redis
+        plan.redis, plan.redis_folder = app.redis, app.redis_folder
         with locked(shared(self.state) / "lock"):
             former = self.check_former_plan(name, stamp)
             if former:
@@ -319,8 +319,9 @@ class Restorer:
         """Remove the plan, then delete the restored files that are not live."""
         self.moments.clean(plan.stamp)  # of a run that was killed
         self.plans.remove(plan)
-        for folder in (plan.folder, plan.restored_redis):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(plan.folder, ignore_errors=True)
+        if plan.redis:
+            shutil.rmtree(plan.restored_redis, ignore_errors=True)
 
     def undo(self, plan: Plan) -> None:
         """Revert all steps of a restore. Data that was live is kept under another name."""
@@ -366,7 +367,9 @@ class Restorer:
         app = self.settings.app(name)
         kinds = ("before", "undone")
         folders = [str(path) for kind in kinds for path in sorted((APPS / name).glob(f"data.{kind}-*")) if app.data]
-        folders += [str(path) for kind in kinds for path in sorted(REDIS.glob(f"{name}.{kind}-*")) if app.data]
+        redis_folder = Path(app.redis_folder)
+        found = [path for kind in kinds for path in sorted(redis_folder.parent.glob(f"{redis_folder.name}.{kind}-*"))]
+        folders += [str(path) for path in found if app.redis]
         databases = [found for kind in kinds if app.database for found in self.server.named(f"{name}.{kind}-%")]
         return folders + [f"database {database}" for database in databases]
 
