@@ -214,6 +214,15 @@ def test_the_drill_reports_a_damaged_database_and_a_command_that_fails(
     assert "Damaged SQLite databases in the backup of shop: app.db" in Drill(new_settings(), **folders).run([])[0]
 
 
+def test_the_drill_reports_a_command_that_does_not_end(
+    saver: Saver, new_settings: Make, folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver.run([])
+    monkeypatch.setattr(drill, "COMMAND_TIMEOUT", 0.2)
+    assert "did not end within" in Drill(new_settings(drill_command="sleep 30"), **folders).run([])[0]
+    assert "did not end" in status.Status(folders["state"]).read()["drills"]["shop"]["error"]
+
+
 # --- append-only ----------------------------------------------------------------------------------------------------
 
 

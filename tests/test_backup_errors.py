@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from backup_data import Make
-from backups import engine, main, runs, status
+from backups import engine, main, placing, runs, status
 from backups.drill import Drill
 from backups.restoring import Restorer
 from backups.saving import Saver
@@ -131,3 +131,15 @@ def test_an_interrupted_backup_does_not_count(saver: Saver, restorer: Restorer) 
     assert restorer.backups() == []
     with pytest.raises(BackupError, match="no backup of shop"):
         restorer.prepare("shop", replace=True)
+
+
+def test_a_restore_counts_the_database_too_where_it_shares_the_disk_with_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**30, 2**30, 400 * 2**20))
+    files, cluster = tmp_path / "files", tmp_path / "cluster"
+    for folder in (files, cluster):
+        folder.mkdir()
+    placing.check_space({files: 200 * 2**20})
+    with pytest.raises(BackupError, match=r"needs 400 MiB, but the disk of .*files and .*cluster has 400 MiB free"):
+        placing.check_space({files: 200 * 2**20, cluster: 200 * 2**20})

@@ -26,6 +26,14 @@ def test_the_base_backup_runs_as_the_user_of_the_cluster_who_cannot_read_the_bac
     assert "LoadCredential" not in text
 
 
+def test_only_instances_of_redis_with_data_write_a_dump_before_a_backup(render: Render) -> None:
+    start = "ExecStartPre=+/usr/local/sbin/backup dump-redis %i\n"
+    for saved in ("", "aof"):
+        apps = [{"name": "shop", "data": True, "database": False, "redis": saved}, {"name": "old"}]
+        text = render("backup", "backup@.service.j2", backup_targets=[], backup_apps=apps)
+        assert text.count(start) == bool(saved)
+
+
 def test_the_timers_have_the_times_of_the_settings(render: Render) -> None:
     assert "OnCalendar=hourly\nRandomizedDelaySec=5min\n" in render(
         "backup", "backup.timer.j2", backup_time="hourly", backup_delay=5

@@ -16,7 +16,22 @@ SERVERS = {"store1": {"address": "198.51.100.9", "port": 2222, "host_key": KEY}}
 def test_a_host_backs_up_the_data_folders_of_its_apps() -> None:
     hostvars = {"web1": {"apps": [APP | {"name": "shop"}]}, "web2": {"apps": [APP | {"name": "news"}]}}
     groups = {"webservers": ["web1", "web2"]}
-    assert filters.backup_apps("web1", hostvars, groups) == [{"name": "shop", "data": True, "database": False}]
+    assert filters.backup_apps("web1", hostvars, groups) == [
+        {"name": "shop", "data": True, "database": False, "redis": ""}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("redis", "saved"),
+    [(True, "aof"), ({"persistence": "rdb"}, "rdb"), ({"persistence": "none", "memory": "1g"}, ""), (False, "")],
+)
+def test_redis_is_backed_up_on_the_webserver_unless_it_is_a_cache(redis: Any, saved: str) -> None:
+    hostvars = {"web1": {"apps": [APP | {"name": "shop", "postgresql": True, "redis": redis}]}, "db1": {}}
+    groups = {"webservers": ["web1"], "databases": ["db1"]}
+    (found,) = filters.backup_apps("web1", hostvars, groups)
+    assert found["redis"] == saved
+    assert found.get("redis_folder", "") == ("/var/lib/app-redis/shop" if saved else "")
+    assert [app["redis"] for app in filters.backup_apps("db1", hostvars, groups)] == [""]
 
 
 @pytest.mark.parametrize(

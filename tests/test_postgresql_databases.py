@@ -97,6 +97,7 @@ def test_dropping_a_database_drops_its_owner_and_password_and_nothing_else(
 ) -> None:
     create_databases({"name": "gone", "password": True}, {"name": "stays"})
     psql('CREATE DATABASE "gone.before-20260102T030405Z" OWNER gone;')  # as a restore keeps the former one
+    psql('CREATE DATABASE "gone.undone-20260102T030405Z" OWNER gone;')  # as an undo keeps the restored one
     assert create_databases({"name": "gone"}, state="absent")["changed"]
     assert not create_databases({"name": "gone"}, state="absent")["changed"]
     assert psql("SELECT string_agg(rolname, ',') FROM pg_roles WHERE rolname IN ('gone', 'stays');") == "stays"

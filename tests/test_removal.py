@@ -97,6 +97,15 @@ def test_a_removed_app_keeps_only_its_data_and_its_history(store: Releases) -> N
     assert list(Removal(store).remaining(data=False)) == []
 
 
+def test_what_restores_have_kept_stays_with_the_data(store: Releases) -> None:
+    kept = {"data.before-20260102T030405Z", "data.undone-20260102T030405Z"}
+    for name in kept:
+        (store.root / name).mkdir()
+    Removal(store).stop("me")
+    Removal(store).remove(data=False)
+    assert kept <= {path.name for path in store.root.iterdir()}
+
+
 def test_an_app_that_is_removed_with_its_data_leaves_nothing(store: Releases) -> None:
     (removal.BUILD_CACHES / "release-build-shop").mkdir(parents=True)
     Removal(store).stop("me")
@@ -150,6 +159,8 @@ def test_redis_stops_with_its_app_and_its_data_stays(store: Releases, redis: app
 
 
 def test_the_data_of_redis_is_deleted_with_that_of_its_app(store: Releases, redis: app_redis.Redis) -> None:
+    for name in ("shop.before-20260102T030405Z", "shop-two"):
+        (redis.data.parent / name).mkdir()
     Removal(store).stop("me")
     Removal(store).remove(data=True)
-    assert not redis.data.exists()
+    assert [path.name for path in redis.data.parent.iterdir()] == ["shop-two"]

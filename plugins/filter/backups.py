@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import DATA, SOCKETS
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import database_host
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import hosts_in, with_defaults
 
@@ -16,6 +17,8 @@ Entry = Mapping[str, Any]
 
 def backup_apps(host: str, hostvars: Mapping[str, Entry], groups: Mapping[str, Iterable[str]]) -> list[dict[str, Any]]:
     """The apps whose data folder or database a host has, in the order of their names.
+
+    The data of Redis is on the host with the data folder. An instance without persistence has none to save.
 
     Args:
         host: name of the host.
@@ -27,8 +30,13 @@ def backup_apps(host: str, hostvars: Mapping[str, Entry], groups: Mapping[str, I
         for app in map(with_defaults, hostvars[web].get("apps") or []):
             has_database = bool(app["postgresql"]) and host == database_host(app, web, groups)
             if web == host or has_database:
-                entry = found.setdefault(app["name"], {"name": app["name"], "data": False, "database": False})
+                empty = {"name": app["name"], "data": False, "database": False, "redis": ""}
+                entry = found.setdefault(app["name"], empty)
                 entry["data"] |= web == host
+                if web == host and app["redis"] and app["redis"]["persistence"] != "none":
+                    entry["redis"] = app["redis"]["persistence"]
+                    entry["redis_folder"] = f"{DATA}/{app['name']}"
+                    entry["redis_socket"] = f"{SOCKETS}/{app['name']}/redis.sock"
                 entry["database"] |= has_database
     return [found[name] for name in sorted(found)]
 
@@ -125,15 +133,17 @@ def restore_lines(plan: Entry, host: str) -> list[str]:
         host: name of the host.
     """
     app, facts, stamp = plan["app"], plan["facts"], plan["stamp"]
-    found = [f"{facts[key]} {key}" for key in ("files", "tables", "rows") if facts.get(key)]
+    found = [f"{facts[key]} {key}" for key in ("files", "tables", "rows", "keys") if facts.get(key)]
     name = plan["as_name"] or app
     lines = [f"{host}: restored {name} from the backup of {plan['backup']}: {', '.join(found) or 'no data'}."]
     lines += [facts["note"]] if "note" in facts else []
     if plan["as_name"]:
         places = [f"/srv/{name}/data"] if plan["data"] else []
+        places += [f"/srv/{name}/redis"] if plan.get("redis") else []
         places += [f"database {name}"] if plan["database"] else []
         return [*lines, f"The copy: {', '.join(places)}. To remove it on the host: sudo backup remove-copy {name}"]
     places = [f"/srv/{app}/data.before-{stamp}"] if plan["data"] else []
+    places += [f"/var/lib/app-redis/{app}.before-{stamp}"] if plan.get("redis") else []
     places += [f"database {app}.before-{stamp}"] if plan["database"] else []
     lines.append(f"The former data is kept in {', '.join(places)}.")
     return [*lines, f"To delete it: ansible-playbook playbooks/restore.yml -e app={app} -e former=delete"]

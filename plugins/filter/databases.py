@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import SOCKETS
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import (
     Groups,
     Hostvars,
@@ -104,7 +105,7 @@ def with_databases(
         options = f"sslmode=verify-full&sslrootcert={AUTHORITIES}/{server}.pem"
         secrets["DATABASE_URL"] = f"postgresql://{name}:{password}@{at}/{name}?{options}"
     if app["redis"]:
-        environment["REDIS_URL"] = f"unix:///run/app-redis/{name}/redis.sock"
+        environment["REDIS_URL"] = f"unix://{SOCKETS}/{name}/redis.sock"
     return {**app, "environment": environment, "secrets": secrets}
 
 

@@ -8,6 +8,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
 
 CONFIG = Path("/etc/app-redis")
 DATA = Path("/var/lib/app-redis")
+SOCKETS = Path("/run/app-redis")
 PREFIX = "app-redis-"
 
 

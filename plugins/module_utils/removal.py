@@ -95,14 +95,15 @@ class Removal:
         store = self.store
         kept = set() if data else {store.root / "data", store.root / "history.jsonl"}
         if not data:  # former data that restores have kept
-            kept |= set(store.root.glob("data.before-*"))
+            kept |= {path for kind in ("before", "undone") for path in store.root.glob(f"data.{kind}-*")}
         if store.root.is_dir():
             yield from (path for path in sorted(store.root.iterdir()) if path not in kept)
         cache = BUILD_CACHES / f"release-build-{store.name}"
         if cache.is_dir():
             yield cache
         if data:
-            yield from (path for path in [self.redis.data, store.root] if path.is_dir())
+            redis = [self.redis.data, *sorted(self.redis.data.parent.glob(f"{store.name}.*"))]
+            yield from (path for path in [*redis, store.root] if path.is_dir())
 
     def has_account(self) -> bool:
         """Whether the app's user exists."""

@@ -96,7 +96,9 @@ def drill_lines(status: dict[str, Any], since: float) -> tuple[list[str], list[s
         if entry["error"]:
             problems.append(f"{app} from {entry['target']}: {entry['error']}")
             continue
-        found = ", ".join(f"{entry[key]} {key}" for key in ("files", "sqlite", "tables", "rows") if key in entry)
+        found = ", ".join(
+            f"{entry[key]} {key}" for key in ("files", "sqlite", "tables", "rows", "keys") if key in entry
+        )
         lines.append(f"{app} from {entry['target']}: {found}, {size(entry['size'])}, {entry['seconds']} s")
         lines += [f"  {entry['note']}"] if entry.get("note") else []
     return lines, problems

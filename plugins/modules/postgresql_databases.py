@@ -167,7 +167,7 @@ def drop_steps(name: str, state: dict[str, Any]) -> Iterator[Step]:
     if database and (database["owner"] != name or name == "postgres"):
         raise PostgresqlError(f"the owner of the database {name} is {database['owner']}. It was not dropped")
     for found, entry in state["databases"].items():
-        if entry["owner"] == name and (found in (name, f"{name}-copy") or found.startswith(f"{name}.before-")):
+        if entry["owner"] == name and (found in (name, f"{name}-copy") or found.startswith(f"{name}.")):
             yield f"drop the database {found}", f"DROP DATABASE {identifier(found)} WITH (FORCE);", "postgres"
     if (state["roles"].get(name) or {}).get("plain"):
         yield f"drop the role {name}", f"DROP ROLE {identifier(name)};", "postgres"

@@ -111,6 +111,31 @@ def test_a_restored_copy_does_not_change_the_live_app(machine: Machine, play: Pl
     assert not machine.host.file(f"/srv/{APP}-copy").exists
 
 
+def test_a_queue_in_redis_is_restored_with_its_app_and_into_a_copy(machine: Machine, play: Play) -> None:
+    host = machine.host
+    client = f"cd / && runuser -u {APP} -- valkey-cli -s /run/app-redis/{APP}/redis.sock"
+    host.run_expect([0], f"{client} rpush saved one two")
+    backup(play, "-e", f"app={APP}")
+    host.run_expect([0], f"{client} del saved")
+
+    done = restore(play, "-e", f"as={APP}-copy")
+    assert done.code == 0, done.output
+    assert f"/srv/{APP}-copy/redis" in done.output
+    host.run_expect([0], f"valkey-check-rdb /srv/{APP}-copy/redis/dump.rdb && backup remove-copy {APP}-copy")
+    assert host.check_output(f"{client} exists saved") == "0"
+
+    done = restore(play, "-e", "yes=replace")
+    assert done.code == 0, done.output
+    assert f"/var/lib/app-redis/{APP}.before-" in done.output
+    assert host.check_output(f"{client} lrange saved 0 -1").split() == ["one", "two"]
+    assert host.check_output(f"stat -c '%U %a' /var/lib/app-redis/{APP}") == f"{APP} 700"
+    units = f"app-redis-{APP} '{APP}@*.service' '{APP}.worker.1@*.service'"
+    assert host.check_output(f"systemctl is-active {units}").split() == ["active"] * 3
+    assert restore(play, "-e", "former=delete").code == 0
+    assert host.run(f"ls -d /var/lib/app-redis/{APP}.*").rc != 0
+    host.run_expect([0], f"{client} del saved")
+
+
 def test_a_time_without_a_backup_lists_those_that_exist(play: Play) -> None:
     done = restore(play, "-e", "at='2001-01-01 00:00'", "-e", f"as={APP}-copy")
     assert done.code != 0
@@ -137,7 +162,9 @@ def test_the_control_node_may_delete_old_backups_and_gives_the_permission_back(p
 
 def test_the_drill_restores_to_scratch_copies_and_removes_them(machine: Machine, play: Play) -> None:
     done = backup(play, "-e", "drill=true")
-    assert re.search(rf"{APP} from store: \d+ files, \d+ sqlite, \d+ tables, \d+ rows", done.output), done.output
+    assert re.search(rf"{APP} from store: \d+ files, \d+ sqlite, \d+ tables, \d+ rows, \d+ keys", done.output), (
+        done.output
+    )
     assert machine.host.check_output("ls -A /var/lib/backup/drill") == ""
     assert f"{APP}.drill" not in machine.host.check_output("cd / && runuser -u postgres -- psql -Atc '\\l'")
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backups import runs
+from backups import redis, runs
 from backups.copies import problems
 from backups.engine import Restic
-from backups.placing import put_copies, restored
+from backups.placing import SPARE, put_copies, restored
 from backups.postgres import Server
-from backups.restoring import SPARE
 from backups.saving import CHECKED_EVERY, MANIFEST
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
 from backups.status import Status, locked, shared
@@ -87,6 +86,8 @@ class Drill:
             engine.restore(run.files, folder)
             about = json.loads(restored(folder, self.state / "stage" / app.name / MANIFEST).read_text())
             found = {"backup": run.stamp, "size": needed, **self.check_files(app, folder, about)}
+            if app.redis and about.get("redis"):
+                found["keys"] = redis.check(restored(folder, Path(app.redis_folder, Path(about["redis"]).name)))
             if database:
                 engine.restore(run.database, folder)
                 found |= self.check_database(restored(folder, Path(f"/{app.name}.dump")), database, about)
@@ -139,15 +140,19 @@ class Drill:
             "DATA_DIR": f"{folder}{APPS / app.name / 'data'}" if app.data else "",
             "DATABASE_URL": f"postgresql:///{database}" if database else "",
         }
-        done = subprocess.run(
-            shlex.split(self.settings.drill_command),
-            env=os.environ | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=COMMAND_TIMEOUT,
-        )
+        try:
+            done = subprocess.run(
+                shlex.split(self.settings.drill_command),
+                env=os.environ | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=COMMAND_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            late = f"{self.settings.drill_command} did not end within {COMMAND_TIMEOUT} seconds."
+            raise BackupError(late) from None
         if done.returncode:
             said = done.stdout.strip()[-600:]
             raise BackupError(f"{self.settings.drill_command} ended with exit status {done.returncode}: {said}")

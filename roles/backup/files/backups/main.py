@@ -25,9 +25,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from backups import redis
 from backups.archive import Archive
 from backups.drill import Drill
 from backups.engine import Restic
@@ -35,7 +37,7 @@ from backups.postgres import Server
 from backups.restoring import Restorer
 from backups.runs import choose
 from backups.saving import Saver
-from backups.settings import APPS, BackupError, Settings, load
+from backups.settings import APPS, ETC, App, BackupError, Settings, load
 from backups.shipping import Shipper
 from backups.status import Status
 
@@ -75,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("remove-copy").add_argument("name")
     commands.add_parser("forget-repository").add_argument("target")
     commands.add_parser("base")
+    commands.add_parser("dump-redis").add_argument("app")  # for the unit, as root
     commands.add_parser("record")  # for Ansible, which has changed the settings
     commands.add_parser("archive").add_argument("target")
     engine = commands.add_parser("restic", prefix_chars="\0")
@@ -122,7 +125,7 @@ def report(backup: str, given: argparse.Namespace, facts: dict[str, object]) -> 
 def main(argv: list[str] | None = None) -> int:
     given = parser().parse_args(argv)
     try:
-        return base() if given.command == "base" else call(given, load())
+        return base() if given.command == "base" else call(given, load(ETC if given.command == "dump-redis" else None))
     except BackupError as error:
         print(error, file=sys.stderr)
         return 1
@@ -146,6 +149,8 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         if given.target in [target.name for target in settings.targets]:  # otherwise, it is no longer one
             Shipper(saver.engine(settings.target(given.target)), saver.state).run()
         return 0
+    if given.command == "dump-redis":
+        return dump_redis([settings.app(name) for name in names] or settings.apps, Status(saver.state))
     if given.command in ("run", "drill", "check", "record"):
         record(settings, Status(saver.state))
     if given.command == "record":
@@ -205,6 +210,19 @@ def base() -> int:
     return 0
 
 
+def dump_redis(apps: Iterable[App], status: Status) -> int:
+    """Let the instances of Redis of some apps write their dumps. The run of the unit reports those that have failed."""
+    for app in apps:
+        if app.redis:
+            error = ""
+            try:
+                redis.dump(app, app.name if is_root() else "")
+            except (BackupError, KeyError, OSError, ValueError) as problem:
+                error = str(problem)
+            status.record("redis", app.name, error=error, run=os.environ.get("INVOCATION_ID", ""))
+    return 0
+
+
 def is_root() -> bool:
     return os.geteuid() == 0
 
@@ -231,7 +249,7 @@ def remove_copy(name: str, restorer: Restorer) -> int:
     """Remove a copy of an app: its folder, which has nothing but data, and its database."""
     folder = APPS / name
     if name in [app.name for app in restorer.settings.apps] or (
-        folder.is_dir() and os.listdir(folder) not in ([], ["data"])
+        folder.is_dir() and not {"data", "redis"}.issuperset(os.listdir(folder))
     ):
         raise BackupError(f"{name} is not a copy. Nothing was removed.")
     owners = [app.name for app in restorer.settings.apps if app.database]

@@ -8,10 +8,34 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from backups.settings import BackupError
+
+SPARE = 64 * 2**20  # bytes that have to stay free
+
+
+def check_space(needed: Mapping[Path, int]) -> None:
+    """Check the free space before something is written.
+
+    Args:
+        needed: bytes for each folder; folders of one file system share its space.
+
+    Raises:
+        BackupError: when a file system has not enough.
+    """
+    disks: dict[int, list[Path]] = {}
+    for folder in needed:
+        disks.setdefault(folder.stat().st_dev, []).append(folder)
+    for folders in disks.values():
+        total, free = sum(needed[folder] for folder in folders), shutil.disk_usage(folders[0]).free
+        if total + SPARE > free:
+            raise BackupError(
+                f"The restore needs {total >> 20} MiB, but the disk of {' and '.join(map(str, folders))} has "
+                f"{free >> 20} MiB free. Nothing was changed."
+            )
 
 
 def open_below(top: Path, parts: tuple[str, ...]) -> int:

@@ -13,6 +13,33 @@ from backups import settings
 from backups.settings import BackupError
 
 
+@dataclass(frozen=True)
+class Folder:
+    """A folder of an app that a restore replaces.
+
+    Args:
+        kind: its name among the changes of a plan.
+        live: the folder.
+        restored: its restored content.
+        stamp: when the restore began.
+    """
+
+    kind: str
+    live: Path
+    restored: Path
+    stamp: str
+
+    @property
+    def former(self) -> Path:
+        """Where the replaced content is kept."""
+        return self.live.with_name(f"{self.live.name}.before-{self.stamp}")
+
+    @property
+    def undone(self) -> Path:
+        """Where an undo keeps the content that a restore has made live."""
+        return self.live.with_name(f"{self.live.name}.undone-{self.stamp}")
+
+
 @dataclass
 class Plan:
     """A restore that has begun.
@@ -24,6 +51,8 @@ class Plan:
         data: whether the app has a data folder on this host.
         database: whether it has a database on this host.
         folder: the restored files, beside the live ones.
+        redis: persistence of its instance of Redis, aof or rdb; empty if its data is not restored.
+        redis_folder: the folder of that instance.
         as_name: name of the copy, if it is one.
         units: units that ran before the restore.
         swapped: the changes of names that have begun. Each one is stored before it is done.
@@ -42,23 +71,35 @@ class Plan:
     swapped: list[str] = field(default_factory=list)
     complete: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    redis: str = ""
+    redis_folder: str = ""
 
     @property
     def restored_data(self) -> Path:
         return Path(self.folder) / "data"
 
     @property
-    def live_data(self) -> Path:
-        return settings.APPS / self.app / "data"
+    def restored_redis(self) -> Path:
+        """Beside the live folder, to which it is renamed; that of a copy is beside its data."""
+        return Path(self.folder) / "redis" if self.as_name else Path(f"{self.redis_folder}.restore-{self.stamp}")
+
+    @property
+    def data_folder(self) -> Folder:
+        return Folder("data", settings.APPS / self.app / "data", self.restored_data, self.stamp)
+
+    @property
+    def folders(self) -> list[Folder]:
+        """The folders that the restore replaces."""
+        redis = Folder("redis", Path(self.redis_folder), self.restored_redis, self.stamp)
+        return [self.data_folder] * self.data + [redis] * bool(self.redis)
 
     @property
     def former_data(self) -> Path:
-        return settings.APPS / self.app / f"data.before-{self.stamp}"
+        return self.data_folder.former
 
     @property
     def undone_data(self) -> Path:
-        """Where an undo keeps the data that a restore has made live."""
-        return settings.APPS / self.app / f"data.undone-{self.stamp}"
+        return self.data_folder.undone
 
     @property
     def restored_database(self) -> str:
@@ -78,7 +119,7 @@ class Plan:
 
     def interrupted(self) -> BackupError:
         """The error for a restore that has begun to change the live data, and has not ended."""
-        places = [str(self.former_data)] if self.data else []
+        places = [str(one.former) for one in self.folders]
         places += [f"database {self.former_database}"] if self.database else []
         when = "after it had replaced the data" if self.complete else "while it replaced the data"
         return BackupError(

@@ -140,6 +140,10 @@ class Server:
         with os.fdopen(os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
             self.run(*dump_command(name), to=file)
 
+    def data(self) -> Path:
+        """The folder of the cluster."""
+        return Path(self.sql("SHOW data_directory"))
+
     def size(self, name: str) -> int:
         """The bytes of a database."""
         return int(self.sql("SELECT pg_database_size(:'name')", name=name))

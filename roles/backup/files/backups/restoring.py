@@ -22,11 +22,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from backups import archive, moments, runs
+from backups import archive, moments, redis, runs
 from backups.archive import NoArchive
 from backups.engine import Restic
 from backups.moments import Moments
-from backups.placing import give_to, put_copies, remove_privileges, restored
+from backups.placing import check_space, give_to, put_copies, remove_privileges, restored
 from backups.plans import Plan, Plans, checked_stamp, has_lock
 from backups.postgres import Server
 from backups.saving import MANIFEST
@@ -37,7 +37,6 @@ from backups.units import active_units, start_units, stop_units
 SUPERUSER = "postgres"
 READER = "backups"  # the user and the role that read all databases
 LOADER = "backups-restore"  # the user and the role that load dumps
-SPARE = 64 * 2**20  # bytes that have to stay free
 
 
 @dataclass
@@ -113,6 +112,7 @@ class Restorer:
         parent = APPS / name if app.data else self.state
         begun = checked_stamp(stamp) if stamp else runs.new_stamp()
         plan = Plan(name, begun, run.shown, app.data, app.database, str(parent / f".restore-{begun}"), as_name)
+        plan.redis, plan.redis_folder = app.redis, app.redis_folder
         with locked(shared(self.state) / "lock"):
             former = self.check_former_plan(name, stamp)
             if former:
@@ -192,13 +192,9 @@ class Restorer:
         """
         folder = Path(plan.folder)
         folder.mkdir(mode=0o700)
-        needed = sum(engine.size(snapshot) for snapshot in (run.files, run.database) if snapshot)
-        free = shutil.disk_usage(folder).free
-        if needed + SPARE > free:
-            raise BackupError(
-                f"The restore needs {needed >> 20} MiB, but {folder.parent} has {free >> 20} MiB free. "
-                "Nothing was changed."
-            )
+        files, dumped = (engine.size(snapshot) if snapshot else 0 for snapshot in (run.files, run.database))
+        needed = files + dumped
+        check_space({folder: needed} | ({self.server.data(): 2 * dumped} if plan.database else {}))
         engine.restore(run.files, folder)
         stage = self.state / "stage" / plan.app
         about = json.loads(restored(folder, stage / MANIFEST).read_text())
@@ -212,6 +208,8 @@ class Restorer:
             if owner:
                 give_to(data, (about["uid"], about["gid"]), (owner.pw_uid, owner.pw_gid))
             plan.facts["files"] = sum(len(names) for _, _, names in os.walk(data))
+        if plan.redis and (owner := account_of(plan.app)):
+            redis.put(plan, folder, about.get("redis", ""), owner)
         if plan.database:
             dump = folder / f"{plan.app}.dump"
             if moment:
@@ -239,6 +237,8 @@ class Restorer:
         try:
             if plan.data:
                 shutil.move(plan.restored_data, folder / "data")
+            if plan.redis:
+                shutil.move(plan.restored_redis, folder / "redis")
             if plan.database:
                 self.server.rename(plan.restored_database, plan.as_name)
         except BaseException:
@@ -271,20 +271,19 @@ class Restorer:
 
     def stop(self, plan: Plan) -> None:
         """Stop the units of the app; remember which of them ran."""
-        plan.units = active_units(plan.app) or plan.units  # none are active when it is repeated
+        plan.units = active_units(plan) or plan.units  # none are active when it is repeated
         self.plans.store(plan)
-        stop_units(plan.app)
+        stop_units(plan)
 
     def swap(self, plan: Plan) -> None:
         """Rename the former data, and give its names to the restored data. It can be repeated after a crash."""
-        live = plan.live_data
-        if plan.data:
-            if not os.path.lexists(plan.former_data):
-                self.note(plan, "data aside")
-                live.rename(plan.former_data)
-            if plan.restored_data.exists() or not os.path.lexists(live):
-                self.note(plan, "data")
-                plan.restored_data.rename(live)
+        for one in plan.folders:
+            if not os.path.lexists(one.former):
+                self.note(plan, f"{one.kind} aside")
+                one.live.rename(one.former)
+            if one.restored.exists() or not os.path.lexists(one.live):
+                self.note(plan, one.kind)
+                one.restored.rename(one.live)
         if plan.database:
             restored = self.server.exists(plan.restored_database)
             if restored and self.server.exists(plan.app) and not self.server.exists(plan.former_database):
@@ -321,15 +320,17 @@ class Restorer:
         self.moments.clean(plan.stamp)  # of a run that was killed
         self.plans.remove(plan)
         shutil.rmtree(plan.folder, ignore_errors=True)
+        if plan.redis:
+            shutil.rmtree(plan.restored_redis, ignore_errors=True)
 
     def undo(self, plan: Plan) -> None:
         """Revert all steps of a restore. Data that was live is kept under another name."""
         if plan.swapped:
             if plan.complete:  # since then, other units may have been started
-                plan.units = active_units(plan.app) or plan.units
+                plan.units = active_units(plan) or plan.units
                 self.plans.store(plan)
             self.note(plan, "undo")
-            stop_units(plan.app)
+            stop_units(plan)
             self.put_back(plan)
         with contextlib.suppress(BackupError):
             start_units(plan)
@@ -351,12 +352,12 @@ class Restorer:
             if self.server.exists(plan.app):
                 self.server.allow_connections(plan.app)
             aside += [f"database {plan.undone_database}"] if self.server.exists(plan.undone_database) else []
-        if plan.data:
-            if os.path.lexists(plan.former_data):
-                if os.path.lexists(plan.live_data):
-                    plan.live_data.rename(plan.undone_data)
-                plan.former_data.rename(plan.live_data)
-            aside += [str(plan.undone_data)] if os.path.lexists(plan.undone_data) else []
+        for one in plan.folders:
+            if os.path.lexists(one.former):
+                if os.path.lexists(one.live):
+                    one.live.rename(one.undone)
+                one.former.rename(one.live)
+            aside += [str(one.undone)] if os.path.lexists(one.undone) else []
         plan.facts["undone"] = aside
 
     # --- former data --------------------------------------------------------------------------------------------------
@@ -366,6 +367,9 @@ class Restorer:
         app = self.settings.app(name)
         kinds = ("before", "undone")
         folders = [str(path) for kind in kinds for path in sorted((APPS / name).glob(f"data.{kind}-*")) if app.data]
+        redis_folder = Path(app.redis_folder)
+        found = [path for kind in kinds for path in sorted(redis_folder.parent.glob(f"{redis_folder.name}.{kind}-*"))]
+        folders += [str(path) for path in found if app.redis]
         databases = [found for kind in kinds if app.database for found in self.server.named(f"{name}.{kind}-%")]
         return folders + [f"database {database}" for database in databases]
 

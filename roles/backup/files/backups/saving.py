@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backups import copies, runs
+from backups import copies, redis, runs
 from backups.archive import CLUSTER, Archive
 from backups.engine import NoRepository, Restic
 from backups.postgres import Server, dump_command
@@ -108,6 +108,8 @@ class Saver:
             restic.create()
             size, added = self.save_once(app, restic, stamp, about)
         Status(self.state).record("targets", restic.target.name, repository=restic.target.repository)
+        if about.get("redis_error"):
+            raise BackupError(f"Its other data was saved, but not that in Redis: {about['redis_error']}")
         return {"size": size, "added": added, "stamp": stamp, "warnings": about.get("warnings", [])}
 
     def check_first_time(self, target: Target) -> None:
@@ -129,6 +131,10 @@ class Saver:
 
     def save_once(self, app: App, restic: Restic, stamp: str, about: dict[str, Any]) -> tuple[int, int]:
         size = added = 0
+        if app.redis:
+            dumped = Status(self.state).read().get("redis", {}).get(app.name, {})
+            about["redis_error"] = redis.problem(app, dumped, os.environ.get("INVOCATION_ID", ""))
+            about["redis"] = "" if about["redis_error"] else redis.dump_of(app).name
         if app.database:
             server = Server()
             about |= {"postgresql": server.major(), "extensions": server.extensions(app.name)}
@@ -139,7 +145,7 @@ class Saver:
             )
             size, added = saved.size, saved.added
         with self.staged(app, about) as (stage, exclude):
-            paths = [*([app.folder] if app.data else []), stage]
+            paths = [*([app.folder] if app.data else []), stage, *([redis.dump_of(app)] if about.get("redis") else [])]
             # Only in the data folder: a pattern may also match a part of the path to the copies.
             own = [str(app.folder / pattern.lstrip("/")) for pattern in self.settings.exclude if "/" in pattern]
             own += [f"{app.folder}/**/{pattern}" for pattern in self.settings.exclude if "/" not in pattern]

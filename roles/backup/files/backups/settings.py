@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 # systemd shows the files of /etc/backup, which only root can read, to the units in a folder of their own.
-CONFIG = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/etc/backup")
+ETC = Path("/etc/backup")
+CONFIG = Path(os.environ.get("CREDENTIALS_DIRECTORY") or ETC)
 STATE = Path("/var/lib/backup")
 APPS = Path("/srv")
 
@@ -26,11 +27,17 @@ class App:
         name: its name, which is also that of its database and of the user who owns both.
         data: whether this host has its data folder.
         database: whether this host has its PostgreSQL database.
+        redis: persistence of its instance of Redis or Valkey on this host, aof or rdb; empty without data to save.
+        redis_folder: the folder of that instance.
+        redis_socket: its socket.
     """
 
     name: str
     data: bool = True
     database: bool = False
+    redis: str = ""
+    redis_folder: str = ""
+    redis_socket: str = ""
 
     @property
     def folder(self) -> Path:
