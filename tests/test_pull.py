@@ -26,9 +26,13 @@ class Host:
         self.git("init", "--quiet")
         self.commit()
         subprocess.run(["git", "clone", "--quiet", self.origin, self.clone], check=True)
-        self.tool(self.clone / ".venv/bin/ansible-pull", f'echo "pull $*" >> {self.log}')
+        self.tool(self.clone / ".venv/bin/ansible-pull", self.applying())
         self.tool(self.clone / ".venv/bin/uv", "")
         self.tool(self.tools / "systemctl", f'echo "systemctl $*" >> {self.log}')
+
+    def applying(self) -> str:
+        """What stands in for ansible-pull: it fetches as ansible-pull does."""
+        return f'git -C {self.clone} fetch --quiet --tags origin || exit; echo "pull $*" >> {self.log}'
 
     def tool(self, path: Path, body: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,12 +43,12 @@ class Host:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         return subprocess.check_output(["git", *identity, *args], cwd=self.origin, text=True).strip()
 
-    def commit(self, *tag: str) -> str:
-        """Add a commit to the repository; tag it as live if options of git tag are given."""
+    def commit(self, live: bool = False) -> str:
+        """Add a commit to the repository, and move the branch live to it if asked."""
         self.git("add", ".")
         self.git("commit", "--quiet", "--allow-empty", "--message", "change")
-        if tag:
-            self.git("tag", *tag, "live")
+        if live:
+            self.git("branch", "--force", "live")
         return self.git("rev-parse", "HEAD")
 
     def pull(self) -> subprocess.CompletedProcess[str]:
@@ -63,9 +67,8 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-@pytest.mark.parametrize("tag", [["-f"], ["-f", "-a", "-m", "live"]])
-def test_the_commit_of_the_others_is_applied_though_there_are_newer_ones(host: Host, tag: list[str]) -> None:
-    live = host.commit(*tag)
+def test_the_commit_of_the_others_is_applied_though_there_are_newer_ones(host: Host) -> None:
+    live = host.commit(live=True)
     host.commit()
     done = host.pull()
     assert done.returncode == 0, done.stderr
@@ -77,19 +80,19 @@ def test_the_commit_of_the_others_is_applied_though_there_are_newer_ones(host: H
 
 
 def test_a_deploy_to_the_others_in_the_meantime_is_applied_before_the_host_gets_requests(host: Host) -> None:
-    first = host.commit("-f")
+    first = host.commit(live=True)
     second = host.commit()
     moved = host.state / "moved"
     host.tool(
         host.clone / ".venv/bin/ansible-pull",
-        f'echo "pull $*" >> {host.log}; [ -e {moved} ] || git -C {host.origin} tag -f live {second}; touch {moved}',
+        f"{host.applying()}; [ -e {moved} ] || git -C {host.origin} branch --force live {second}; touch {moved}",
     )
     assert host.pull().returncode == 0
     assert host.steps() == [first, second, GATE_OPENED]
 
 
 def test_after_a_failure_the_host_gets_no_requests_and_the_next_run_tries_again(host: Host) -> None:
-    live = host.commit("-f")
+    live = host.commit(live=True)
     working = (host.clone / ".venv/bin/ansible-pull").read_text()
     host.tool(host.clone / ".venv/bin/ansible-pull", "exit 2")
     assert host.pull().returncode == 2
@@ -100,30 +103,30 @@ def test_after_a_failure_the_host_gets_no_requests_and_the_next_run_tries_again(
 
 
 def test_without_a_new_commit_only_the_gate_opens(host: Host) -> None:
-    host.commit("-f")
+    host.commit(live=True)
     host.pull()
     assert host.pull().returncode == 0
     assert host.steps() == [GATE_OPENED]
 
 
 def test_a_rollback_of_the_others_is_followed(host: Host) -> None:
-    first = host.commit("-f")
-    host.commit("-f")
+    first = host.commit(live=True)
+    host.commit(live=True)
     host.pull()
-    host.git("tag", "-f", "live", first)
+    host.git("branch", "--force", "live", first)
     host.pull()
     assert host.steps() == [first, GATE_OPENED]
 
 
-def test_a_repository_without_the_tag_is_an_error_that_says_what_to_do(host: Host) -> None:
+def test_a_repository_without_the_branch_is_an_error_that_says_what_to_do(host: Host) -> None:
     done = host.pull()
     assert done.returncode != 0
-    assert "git tag -f live && git push -f origin live" in done.stderr
+    assert "git push --force origin HEAD:live" in done.stderr
     assert host.steps() == []
 
 
 def test_a_lost_repository_is_an_error_and_keeps_the_gate_closed(host: Host) -> None:
-    host.commit("-f")
+    host.commit(live=True)
     shutil.rmtree(host.origin)
     assert host.pull().returncode != 0
     assert host.steps() == []
