@@ -21,13 +21,15 @@ import pytest
 
 PROGRAM = Path(__file__).resolve().parent.parent / "roles/app/files/app"
 PATIENCE = 60
-# Starts a command as systemd does, in a session with its own terminal, and ends as soon as the command has ended.
+# Starts a command as systemd does, in a session with its own terminal and without ignored signals, and ends as soon as the
+# command has ended.
 SYSTEMD_RUN = """#!{python}
-import os, subprocess, sys
+import os, signal, subprocess, sys
 end = sys.argv.index("--")
 properties = dict(option.split("=", 2)[1:] for option in sys.argv[1:end] if option.startswith("--property="))
 def take_terminal():
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number in range(3):
         os.dup2(os.open(properties["TTYPath"], os.O_RDWR), number)
 command = [word.replace("$$", "$") for word in sys.argv[end + 1:]]
@@ -74,6 +76,7 @@ class Terminal:
     def finish(self) -> tuple[str, int]:
         """What the terminal has shown, and the exit status of the program."""
         while True:
+            assert select.select([self.end], [], [], PATIENCE)[0], self.shown
             try:
                 self.shown += os.read(self.end, 4096)
             except OSError:  # nothing is left, and the program has ended
