@@ -21,8 +21,8 @@ import pytest
 
 PROGRAM = Path(__file__).resolve().parent.parent / "roles/app/files/app"
 PATIENCE = 60
-# Starts a command as systemd does, in a session with its own terminal and without ignored signals, and ends as soon as the
-# command has ended.
+# Starts a command as systemd does, in a session with its own terminal and without ignored signals, and ends as soon as
+# the command has ended.
 SYSTEMD_RUN = """#!{python}
 import os, signal, subprocess, sys
 end = sys.argv.index("--")
