@@ -266,7 +266,7 @@ def test_the_commands_of_the_guide(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     chosen = new_settings()
-    monkeypatch.setattr(main, "load", lambda: chosen)
+    monkeypatch.setattr(main, "load", lambda _: chosen)
     monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
     monkeypatch.setattr(main, "Restorer", lambda given: Restorer(given, **folders))
     monkeypatch.setattr(main, "Drill", lambda given: Drill(given, **folders))
@@ -290,7 +290,7 @@ def test_the_commands_of_the_guide(
 def test_the_status_expects_no_archive_any_more_as_soon_as_the_settings_are_recorded(
     new_settings: Make, folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "load", lambda: new_settings())
+    monkeypatch.setattr(main, "load", lambda _: new_settings())
     monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
     known = status.Status(folders["state"])
     known.record("settings", point_in_time=True, since=7)
@@ -303,7 +303,7 @@ def test_a_step_that_the_system_refuses_is_an_error_and_no_trace(
     new_settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = new_settings()
-    monkeypatch.setattr(main, "load", lambda: chosen)
+    monkeypatch.setattr(main, "load", lambda _: chosen)
 
     def refuse(*_: Any) -> int:
         raise PermissionError(1, "Operation not permitted", "/srv/shop/data")
@@ -326,7 +326,7 @@ def test_root_lets_the_unit_make_a_backup(
     new_settings: Make, folders: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = new_settings()
-    monkeypatch.setattr(main, "load", lambda: chosen)
+    monkeypatch.setattr(main, "load", lambda _: chosen)
     monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
     monkeypatch.setattr(main, "is_root", lambda: True)
     (tmp_path / "bin").mkdir()

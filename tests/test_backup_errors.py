@@ -68,7 +68,7 @@ def test_a_repository_that_is_gone_is_not_replaced_by_an_empty_one(
     moved = replace(chosen, targets=(Target("disk", str(tmp_path / "new")),))
     assert Saver(moved, cache=None, **folders).run(["shop"]) == []  # the first time there
     shutil.rmtree(tmp_path / "new")
-    monkeypatch.setattr(main, "load", lambda: moved)
+    monkeypatch.setattr(main, "load", lambda _: moved)
     monkeypatch.setattr(main, "Saver", lambda given: Saver(given, cache=None, **folders))
     assert main.main(["forget-repository", "disk"]) == 0
     assert "the next backup starts a new one" in capsys.readouterr().out
