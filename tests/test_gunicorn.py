@@ -229,7 +229,7 @@ def test_a_worker_that_max_requests_replaces_does_not_count_as_dead(serve: Serve
 
 
 def test_a_stopping_worker_finishes_its_requests(serve: Serve) -> None:
-    service = serve(threads=2, drain_timeout=10)
+    service = serve(threads=2, drain_timeout=60)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(service.get, "/slow")
         deadline = time.monotonic() + TIME_LIMIT
@@ -238,9 +238,7 @@ def test_a_stopping_worker_finishes_its_requests(serve: Serve) -> None:
             time.sleep(0.01)
         service.process.terminate()
         assert answer.result()[::2] == (200, "slow")
-    began = time.monotonic()
-    assert service.process.wait(TIME_LIMIT) == 0
-    assert time.monotonic() - began < 1  # a worker that is idle stops at once
+    assert service.process.wait(TIME_LIMIT) == 0  # a worker that is idle does not wait for drain_timeout
 
 
 def test_the_wsgi_environment_shows_that_an_app_runs_in_threads(serve: Serve) -> None:
