@@ -15,7 +15,6 @@ from testinfra.host import Host
 FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
 # Labels of the alerts that the tests cause, as a test machine may have others of the same name.
 SUBJECTS = {
-    "DiskFillsUp": {"mount": "/tmp"},
     "DiskFull": {"mount": "/tmp"},
     "MetricsMissing": {"job": "nginx"},
     "UnitFailed": {"unit": "broken.service"},

@@ -93,16 +93,6 @@ CAUSES["ClockOff"] = (
     "systemd-run --unit=ahead --collect python3 /run/ahead.py",
     "systemctl stop ahead; systemctl start prometheus-node-exporter",
 )
-# Four hours, up to five minutes ago, in which a disk has lost 20 kB of free space a second.
-TREND = """
-import time
-now = int(time.time())
-print("# TYPE host_disk_free_bytes gauge")
-for age in range(4 * 3600, 300, -60):
-    labels = 'host="web13",instance="web13",job="node",mount="/tmp"'
-    print(f"host_disk_free_bytes{{{labels}}} {20_000_000 + age * 20_000} {now - age}")
-print("# EOF")
-"""
 STORE = "/var/lib/prometheus"
 # Alerts that are caused at the same time, as none affects another, and their host. DiskFull begins last and ends first:
 # no other command finds /tmp full.
@@ -344,23 +334,6 @@ def test_a_webhook_that_is_down_gets_the_alert_later(machine: Machine, monitor: 
         monitor.host.run("systemctl start alert-receiver")
         root("systemctl reset-failed broken.service")
     wait_for(lambda: "UnitFailed" not in monitor.firing(machine.name), OVER, "UnitFailed is over")
-
-
-@pytest.mark.on("web13")
-def test_a_disk_that_fills_up_within_a_day_is_an_alert_until_it_is_gone(
-    machine: Machine, monitor: Monitor, root: Root
-) -> None:
-    forget_and_expect_none(monitor, machine, "DiskFillsUp")
-    store = f"/usr/bin/promtool tsdb create-blocks-from openmetrics /run/trend {STORE}/metrics2"
-    root("mount -t tmpfs -o size=20m,mode=1777 tmpfs /tmp")
-    try:
-        monitor.host.run_expect([0], f"python3 - >/run/trend <<'END'\n{TREND}END")
-        monitor.host.run_expect([0], f"chmod 0644 /run/trend && cd / && runuser -u prometheus -- {store}")
-        monitor.host.run_expect([0], "systemctl restart prometheus")  # it reads new blocks at its start
-        wait_until_found(monitor, machine, "DiskFillsUp")
-    finally:
-        root("umount --lazy /tmp")
-    wait_until_over(monitor, machine, "DiskFillsUp")
 
 
 @pytest.mark.on("web12")  # once: it is about the monitor
