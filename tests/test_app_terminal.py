@@ -128,6 +128,18 @@ def terminal(app: list[str]) -> Iterator[Callable[..., Terminal]]:
             os.waitpid(started.pid, 0)
 
 
+def test_output_that_nobody_has_read_when_the_command_ends_is_not_lost(terminal: Callable[..., Terminal]) -> None:
+    started = terminal("seq", "5000")  # as much as both terminals hold, and more than one read returns
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    deadline = time.monotonic() + PATIENCE
+    while [Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in children.read_text().split()] != ["Z"]:
+        assert time.monotonic() < deadline, "the command has not ended"
+        time.sleep(0.05)
+    shown, status = started.finish()
+    assert shown.splitlines() == [str(number) for number in range(1, 5001)]
+    assert status == 0
+
+
 @pytest.mark.parametrize("lines", [1, 20000])
 def test_no_output_is_lost_when_the_command_ends(terminal: Callable[..., Terminal], lines: int) -> None:
     started = terminal("sh", "-c", f"test -t 1; echo $?; seq {lines}; exit 5")
