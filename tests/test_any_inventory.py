@@ -214,7 +214,8 @@ def test_the_units_of_a_valid_app_hold_its_commands_and_nothing_else(app: dict[s
     name, expected = app["name"], 2
     if app.get("release_command"):
         expected += 1
-        lock = f"/usr/bin/python3 -I /srv/{name}/releases/%i/command_lock.py " if app.get("postgresql") else ""
+        has_database = app.get("postgresql", False) is not False  # {} is a database with the defaults
+        lock = f"/usr/bin/python3 -I /srv/{name}/releases/%i/command_lock.py " if has_database else ""
         line = f"ExecStart={lock}{systemd_command(app['release_command'])}"
         assert line in units[f"units/{name}.release-command@.service"].split("\n")
     for process in app.get("processes", []):
