@@ -100,7 +100,10 @@ def test_the_login_in_the_address_of_a_webhook_is_sent_in_a_header(web: str, log
     assert Web.logins == [f"Basic {expected}"]
 
 
-@pytest.mark.parametrize("address", ["http://squid:ink@127.0.0.1:9/x", "http://squid:in/k@127.0.0.1:9/x"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://squid:ink@127.0.0.1:9/x", "http://squid:in/k@127.0.0.1:9/x", "http://squid:i\u2100nk@127.0.0.1:9/x"],
+)
 def test_the_password_in_the_address_of_a_webhook_is_not_in_the_error(address: str) -> None:
     state: dict[str, Any] = {"waiting": [{"time": NOW, "channels": ["webhook"], "message": {"text": "x"}}]}
     deliver(state, {"webhook": lambda content: send_webhook(address, content)}, NOW)

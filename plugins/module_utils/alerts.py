@@ -171,7 +171,10 @@ def send_webhook(url: str, content: Mapping[str, Any]) -> None:
     if not url.startswith(("http://", "https://")):
         raise OSError("the address is not an HTTP URL")
     headers = {"Content-Type": "application/json", "User-Agent": "blueoctopus-alert"}
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # its text may contain the password
+        raise OSError("the address is not valid") from None
     login, at, server = parts.netloc.rpartition("@")
     if at:
         pair = urllib.parse.unquote(login).encode()
