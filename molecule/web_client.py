@@ -229,15 +229,28 @@ class Browser:
                     return str(html)
 
     def submit(self, form: Mapping[str, str]) -> None:
-        """Type values into the fields of a form, each given by its CSS selector, and send it with the Enter key."""
-        for selector, value in form.items():
-            field = f"document.querySelector({json.dumps(selector)})"
-            focused = self.call("Runtime.evaluate", expression=f"{field}.focus(); document.activeElement === {field}")
-            assert focused["result"].get("value"), f"there is no field {selector}"
-            self.call("Input.insertText", text=value)
-        enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
-        self.call("Input.dispatchKeyEvent", type="keyDown", text="\r", **enter)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **enter)
+        """Type values into the fields of a form, each given by its CSS selector, and send it with the Enter key.
+
+        A form ignores the key until the page's scripts are ready, and then sends nothing: it is filled in again.
+        """
+        deadline, posted = time.monotonic() + LOADED, self.posted()
+        while self.posted() == posted:
+            assert time.monotonic() < deadline, "the page sent no form"
+            for selector, value in form.items():
+                field = f"document.querySelector({json.dumps(selector)})"
+                script = f"{field}.focus(); {field}.select(); document.activeElement === {field}"
+                focused = self.call("Runtime.evaluate", expression=script)
+                assert focused["result"].get("value"), f"there is no field {selector}"
+                self.call("Input.insertText", text=value)
+            enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+            self.call("Input.dispatchKeyEvent", type="keyDown", text="\r", **enter)
+            self.call("Input.dispatchKeyEvent", type="keyUp", **enter)
+            while event := self.receive(QUIET):
+                self.events.append(event)
+
+    def posted(self) -> int:
+        """How many requests with the method POST the page has sent."""
+        return sum(sent["request"]["method"] == "POST" for sent in self.of("Network.requestWillBeSent"))
 
     def of(self, method: str) -> list[dict[str, Any]]:
         """The parameters of all events of a kind."""
