@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import testinfra
 import yaml
 from testinfra.host import Host
-from testing import PROJECT, Door, Machine, Run, Web
+from testing import PROJECT, Door, Machine, Run, Web, run_playbook
 
 
 def machine_of(item: pytest.Item) -> str:
@@ -77,20 +76,7 @@ def echo(machine: Machine) -> Web:
 def play(machine: Machine, inventory: Path) -> Callable[..., Run]:
     """Run a playbook like a user does, on this machine only unless `limit` is given."""
 
-    def run(playbook: str, *options: str, limit: str = machine.name, environment: dict[str, str] | None = None) -> Run:
-        command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(inventory), "--limit", limit]
-        own = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PY_COLORS"))}
-        done = subprocess.run(
-            [*command, *options],
-            cwd=PROJECT,
-            env=own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"} | (environment or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        return Run(done.returncode, done.stdout)
-
-    return run
+    return functools.partial(run_playbook, inventory, limit=machine.name)
 
 
 @pytest.fixture

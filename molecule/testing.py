@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,22 @@ class Run:
         line = re.search(rf"^{host} +: (.*)$", self.output, re.MULTILINE)
         assert line, self.output
         return {key: int(count) for key, count in re.findall(r"(\w+)=(\d+)", line[1])}
+
+
+def run_playbook(
+    inventory: Path, playbook: str, *options: str, limit: str, environment: Mapping[str, str] | None = None
+) -> Run:
+    """Run a playbook like a user does, on the hosts of `limit`."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PY_COLORS"))}
+    done = subprocess.run(
+        ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(inventory), "--limit", limit, *options],
+        cwd=PROJECT,
+        env=own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"} | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return Run(done.returncode, done.stdout)
 
 
 def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:

@@ -22,7 +22,7 @@ BOTH = "webservers"
 Deploy = Callable[..., Run]
 Play = Callable[..., Run]
 AtTask = Callable[[str, str], dict[str, str]]
-KILL_STEP = int(os.environ.get("KILL_STEP", "6"))  # 2 kills the control node after each task, 6 after every third one
+KILL_STEP = int(os.environ.get("KILL_STEP", "12"))  # 2 kills the control node after each task, 12 after every sixth one
 SWITCH, WATCH = "Switch nginx to the release", "Watch the release"
 
 BOTH_HOSTS = ["debian12", "debian13"]

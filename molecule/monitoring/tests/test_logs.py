@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import testinfra
 from monitoring.monitor import Monitor
-from testing import Machine, Run, Web, wait_for
+from testing import Machine, Run, Web, run_playbook, wait_for
 
 testinfra_hosts = ["ansible://webservers"]
 Play = Callable[..., Run]
 Root = Callable[[str], str]
+HOSTS = ("web12", "web13")  # their tests run in this order
 SENT = 60  # seconds
 FOUND, OVER = 180, 240  # seconds; on a busy test machine
 CERTIFICATE = (
@@ -65,19 +67,21 @@ class Receiver:
 
 
 @pytest.fixture(scope="module")
-def receiver(monitor: Monitor) -> Iterator[Receiver]:
+def receiver(monitor: Monitor, pytestconfig: pytest.Config) -> Iterator[Receiver]:
+    """A receiver to which both webservers ship their logs."""
     new = Receiver(monitor)
     new.start()
+    inventory = Path(pytestconfig.option.ansible_inventory).resolve()
+    run = run_playbook(inventory, "provision", *new.settings, limit="webservers")
+    assert run.code == 0, run.output
     yield new
     new.stop()
     monitor.host.run("ufw delete allow 6514/tcp; rm -f /run/logs-received")
 
 
-def test_logs_arrive_wait_while_the_receiver_is_down_and_stay_here_without_the_setting(
+def test_logs_arrive_and_wait_while_the_receiver_is_down(
     machine: Machine, monitor: Monitor, receiver: Receiver, shown: Web, play: Play, root: Root
 ) -> None:
-    run = play("provision", *receiver.settings)
-    assert run.code == 0, run.output
     name, sent = machine.name, []
     assert shown.ask("/?squid=1").status == 200
     assert shown.ask("/slow?seconds=x").status == 500
@@ -111,13 +115,20 @@ def test_logs_arrive_wait_while_the_receiver_is_down_and_stay_here_without_the_s
     root("systemctl start logs-ship.service")
     wait_for(lambda: "LogsNotSent" not in monitor.firing(name), OVER, "the alert is over")
 
-    check = play("provision", "--check", "--diff", *receiver.settings)
-    assert check.recap(name)["changed"] == 0, check.output
-    gone = play("provision")
+
+@pytest.mark.on("web13")
+@pytest.mark.usefixtures("machine")
+def test_logs_stay_on_the_hosts_without_the_setting(receiver: Receiver, inventory: Path) -> None:
+    on_both = functools.partial(run_playbook, inventory, "provision", limit="webservers")
+    check = on_both("--check", "--diff", *receiver.settings)
+    assert [check.recap(name)["changed"] for name in HOSTS] == [0, 0], check.output
+    gone = on_both()
     assert gone.code == 0, gone.output
-    for path in ("/etc/logs", "/var/lib/logs", "/etc/systemd/system/logs-ship.service"):
-        assert not machine.host.file(path).exists
-    assert not machine.host.service("logs-ship").is_running
+    for name in HOSTS:
+        host = testinfra.get_host(f"ansible://{name}", ansible_inventory=str(inventory))
+        for path in ("/etc/logs", "/var/lib/logs", "/etc/systemd/system/logs-ship.service"):
+            assert not host.file(path).exists
+        assert not host.service("logs-ship").is_running
 
 
 def test_the_requests_of_an_app_are_removed_after_its_days(machine: Machine, shown: Web, root: Root) -> None:
