@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ class Run:
 
 
 def run_playbook(
-    inventory: Path, playbook: str, *options: str, limit: str, environment: Mapping[str, str] | None = None
+    inventory: Path, playbook: str, *options: str, limit: str, environment: dict[str, str] | None = None
 ) -> Run:
     """Run a playbook like a user does, on the hosts of `limit`."""
     own = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PY_COLORS"))}
