@@ -31,7 +31,7 @@ def test_an_archive_that_is_stopped_stays_where_it_is_and_continues_when_it_is_s
     before = len(json.loads(host.check_output(snapshots)))
     identity = host.check_output("cat /var/lib/pgbackrest/id")
     try:
-        run = play("provision", *OFF, limit="all")
+        run = play("site", *OFF, limit="all")
         assert run.code == 0, run.output
         assert host.check_output(f"{SUPERUSER} 'show archive_mode'") == "off"
         assert host.run(f"{UNITS}; {RUNNING}").stdout == ""
@@ -41,13 +41,13 @@ def test_an_archive_that_is_stopped_stays_where_it_is_and_continues_when_it_is_s
         assert len(json.loads(host.check_output(snapshots))) == before > 0
         shown = play("status", *OFF)
         assert "WAL" not in shown.output, shown.output
-        again = play("provision", *OFF, limit="all")
+        again = play("site", *OFF, limit="all")
         assert again.recap("web13")["changed"] == 0, again.output
         host.check_output(
             f"{SUPERUSER} 'create table off (n int)'; {SUPERUSER} 'drop table off; select pg_switch_wal()'"
         )
     finally:
-        run = play("provision", limit="all")
+        run = play("site", limit="all")
     assert run.code == 0, run.output
     assert host.check_output("cat /var/lib/pgbackrest/id") == identity
     assert host.check_output("systemctl is-active backup-archive@store") == "active"
