@@ -5,11 +5,13 @@
 shopt -s inherit_errexit
 export PATH="$PWD/.venv/bin:$PATH" ANSIBLE_NOCOLOR=1
 folder=$(mktemp -d)
-machines=()
 
 remove_machines() {
+    local file
+    for file in "$folder"/*.json; do
+        script/machine down "$(basename "$file" .json)" >/dev/null 2>&1 || true
+    done
     rm -rf "$folder"
-    [ "${#machines[@]}" = 0 ] || script/machine down "${machines[@]}" >/dev/null 2>&1 || true
 }
 trap remove_machines EXIT
 
@@ -17,7 +19,6 @@ up() { # NAME: a fresh machine instead of one that may be left
     script/machine down "$1" >/dev/null 2>&1 || true
     rm -f "$folder/$1.ssh"
     script/machine up "$1" --debian 13 >"$folder/$1.json"
-    machines+=("$1")
 }
 
 login() { # NAME FIELD: a value of its login data
@@ -35,7 +36,8 @@ VARIABLES
 
 # One connection for all commands: the firewall of a host limits new ones.
 on_host() { # NAME COMMAND: runs a line of the shell as root; its standard input is that of this function
-    ssh -o ControlMaster=auto -o "ControlPath=$folder/$1.ssh" -o ControlPersist=yes -i "$(login "$1" private_key)" -o "UserKnownHostsFile=$(login "$1" known_hosts)" -o ServerAliveInterval=5 \
+    ssh -o ControlMaster=auto -o "ControlPath=$folder/$1.ssh" -o ControlPersist=600 -o ServerAliveInterval=5 \
+        -i "$(login "$1" private_key)" -o "UserKnownHostsFile=$(login "$1" known_hosts)" \
         "admin@$(login "$1" address)" "sudo bash -ec $(printf %q "$2")"
 }
 

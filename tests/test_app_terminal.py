@@ -210,7 +210,7 @@ def test_with_a_pipe_the_command_has_no_terminal_and_writes_to_the_pipe_itself(a
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_is_stopped(app: list[str], stopped: Callable[[], str], number: int) -> None:
-    # A shell that is not interactive starts the tests so that they ignore SIGINT, if it runs them in the background.
+    # The tests themselves ignore SIGINT in the background of a shell that is not interactive.
     command = ["env", "--default-signal", *app, "sh", "-c", "echo ready; exec sleep 3"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout

@@ -254,7 +254,7 @@ def test_second_run_succeeds_after_the_control_node_died_after_any_task(
             assert fleet.live()[0] == fleet.live()[1]
             assert fleet.left_overs() == []
     print(seen, f"{results // KILL_STEP} deaths", os.linesep)
-    assert results > 10
+    assert results > 36  # more than three deaths, however large the steps are
     assert seen.failed == 0, seen
 
 

@@ -17,7 +17,7 @@ from testing import Machine, Run, Web, run_playbook, wait_for
 testinfra_hosts = ["ansible://webservers"]
 Play = Callable[..., Run]
 Root = Callable[[str], str]
-HOSTS = ("web12", "web13")  # their tests run in this order
+HOSTS = ("web12", "web13")  # tests run on web12 first
 SENT = 60  # seconds
 FOUND, OVER = 180, 240  # seconds; on a busy test machine
 CERTIFICATE = (
