@@ -22,7 +22,7 @@ BOTH = "webservers"
 Deploy = Callable[..., Run]
 Play = Callable[..., Run]
 AtTask = Callable[[str, str], dict[str, str]]
-KILL_STEP = int(os.environ.get("KILL_STEP", "12"))  # 2 kills the control node after each task, 12 after every sixth one
+KILL_STEP = int(os.environ.get("KILL_STEP", "6"))  # 2 kills the control node after each task, 6 after every third one
 SWITCH, WATCH = "Switch nginx to the release", "Watch the release"
 
 BOTH_HOSTS = ["debian12", "debian13"]
@@ -254,7 +254,7 @@ def test_second_run_succeeds_after_the_control_node_died_after_any_task(
             assert fleet.live()[0] == fleet.live()[1]
             assert fleet.left_overs() == []
     print(seen, f"{results // KILL_STEP} deaths", os.linesep)
-    assert results > 36  # more than three deaths, however large the steps are
+    assert results > 24
     assert seen.failed == 0, seen
 
 
