@@ -9,9 +9,11 @@ import stat
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import release_build as sandbox
+from ansible_collections.blueoctopus.site.plugins.module_utils import static_files
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import (
     BuildError,
     environment_file,
@@ -260,11 +262,12 @@ def published(building: Path) -> list[str]:
 
 
 STATIC = [{"url": "/static/", "path": "static"}]
+NOTHING_LIVE = Path("/srv/shop/releases/none")
 
 
 @pytest.mark.parametrize(("url", "place"), [("/static/", "static"), ("/a/b/", "a/b")])
 def test_static_files_have_the_structure_of_their_urls(building: Path, url: str, place: str) -> None:
-    publish_source(building, [{"url": url, "path": "static"}])
+    publish_source(building, [{"url": url, "path": "static"}], "", NOTHING_LIVE)
     files = ["css/style.css", "css/style.css.gz", "photo.jpg", "small.css"]
     assert published(building) == [f"{place}/{file}" for file in files]
 
@@ -272,17 +275,19 @@ def test_static_files_have_the_structure_of_their_urls(building: Path, url: str,
 def test_every_static_folder_is_published(building: Path) -> None:
     (building / "source/dist").mkdir()
     (building / "source/dist/app.js").write_text("a")
-    publish_source(building, [{"url": "/a/css/", "path": "static/css"}, {"url": "/a/js/", "path": "dist"}])
+    publish_source(
+        building, [{"url": "/a/css/", "path": "static/css"}, {"url": "/a/js/", "path": "dist"}], "", NOTHING_LIVE
+    )
     assert published(building) == ["a/css/style.css", "a/css/style.css.gz", "a/js/app.js"]
 
 
 def test_static_files_of_an_app_that_shares_a_domain_are_below_its_path(building: Path) -> None:
-    publish_source(building, STATIC, "/shop")
+    publish_source(building, STATIC, "/shop", NOTHING_LIVE)
     assert published(building)[0] == "shop/static/css/style.css"
 
 
 def test_a_compressed_file_has_the_content_of_its_original(building: Path) -> None:
-    publish_source(building, STATIC)
+    publish_source(building, STATIC, "", NOTHING_LIVE)
     packed = building / "public/static/css/style.css.gz"
     assert gzip.decompress(packed.read_bytes()).decode() == TEXT
     assert len(packed.read_bytes()) < len(TEXT)
@@ -290,19 +295,54 @@ def test_a_compressed_file_has_the_content_of_its_original(building: Path) -> No
 
 def test_a_compressed_file_of_the_app_is_not_replaced(building: Path) -> None:
     (building / "source/static/css/style.css.gz").write_text("own")
-    publish_source(building, STATIC)
+    publish_source(building, STATIC, "", NOTHING_LIVE)
     assert (building / "public/static/css/style.css.gz").read_text() == "own"
+
+
+@pytest.mark.needs("brotli")
+def test_only_changed_files_are_compressed_again(
+    building: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (building / "source/static/script.js").write_text(TEXT)
+    publish_source(building, STATIC, "", NOTHING_LIVE)
+    live = building.rename(tmp_path / "live")
+    packed = (live / "public/static/css/style.css.br").read_bytes()
+    shutil.copytree(live / "source", building / "source")
+    (building / "source/static/script.js").write_text(f"{TEXT} changed")
+    pack = Mock(side_effect=static_files.pack)
+    monkeypatch.setattr(static_files, "pack", pack)
+    publish_source(building, STATIC, "", live)
+    compressed = {call.args[0].name for call in pack.call_args_list}
+    assert compressed == {"script.js", "small.css"}  # the other one is not smaller when it is compressed
+    assert (building / "public/static/css/style.css.br").read_bytes() == packed
+    assert static_files.unpack(building / "public/static/script.js.br") == f"{TEXT} changed".encode()
+
+
+@pytest.mark.needs("brotli")
+@pytest.mark.parametrize("content", ["", "damaged", "another file, compressed"])
+def test_a_compressed_file_of_the_live_release_with_other_content_is_not_used(
+    building: Path, tmp_path: Path, content: str
+) -> None:
+    """The app may have contained it, with any content."""
+    live = tmp_path / "live"
+    (live / "public/static/css").mkdir(parents=True)
+    former = live / "public/static/css/style.css"
+    former.write_text(content)
+    packed = static_files.pack(former) if "compressed" in content else content.encode()
+    former.with_name("style.css.br").write_bytes(packed)
+    publish_source(building, STATIC, "", live)
+    assert static_files.unpack(building / "public/static/css/style.css.br") == TEXT.encode()
 
 
 @pytest.mark.parametrize("static", [[], [{"url": "/s/", "path": "none"}]])
 def test_an_app_without_static_files_publishes_nothing(building: Path, static: list[dict[str, str]]) -> None:
-    publish_source(building, static)
-    publish_packages(building, static)
+    publish_source(building, static, "", NOTHING_LIVE)
+    publish_packages(building, static, "", NOTHING_LIVE)
     assert published(building) == []
 
 
 def test_only_root_and_nginx_can_read_published_files(building: Path) -> None:
-    publish_source(building, STATIC)
+    publish_source(building, STATIC, "", NOTHING_LIVE)
     assert mode_of(building / "public") == 0o750
     if IS_ROOT:
         assert ((building / "public").stat().st_uid, (building / "public").stat().st_gid) == (0, NOBODY)
@@ -325,7 +365,7 @@ def package(building: Path) -> Path:
 def test_the_static_folder_of_a_package_is_published(building: Path, package: Path) -> None:
     assert package.is_dir()
     for publish in (publish_source, publish_packages):
-        publish(building, [*STATIC, *PACKAGE])
+        publish(building, [*STATIC, *PACKAGE], "", NOTHING_LIVE)
     assert published(building)[:2] == ["admin/static/css/admin.css", "admin/static/css/admin.css.gz"]
     assert (building / "public/static/photo.jpg").is_file()
 
@@ -341,9 +381,9 @@ def test_a_missing_folder_of_a_package_is_an_error_that_names_the_key(
     building: Path, package: Path, path: str, reason: str
 ) -> None:
     assert package.is_dir()
-    publish_source(building, [])
+    publish_source(building, [], "", NOTHING_LIVE)
     with pytest.raises(BuildError, match="static: there is no folder") as error:
-        publish_packages(building, [{"url": "/x/", "path": path}])
+        publish_packages(building, [{"url": "/x/", "path": path}], "", NOTHING_LIVE)
     assert path in str(error.value)
     assert reason in str(error.value)
 
@@ -353,9 +393,9 @@ def test_a_link_in_a_folder_of_a_package_is_refused(building: Path, package: Pat
     (tmp_path / "shadow").mkdir()
     (tmp_path / "shadow/key").write_text("secret")
     (package / link).symlink_to(tmp_path / ("shadow" if link == "js" else "shadow/key"))
-    publish_source(building, [])
+    publish_source(building, [], "", NOTHING_LIVE)
     with pytest.raises(BuildError, match=f"{link}, which is neither file nor folder"):
-        publish_packages(building, PACKAGE)
+        publish_packages(building, PACKAGE, "", NOTHING_LIVE)
     assert "secret" not in "".join(p.read_text() for p in (building / "public").rglob("*.js"))
 
 
@@ -367,9 +407,9 @@ def test_a_folder_of_a_package_behind_a_link_is_refused(
     replaced = package.parent.parent / part
     shutil.rmtree(replaced)
     replaced.symlink_to(tmp_path / ("outside" if part == "flask_admin" else "outside/static"))
-    publish_source(building, [])
+    publish_source(building, [], "", NOTHING_LIVE)
     with pytest.raises(BuildError, match="is a link"):
-        publish_packages(building, PACKAGE)
+        publish_packages(building, PACKAGE, "", NOTHING_LIVE)
 
 
 def test_a_tree_that_is_a_link_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_build import BuildError
@@ -18,10 +19,10 @@ PACKAGE = "package:"  # begins the path of a folder in an installed package
 Folders = list[dict[str, str]]  # each with `url` and `path`
 
 
-def publish_source(building: Path, static: Folders, prefix: str = "") -> None:
+def publish_source(building: Path, static: Folders, prefix: str, live: Path) -> None:
     """Create `public` with the folders of the source, in the structure of their URLs; skip those that do not exist.
 
-    The URLs are below the path `prefix`.
+    The URLs are below the path `prefix`. Files that are the same in the live release are not compressed again.
 
     Call this before any code of the app runs, so that root copies only files from the archive.
     """
@@ -30,16 +31,16 @@ def publish_source(building: Path, static: Folders, prefix: str = "") -> None:
     for folder in static:
         source = building / "source" / folder["path"]
         if not folder["path"].startswith(PACKAGE) and source.is_dir():
-            target = public / f"{prefix}{folder['url']}".strip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, target, ignore_dangling_symlinks=True)
-            add_compressed(target)
+            place = f"{prefix}{folder['url']}".strip("/")
+            (public / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, public / place, ignore_dangling_symlinks=True)
+            add_compressed(public / place, live / "public" / place)
     os.chown(public, 0, grp.getgrnam("www-data").gr_gid)
     public.chmod(0o750)
 
 
-def publish_packages(building: Path, static: Folders, prefix: str = "") -> None:
-    """Add the folders of installed packages to `public`. Their URLs are below the path `prefix`.
+def publish_packages(building: Path, static: Folders, prefix: str, live: Path) -> None:
+    """Add the folders of installed packages to `public`, like those of the source.
 
     Call this when root owns the venv and no process of the build runs any more. Code of the build may have put links
     into the venv: they are refused, so that root copies no other files.
@@ -49,10 +50,11 @@ def publish_packages(building: Path, static: Folders, prefix: str = "") -> None:
     """
     for folder in static:
         if folder["path"].startswith(PACKAGE):
-            target = building / "public" / f"{prefix}{folder['url']}".strip("/")
+            place = f"{prefix}{folder['url']}".strip("/")
+            target = building / "public" / place
             target.parent.mkdir(parents=True, exist_ok=True)
             copy_files(package_folder(building / "venv", folder["path"]), target, folder["path"])
-            add_compressed(target)
+            add_compressed(target, live / "public" / place)
 
 
 def package_folder(venv: Path, path: str) -> Path:
@@ -104,20 +106,45 @@ def copy_files(source: Path, target: Path, name: str) -> None:
                 )
 
 
-def add_compressed(target: Path) -> None:
-    """Add compressed versions of files if they are smaller and the app does not contain them."""
-    for path in [p for p in target.rglob("*") if p.is_file() and p.suffix in COMPRESSED]:
-        compress(path)
+def add_compressed(target: Path, live: Path) -> None:
+    """Add compressed versions of files if they are smaller and the app does not contain them.
+
+    Args:
+        target: folder of the files.
+        live: the same folder in the live release.
+    """
+    files = [path for path in target.rglob("*") if path.is_file() and path.suffix in COMPRESSED]
+    has_brotli = bool(shutil.which("brotli"))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for done in [threads.submit(compress, path, live / path.relative_to(target), has_brotli) for path in files]:
+            done.result()
 
 
-def compress(path: Path) -> None:
-    """Add compressed versions of a file if they are smaller and the app does not contain them."""
+def compress(path: Path, live: Path, has_brotli: bool) -> None:
+    """Add compressed versions of one file. `live` is the same file in the live release."""
     content = path.read_bytes()
-    packers: dict[str, Callable[[], bytes]] = {".gz": lambda: gzip.compress(content, mtime=0)}
-    if shutil.which("brotli"):
-        packers[".br"] = lambda: subprocess.run(["brotli", "--stdout", path], capture_output=True, check=True).stdout
-    for suffix, pack in packers.items():
-        compressed = path.with_name(path.name + suffix)
-        if not compressed.exists() and len(packed := pack()) < len(content):
-            compressed.write_bytes(packed)
-            shutil.copystat(path, compressed)
+    add_smaller(path, ".gz", lambda: gzip.compress(content, mtime=0))
+    if has_brotli:
+        former = live.with_name(f"{live.name}.br")
+        add_smaller(path, ".br", lambda: former.read_bytes() if unpack(former) == content else pack(path))
+
+
+def add_smaller(path: Path, suffix: str, compressed: Callable[[], bytes]) -> None:
+    """Add a compressed version of a file if it is smaller and the app does not contain it."""
+    target = path.with_name(path.name + suffix)
+    if not target.exists() and len(packed := compressed()) < path.stat().st_size:
+        target.write_bytes(packed)
+        shutil.copystat(path, target)
+
+
+def pack(path: Path) -> bytes:
+    """Compress a file with brotli's best quality, which takes two seconds a megabyte."""
+    return subprocess.run(["brotli", "--stdout", path], capture_output=True, check=True).stdout
+
+
+def unpack(path: Path) -> bytes | None:
+    """The content of a file that brotli has compressed; none when there is no such file, or it is damaged."""
+    if not path.is_file():
+        return None
+    done = subprocess.run(["brotli", "--decompress", "--stdout", path], capture_output=True)
+    return done.stdout if done.returncode == 0 else None

@@ -17,6 +17,7 @@ description:
     separate cache for each app, and so is everything when there are O(build_secrets).
   - A project with a build system is installed beside its dependencies, never editable. When the dependencies are locked
     as in the live release, they are hard links to it; the project itself is always built anew.
+  - The compressed versions of static files that are the same in the live release are copied from it.
   - The release is built in a temporary folder, which is renamed when it is complete. A failure leaves no partial
     release.
   - When the host already has the release, nothing changes.
@@ -258,11 +259,12 @@ def build(store: Releases, params: dict[str, Any]) -> None:
         subprocess.run([*unpack, "--directory", building / "source"], check=True, capture_output=True, text=True)
         venv_paths = in_venv(params["shared_paths"])
         shared = set_aside(building, [path for path in params["shared_paths"] if path not in venv_paths])
-        publish_source(building, params["static"], params["prefix"])
+        live = store.path(store.live or "none")
+        publish_source(building, params["static"], params["prefix"], live)
         build_secrets = json.loads(params["build_secrets"] or "{}")
         uv_build = Build(params["name"], building, final, python, params["uv"], build_secrets)
-        lock = install(uv_build, store.path(store.live or "none"), params)
-        publish_packages(building, params["static"], params["prefix"])
+        lock = install(uv_build, live, params)
+        publish_packages(building, params["static"], params["prefix"], live)
         compile_source(building, final, params["name"], python)
         shared += set_aside(building, venv_paths)
         share(building, final, params["name"], store.root / "data", shared)
