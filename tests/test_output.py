@@ -46,7 +46,7 @@ LOCK = {
 }
 SYSTEM = {"ID": "debian", "VERSION_ID": "13"}
 REACHED = {"user": "me", "port": 22, "administrator": "admin", "sshd_port": 22, "python": True, "clock": True}
-REACHED |= {"alerts": False, "metrics": False, "logs": False, "cores": 2, "redis": []}
+REACHED |= {"alerts": False, "metrics": False, "logs": False, "cores": 2, "redis": [], "certificates": []}
 REACHED |= {"sudo_password_given": False}
 CERTIFICATE = {"problem": "", "kept": []}
 RESULTS: dict[str, Any] = {

@@ -19,8 +19,8 @@ NO_CONNECTION = ("refused", "timed out", "No route", "unreachable")
 # During a first boot, sshd may start before cloud-init installs the keys. After that, a denial is final.
 KEYS_TIMEOUT = 60  # seconds
 FIRST_BOOT_TIMEOUT = 900  # seconds that a first boot may take
-# Prints os-release, the number of cores, the apps with an instance of Redis, and whether the host has Python, a program
-# that sets the clock, alerts, metrics, and the service that ships logs.
+# Prints os-release, the number of cores, the apps with an instance of Redis, those whose certificates are renewed, and
+# whether the host has Python, a program that sets the clock, alerts, metrics, and the service that ships logs.
 SYSTEM_INFO = """cat /etc/os-release
 command -v python3 >/dev/null && echo PYTHON=yes
 PATH=$PATH:/usr/sbin
@@ -30,6 +30,7 @@ command -v chronyd ntpd >/dev/null && echo CLOCK=yes
 [ -e /etc/systemd/system/logs-ship.service ] && echo LOGS=yes
 echo CORES=$(nproc)
 echo REDIS=\\'$(ls /etc/app-redis 2>/dev/null)\\'
+echo CERTIFICATES=\\'$(ls /etc/certificates 2>/dev/null)\\'
 """
 # Prints the home of each user with one of these names; an empty one when there is only a group with the name.
 ACCOUNTS = """for name in {names}; do
@@ -111,7 +112,9 @@ class ActionModule(ActionBase):
         present = {name.lower(): system.pop(name, "") == "yes" for name in asked}
         found: dict[str, Any] = {"cores": int(system.pop("CORES", "") or 1)}
         found |= {"accounts": {key[len(HOME) :]: system.pop(key) for key in [*system] if key.startswith(HOME)}}
-        found |= {"redis": [name.removesuffix(".conf") for name in system.pop("REDIS", "").split()]}
+        for key, suffix in {"redis": ".conf", "certificates": ".json"}.items():
+            files = system.pop(key.upper(), "").split()
+            found[key] = [name.removesuffix(suffix) for name in files if name.endswith(suffix)]
         current, final = {"user": user, "port": port}, {"administrator": logins.administrator, "sshd_port": logins.port}
         given = {"sudo_password_given": self.has_sudo_password()}
         return result | {"system": system, **present, **found, **current, **final, **given, "ansible_facts": facts}

@@ -83,6 +83,11 @@ redis:
   returned: success
   type: list
   elements: str
+certificates:
+  description: The apps whose certificates the host renews.
+  returned: success
+  type: list
+  elements: str
 clock:
   description: Whether the host has a program that sets its clock.
   returned: success
