@@ -21,7 +21,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.programs import PACKAGE
 from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
 from log_lines import V1
 from metric_lines import lines_of
-from nginx_site import Site, needs_nginx, own_address
+from nginx_site import Site, free_port, needs_nginx, own_address
 
 APPS = {"shop": V1, "blog": "20260102T000000Z-11111111bb"}
 Render = Callable[..., str]
@@ -63,11 +63,6 @@ def test_a_host_has_only_the_exporters_that_it_needs(render: Render) -> None:
 
 
 # --- who can read them ------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager

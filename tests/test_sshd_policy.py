@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import paramiko
 import pytest
 from ansible_collections.blueoctopus.site.plugins.modules import sshd_policy
+from nginx_site import free_port
 
 pytestmark = [pytest.mark.needs("sshd"), pytest.mark.slow]
 Configure = Callable[..., Path]
@@ -25,11 +25,6 @@ def run_command(command: list[str], **_options: Any) -> tuple[int, str, str]:
     """Run a program like AnsibleModule does."""
     done = subprocess.run(command, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import random
 import re
 import shutil
@@ -248,9 +249,13 @@ class Site:
 
 
 def free_port() -> int:
-    """A free port, below those that the kernel gives to outgoing connections: one of them could take it meanwhile."""
+    """A free port that nobody else takes meanwhile.
+
+    It is below those that the kernel gives to outgoing connections, and each process of pytest-xdist has its own range.
+    """
+    first = 20_000 + 1_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
     while True:
-        port = random.randint(20_000, 32_000)
+        port = random.randrange(first, first + 1_500)
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("", port))
             return port
