@@ -105,6 +105,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         "requests of clients got a status of 500 or more, although the health check succeeds",
     ),
     "exit after the switch": (exit_after_the_switch, {"watch_time": 5}, "killing the master"),
+    "directives that nginx does not know": (
+        lambda _shop: None,
+        {"nginx_extra": "location = /ping { retrun 204; }"},
+        'unknown directive "retrun"',
+    ),
     "a git ref that does not exist": (
         commit_all,
         {"source": "GIT", "version": "v9"},

@@ -53,13 +53,14 @@ def test_old_releases_are_pruned_and_the_live_one_is_kept(machine: Machine, depl
     assert kept() == [previous, machine.live("shop")]
 
 
-def test_version_is_deployed_from_a_git_repository(machine: Machine, deploy: Deploy, shop: Path) -> None:
+def test_version_is_deployed_from_a_subfolder_of_a_git_repository(machine: Machine, deploy: Deploy, shop: Path) -> None:
+    repository = shop.parent
     (shop / "version.txt").write_text("tagged\n")
-    commit = commit_all(shop)
-    git(shop, "tag", "v1")
+    commit = commit_all(repository)
+    git(repository, "tag", "v1")
     (shop / "version.txt").write_text("newer\n")
-    commit_all(shop)
-    run = deploy("not committed", source=f"file://{shop}", version="v1")
+    commit_all(repository)
+    run = deploy("not committed", source=f"file://{repository}", subfolder=shop.name, version="v1")
     assert run.code == 0, run.output
     assert machine.web.ask().json["version"] == "tagged"
     with machine.host.sudo():
