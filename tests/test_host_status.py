@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from ansible_collections.blueoctopus.site.plugins.module_utils import host_state
 from ansible_collections.blueoctopus.site.plugins.modules import host_status
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.status import document
 from modules import call
@@ -17,12 +18,38 @@ from status_examples import PROJECT, SCHEMA
 
 
 @pytest.mark.usefixtures("programs")
-def test_an_app_that_was_never_deployed_is_a_problem_and_the_state_matches_the_schema() -> None:
+def test_an_app_that_was_never_deployed_is_a_problem_and_the_state_matches_the_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_state, "UPDATES", tmp_path / "kept.json")
     state = call(host_status, apps=["shop"])
     assert not state["changed"]
     assert [app["live"] for app in state["host"]["apps"] if app["in_inventory"]] == [""]
     assert "absent" in [problem["kind"] for problem in state["host"]["problems"]]
     jsonschema.validate(document({"web1": state}), SCHEMA)
+
+
+def test_apt_is_asked_again_only_when_its_lists_or_packages_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, packages = tmp_path / "asked", tmp_path / "status"
+    packages.touch()
+    shown = "Inst tar [1] (2 Debian-Security:13/stable-security)\\nInst nginx [1] (2 Debian:13)\\n"
+    (tmp_path / "apt-get").write_text(f"#!/bin/sh\nprintf '{shown}'\necho >>{asked}\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(host_state, "UPDATES", tmp_path / "kept.json")
+    monkeypatch.setattr(host_state, "APT_FILES", (packages, tmp_path / "none"))
+
+    def count() -> int:
+        assert host_state.Updates().count() == {"pending": 2, "security": 1}
+        return len(asked.read_text().splitlines())
+
+    assert [count(), count()] == [1, 1]
+    os.utime(packages, (0, 0))
+    assert [count(), count()] == [2, 2]
+    (tmp_path / "kept.json").write_text("damaged")
+    assert count() == 3
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import summary
-from ansible_collections.blueoctopus.site.plugins.module_utils.files import read_untrusted
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import read_untrusted, write
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import systemctl
 
 DATA = ("/var/lib/postgresql", "/var/lib/prometheus")  # a file system of their own is usual
@@ -21,6 +21,21 @@ BACKUP = Path("/var/lib/backup/shared/status.json")
 ALERTS = (Path("/run/alert/state.json"), Path("/var/lib/alert/state.json"))
 REBOOT = (Path("/run/reboot-required"), Path("/var/run/reboot-required"))
 APT_TIMEOUT = 5  # seconds
+UPDATES = Path("/run/pending-updates.json")  # only root can write it
+APT_FILES = tuple(
+    map(
+        Path,
+        (
+            "/var/lib/apt/lists",
+            "/var/lib/apt/extended_states",
+            "/var/lib/dpkg/status",
+            "/etc/apt/apt.conf.d",
+            "/etc/apt/preferences.d",
+            "/etc/apt/sources.list",
+            "/etc/apt/sources.list.d",
+        ),
+    )
+)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -59,22 +74,33 @@ def failed_units() -> list[str]:
     return [line.split()[0] for line in shown.splitlines() if line.split()]
 
 
+def apt_state(paths: tuple[Path, ...]) -> dict[str, int]:
+    """When apt's lists, packages and settings changed, in nanoseconds since 1970, by path."""
+    return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
+
+
 class Updates:
-    """Counts the pending updates, while other things are measured: apt needs up to a second."""
+    """Counts the pending updates, while other things are measured: apt needs up to a second of processor time.
+
+    The result is kept until apt's lists, packages or settings change.
+    """
 
     def __init__(self) -> None:
         command = ["apt-get", "--simulate", "--quiet", "--quiet", "dist-upgrade"]
         environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+        kept, self.state = read_json(UPDATES) or {}, apt_state(APT_FILES)
+        self.known: dict[str, int] | None = kept.get("updates") if kept.get("state") == self.state else None
         self.apt: subprocess.Popen[str] | None = None
-        with contextlib.suppress(OSError):
-            self.apt = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-            )
+        if self.known is None:
+            with contextlib.suppress(OSError):
+                self.apt = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+                )
 
     def count(self) -> dict[str, int] | None:
         """The number of pending updates, and of those that fix security; None if apt does not tell."""
         if not self.apt:
-            return None
+            return self.known
         try:
             shown, _ = self.apt.communicate(timeout=APT_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -84,7 +110,10 @@ class Updates:
         lines = [line for line in shown.splitlines() if line.startswith("Inst ")]
         if self.apt.returncode:
             return None
-        return {"pending": len(lines), "security": sum("-Security" in line or "-security" in line for line in lines)}
+        found = {"pending": len(lines), "security": sum("-Security" in line or "-security" in line for line in lines)}
+        with contextlib.suppress(OSError):
+            write(UPDATES, json.dumps({"state": self.state, "updates": found}), 0o600)
+        return found
 
 
 def describe_backup(path: Path = BACKUP) -> dict[str, Any] | None:
