@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import files
 from ansible_collections.blueoctopus.site.plugins.modules import config_files
+from modules import call
 
-PROJECT = Path(__file__).resolve().parent.parent
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_files_are_written_with_their_mode(tmp_path: Path) -> None:
@@ -23,16 +25,16 @@ def test_files_are_written_with_their_mode(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["settings.conf"]
 
 
-@pytest.mark.slow
-def test_a_file_with_a_wrong_mode_is_corrected(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "mode"), [("files", 0o640), ("programs", 0o755)])
+def test_a_file_with_a_wrong_mode_is_corrected(tmp_path: Path, option: str, mode: int) -> None:
     path = tmp_path / "settings.conf"
     files.write(path, "one\n", 0o666)
-    command = ["ansible", "localhost", "--connection=local", "--module-name=blueoctopus.site.config_files", "--args"]
-    arguments = json.dumps({"files": {str(path): "one\n"}, "mode": "0640"})
-    settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
-    done = subprocess.run([*command, arguments], cwd=PROJECT, env=os.environ | settings, capture_output=True, text=True)
-    assert "CHANGED" in done.stdout, done.stdout + done.stderr
-    assert path.stat().st_mode & 0o777 == 0o640
+    arguments: dict[str, Any] = {option: {str(path): "one\n"}, "mode": "0640"}
+    assert call(config_files, check=True, **arguments)["changed"]
+    assert mode_of(path) == 0o666
+    assert call(config_files, **arguments)["written"] == [str(path)]
+    assert mode_of(path) == mode
+    assert not call(config_files, **arguments)["changed"]
 
 
 def test_a_line_replaces_the_last_match_or_is_added_at_the_end() -> None:

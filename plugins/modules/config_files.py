@@ -20,8 +20,12 @@ options:
       replaces the last line that its expression matches. If none matches, it is added at the end.
     type: dict
     default: {}
+  programs:
+    description: Contents of programs by their paths. Everybody can run them; their mode is 755.
+    type: dict
+    default: {}
   mode:
-    description: Mode of all of them, in octal.
+    description: Mode of O(files) and O(lines), in octal.
     type: str
     default: "0644"
 extends_documentation_fragment:
@@ -84,19 +88,22 @@ def main() -> None:
         argument_spec={
             "files": {"type": "dict", "default": {}},
             "lines": {"type": "dict", "default": {}},
+            "programs": {"type": "dict", "default": {}},
             "mode": {"type": "str", "default": "0644"},
         },
         supports_check_mode=True,
     )
     mode = int(module.params["mode"], 8)
-    files = {Path(path): str(content) for path, content in module.params["files"].items()}
-    files |= {Path(path): with_lines(read(Path(path)), lines) for path, lines in module.params["lines"].items()}
-    before = {path: current_state(path) for path in files}
-    written = [path for path, content in files.items() if before[path] != (content, mode)]
+    wanted = {Path(path): (str(content), mode) for path, content in module.params["files"].items()}
+    for path, lines in module.params["lines"].items():
+        wanted[Path(path)] = with_lines(read(Path(path)), lines), mode
+    wanted |= {Path(path): (str(content), 0o755) for path, content in module.params["programs"].items()}
+    before = {path: current_state(path) for path in wanted}
+    written = [path for path in wanted if before[path] != wanted[path]]
     if not module.check_mode:
         for path in written:
-            write(path, files[path], mode)
-    diff = [difference(path, before[path][0], files[path]) for path in written]
+            write(path, *wanted[path])
+    diff = [difference(path, before[path][0], wanted[path][0]) for path in written]
     module.exit_json(changed=bool(written), written=[str(path) for path in written], diff=diff)
 
 
