@@ -29,17 +29,19 @@ def test_an_app_that_was_never_deployed_is_a_problem_and_the_state_matches_the_s
     jsonschema.validate(document({"web1": state}), SCHEMA)
 
 
-def test_apt_is_asked_again_only_when_its_lists_or_packages_have_changed(
+def test_apt_is_asked_again_only_when_packages_or_settings_have_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, packages = tmp_path / "asked", tmp_path / "status"
+    asked, packages, settings = tmp_path / "asked", tmp_path / "status", tmp_path / "preferences.d"
     packages.touch()
+    settings.mkdir()
+    (settings / "pin").touch()
     shown = "Inst tar [1] (2 Debian-Security:13/stable-security)\\nInst nginx [1] (2 Debian:13)\\n"
     (tmp_path / "apt-get").write_text(f"#!/bin/sh\nprintf '{shown}'\necho >>{asked}\n")
     (tmp_path / "apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(host_state, "UPDATES", tmp_path / "kept.json")
-    monkeypatch.setattr(host_state, "APT_FILES", (packages, tmp_path / "none"))
+    monkeypatch.setattr(host_state, "APT_FILES", (packages, settings, tmp_path / "none"))
 
     def count() -> int:
         assert host_state.Updates().count() == {"pending": 2, "security": 1}
@@ -48,8 +50,10 @@ def test_apt_is_asked_again_only_when_its_lists_or_packages_have_changed(
     assert [count(), count()] == [1, 1]
     os.utime(packages, (0, 0))
     assert [count(), count()] == [2, 2]
+    os.utime(settings / "pin", (0, 0))
+    assert [count(), count()] == [3, 3]
     (tmp_path / "kept.json").write_text("damaged")
-    assert count() == 3
+    assert count() == 4
 
 
 @pytest.mark.slow

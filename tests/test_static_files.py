@@ -89,26 +89,7 @@ def test_a_compressed_file_of_the_app_is_not_replaced(building: Path) -> None:
 
 
 @pytest.mark.needs("brotli")
-def test_only_changed_files_are_compressed_again(
-    building: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (building / "source/static/script.js").write_text(TEXT)
-    publish_source(building, STATIC, "", NOTHING_LIVE)
-    live = building.rename(tmp_path / "live")
-    packed = (live / "public/static/css/style.css.br").read_bytes()
-    shutil.copytree(live / "source", building / "source")
-    (building / "source/static/script.js").write_text(f"{TEXT} changed")
-    pack = Mock(side_effect=static_files.pack)
-    monkeypatch.setattr(static_files, "pack", pack)
-    publish_source(building, STATIC, "", live)
-    compressed = {call.args[0].name for call in pack.call_args_list}
-    assert compressed == {"script.js", "small.css"}  # the other one is not smaller when it is compressed
-    assert (building / "public/static/css/style.css.br").read_bytes() == packed
-    assert static_files.unpack(building / "public/static/script.js.br") == f"{TEXT} changed".encode()
-
-
-@pytest.mark.needs("brotli")
-@pytest.mark.parametrize("content", ["", "damaged", "another file, compressed"])
+@pytest.mark.parametrize("content", ["", "damaged", "compressed", "compressed " * 100_000])
 def test_a_compressed_file_of_the_live_release_with_other_content_is_not_used(
     building: Path, tmp_path: Path, content: str
 ) -> None:
@@ -120,7 +101,7 @@ def test_a_compressed_file_of_the_live_release_with_other_content_is_not_used(
     packed = static_files.pack(former) if "compressed" in content else content.encode()
     former.with_name("style.css.br").write_bytes(packed)
     publish_source(building, STATIC, "", live)
-    assert static_files.unpack(building / "public/static/css/style.css.br") == TEXT.encode()
+    assert static_files.unpacks_to(building / "public/static/css/style.css.br", TEXT.encode())
 
 
 @pytest.mark.parametrize("static", [[], [{"url": "/s/", "path": "none"}]])
@@ -199,3 +180,26 @@ def test_a_folder_of_a_package_behind_a_link_is_refused(
     publish_source(building, [], "", NOTHING_LIVE)
     with pytest.raises(BuildError, match="is a link"):
         publish_packages(building, PACKAGE, "", NOTHING_LIVE)
+
+
+@pytest.mark.needs("brotli")
+@pytest.mark.usefixtures("package")
+def test_only_changed_files_are_compressed_again(
+    building: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = building / "source/static/script.js"
+    script.write_text(TEXT)
+    publish_source(building, STATIC, "", NOTHING_LIVE)
+    publish_packages(building, PACKAGE, "", NOTHING_LIVE)
+    live = Path(shutil.copytree(building, tmp_path / "live"))
+    shutil.rmtree(building / "public")
+    script.write_text(f"{TEXT} changed")
+    pack = Mock(side_effect=static_files.pack)
+    monkeypatch.setattr(static_files, "pack", pack)
+    publish_source(building, STATIC, "", live)
+    publish_packages(building, PACKAGE, "", live)
+    compressed = {call.args[0].name for call in pack.call_args_list}
+    assert compressed == {"script.js", "small.css"}  # the last one is not smaller when it is compressed
+    for file in ("static/css/style.css.br", "admin/static/css/admin.css.br"):
+        assert (building / "public" / file).read_bytes() == (live / "public" / file).read_bytes()
+    assert static_files.unpacks_to(building / "public/static/script.js.br", f"{TEXT} changed".encode())

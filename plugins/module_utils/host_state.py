@@ -29,7 +29,9 @@ APT_FILES = tuple(
             "/var/lib/apt/lists",
             "/var/lib/apt/extended_states",
             "/var/lib/dpkg/status",
+            "/etc/apt/apt.conf",
             "/etc/apt/apt.conf.d",
+            "/etc/apt/preferences",
             "/etc/apt/preferences.d",
             "/etc/apt/sources.list",
             "/etc/apt/sources.list.d",
@@ -75,8 +77,9 @@ def failed_units() -> list[str]:
 
 
 def apt_state(paths: tuple[Path, ...]) -> dict[str, int]:
-    """When apt's lists, packages and settings changed, in nanoseconds since 1970, by path."""
-    return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
+    """When files, and folders with their files, changed: in nanoseconds since 1970, by path."""
+    files = [file for path in paths if path.exists() for file in (path, *(path.iterdir() if path.is_dir() else ()))]
+    return {str(file): file.stat().st_mtime_ns for file in files if file.exists()}
 
 
 class Updates:

@@ -115,7 +115,7 @@ def add_compressed(target: Path, live: Path) -> None:
     """
     files = [path for path in target.rglob("*") if path.is_file() and path.suffix in COMPRESSED]
     has_brotli = bool(shutil.which("brotli"))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         for done in [threads.submit(compress, path, live / path.relative_to(target), has_brotli) for path in files]:
             done.result()
 
@@ -126,7 +126,7 @@ def compress(path: Path, live: Path, has_brotli: bool) -> None:
     add_smaller(path, ".gz", lambda: gzip.compress(content, mtime=0))
     if has_brotli:
         former = live.with_name(f"{live.name}.br")
-        add_smaller(path, ".br", lambda: former.read_bytes() if unpack(former) == content else pack(path))
+        add_smaller(path, ".br", lambda: former.read_bytes() if unpacks_to(former, content) else pack(path))
 
 
 def add_smaller(path: Path, suffix: str, compressed: Callable[[], bytes]) -> None:
@@ -139,12 +139,16 @@ def add_smaller(path: Path, suffix: str, compressed: Callable[[], bytes]) -> Non
 
 def pack(path: Path) -> bytes:
     """Compress a file with brotli's best quality, which takes two seconds a megabyte."""
-    return subprocess.run(["brotli", "--stdout", path], capture_output=True, check=True).stdout
+    return subprocess.run(["nice", "brotli", "--stdout", path], capture_output=True, check=True).stdout
 
 
-def unpack(path: Path) -> bytes | None:
-    """The content of a file that brotli has compressed; none when there is no such file, or it is damaged."""
+def unpacks_to(path: Path, content: bytes) -> bool:
+    """Whether a file exists and brotli unpacks it to this content. The app may have made it, so no more is read."""
     if not path.is_file():
-        return None
-    done = subprocess.run(["brotli", "--decompress", "--stdout", path], capture_output=True)
-    return done.stdout if done.returncode == 0 else None
+        return False
+    command: list[str | Path] = ["brotli", "--decompress", "--stdout", path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        found = running.stdout.read(len(content) + 1) if running.stdout else b""
+        if len(found) > len(content):
+            running.kill()
+    return found == content and running.returncode == 0

@@ -17,7 +17,7 @@ description:
     separate cache for each app, and so is everything when there are O(build_secrets).
   - A project with a build system is installed beside its dependencies, never editable. When the dependencies are locked
     as in the live release, they are hard links to it; the project itself is always built anew.
-  - The compressed versions of static files that are the same in the live release are copied from it.
+  - What brotli made of static files that are the same in the live release is copied from it.
   - The release is built in a temporary folder, which is renamed when it is complete. A failure leaves no partial
     release.
   - When the host already has the release, nothing changes.

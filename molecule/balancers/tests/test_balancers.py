@@ -184,23 +184,32 @@ def test_a_deploy_to_both_webservers_fails_no_request_and_drains_one_after_the_o
     assert_posts_are_not_repeated(seen, posts())
 
 
-def test_a_deploy_and_a_rollback_that_change_the_health_path_and_the_first_domain_fail_no_request(
-    machines: Machines, shop: Path, deploy: Callable[..., Run], play: Play, clients: Visit
+def test_changes_of_the_health_path_and_of_the_first_domain_and_their_rollbacks_fail_no_request(
+    machines: Machines,
+    shop: Path,
+    deploy: Callable[..., Run],
+    play: Play,
+    changed_app: Callable[..., list[str]],
+    clients: Visit,
 ) -> None:
-    """The app responds to one of the paths only. The domain of the clients becomes the first one, then the second."""
-    began, domain = time.time(), "www.site.example"
+    """The app responds to one of the health paths only. Clients use the second domain while the first one is removed."""
+    began, (first, second) = time.time(), ("site.example", "www.site.example")
     source = (shop / "counter.py").read_text()
     (shop / "counter.py").write_text(source.replace('"/healthz"', '"/alive"'))
-    keys = {"health_path": "/alive", "domains": [domain], "watch_time": 10}
-    for is_rollback in (False, True):
+    app, moved = ("-e", "app=shop"), {"health_path": "/alive"}
+    changes: list[tuple[str, str, Callable[[], Run]]] = [
+        ("to move the path", first, lambda: deploy("path", *app, limit=ALL, watch_time=10, **moved)),
+        ("to move the domain", second, lambda: deploy("domain", *app, limit=ALL, domains=[second], **moved)),
+        ("to restore the domain", second, lambda: play("rollback", *app, *changed_app("shop", **moved), limit=ALL)),
+        ("to restore the path", first, lambda: play("rollback", *app, limit=ALL)),
+    ]
+    for what, domain, change in changes:
         with clients(domain) as seen:
-            options = ("-e", "app=shop")
-            run = play("rollback", *options, limit=ALL) if is_rollback else deploy("moved", *options, limit=ALL, **keys)
+            run = change()
             time.sleep(8)  # more than three health checks
-        assert run.code == 0, run.output
-        assert len(seen.requests) > 50
-        assert seen.failed() == []
-        assert seen.requests[-1].version == ("" if is_rollback else "moved")  # the second domain redirects
+        assert run.code == 0, (what, run.output)
+        assert len(seen.requests) > 50, what
+        assert seen.failed() == [], what
     assert not any(went_down(machines[name], began) for name in ("lb12", "lb13"))
 
 

@@ -48,6 +48,10 @@ def test_deploy_makes_new_code_live_and_drops_no_request(
 ) -> None:
     page = copy_of_app / "templates/index.html"
     page.write_text(page.read_text().replace("Hello from Flask server", "Hello from the next release"))
+    compressed = "/srv/blueoctopus/live/public/static/style.css.br"
+    with machine.host.sudo():  # with less effort than the build: it shows whether the next release has a copy
+        machine.host.run_expect([0], f"brotli -q 1 -f -o {compressed} {compressed.removesuffix('.br')}")
+        packed = machine.host.check_output(f"sha256sum <{compressed}")
     stop = threading.Event()
     answered: list[int] = []
     failures: list[object] = []
@@ -75,6 +79,8 @@ def test_deploy_makes_new_code_live_and_drops_no_request(
     assert failures == []
     assert len(answered) > 100
     assert running("blueoctopus") == [f"blueoctopus@{machine.live('blueoctopus')}.service"]
+    with machine.host.sudo():
+        assert machine.host.check_output(f"sha256sum <{compressed}") == packed
 
 
 def test_site_is_live_after_a_reboot(machine: Machine, running: Running, echo: Web) -> None:
