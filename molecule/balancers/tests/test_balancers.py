@@ -192,7 +192,7 @@ def test_changes_of_the_health_path_and_of_the_first_domain_and_their_rollbacks_
     changed_app: Callable[..., list[str]],
     clients: Visit,
 ) -> None:
-    """The app responds to one of the health paths only. Clients use the second domain while the first one is removed."""
+    """The app responds to one of the health paths only. While the first domain is away, clients use the second one."""
     began, (first, second) = time.time(), ("site.example", "www.site.example")
     source = (shop / "counter.py").read_text()
     (shop / "counter.py").write_text(source.replace('"/healthz"', '"/alive"'))
