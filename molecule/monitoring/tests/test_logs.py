@@ -103,6 +103,8 @@ def test_logs_arrive_and_wait_while_the_receiver_is_down(
     # The programs that look for problems are other users than the service.
     both = {"LogsNotSent", "LogsQueueFills"}
     wait_for(lambda: monitor.firing(name) >= both, FOUND, "the monitor knows that logs wait, and that the queue fills")
+    # Alertmanager sends nothing about an alert that is over before its first message.
+    wait_for(lambda: monitor.received_with("firing", name) >= both, FOUND, "the messages about both are received")
     root("rm /var/lib/logs/queue/filler")
     root("systemctl restart logs-ship.service")
     receiver.start()
