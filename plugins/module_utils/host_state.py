@@ -22,21 +22,16 @@ ALERTS = (Path("/run/alert/state.json"), Path("/var/lib/alert/state.json"))
 REBOOT = (Path("/run/reboot-required"), Path("/var/run/reboot-required"))
 APT_TIMEOUT = 5  # seconds
 UPDATES = Path("/run/pending-updates.json")  # only root can write it
-APT_FILES = tuple(
-    map(
-        Path,
-        (
-            "/var/lib/apt/lists",
-            "/var/lib/apt/extended_states",
-            "/var/lib/dpkg/status",
-            "/etc/apt/apt.conf",
-            "/etc/apt/apt.conf.d",
-            "/etc/apt/preferences",
-            "/etc/apt/preferences.d",
-            "/etc/apt/sources.list",
-            "/etc/apt/sources.list.d",
-        ),
-    )
+APT_FILES = (
+    Path("/var/lib/apt/lists"),
+    Path("/var/lib/apt/extended_states"),
+    Path("/var/lib/dpkg/status"),
+    Path("/etc/apt/apt.conf"),
+    Path("/etc/apt/apt.conf.d"),
+    Path("/etc/apt/preferences"),
+    Path("/etc/apt/preferences.d"),
+    Path("/etc/apt/sources.list"),
+    Path("/etc/apt/sources.list.d"),
 )
 
 
