@@ -62,3 +62,8 @@ class Clients:
     def after(self, moment: float) -> list[Request]:
         """The requests that began after a moment."""
         return [request for request in self.requests if request.began > moment]
+
+
+def hosts_of(site: Web, count: int = 12) -> set[str]:
+    """The webservers that answer a number of requests; their names end with those of the inventory."""
+    return {str(site.ask().json["answered_by"]).rpartition("-")[2] for _ in range(count)}

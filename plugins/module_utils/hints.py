@@ -222,7 +222,7 @@ def fixed_name(found: re.Match[str], app: str) -> str:
     )
 
 
-COMPILER = build_package("{app}", "The build needs a C compiler.", "build-essential")
+COMPILER = build_package("{app}", "The build needs a C compiler.", "build-essential, python3-dev")
 RUST = build_package("{app}", "The build needs a Rust compiler.", "cargo")
 LIBXML = build_package("{app}", "The build needs libxml2 and libxslt.", "libxml2-dev, libxslt1-dev")
 LOCALES = app_package("{app}", "The app needs a locale that the host does not have.", "locales-all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
 CACHES = Path("/var/cache")  # the caches for each app
 CACHE = CACHES / "uv"  # shared by all apps; only user uv, which runs no app's code, can write to it
 FETCHER = "uv"
+COMPILERS = "compilers"  # the group that can run compilers, if the role hardening has restricted them
 TIME_LIMIT = 1800  # seconds
 RUN = Path("/run")  # in memory: holds the environment of a build
 # Settings of a proxy or of a private package index.
@@ -119,7 +121,13 @@ class Build:
     def own_user(self) -> dict[str, str]:
         """Properties of a unit that runs code of packages: a temporary user with a cache for this app alone."""
         name = f"release-build-{self.app}"
-        return {"DynamicUser": "yes", "CacheDirectory": name, "CacheDirectoryMode": "0700"}
+        groups = COMPILERS if any(group.gr_name == COMPILERS for group in grp.getgrall()) else ""
+        return {
+            "DynamicUser": "yes",
+            "SupplementaryGroups": groups,
+            "CacheDirectory": name,
+            "CacheDirectoryMode": "0700",
+        }
 
     @property
     def own_cache(self) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from balancers.clients import Clients
+from balancers.clients import Clients, hosts_of
 from testing import Machine, Run, Web, after_the_switch, wait_for
 
 testinfra_hosts = ["ansible://web13"]
@@ -23,11 +23,6 @@ Machines = dict[str, Machine]
 Play = Callable[..., Run]
 Visit = Callable[..., AbstractContextManager[Clients]]
 Posts = Callable[[], list[int]]
-
-
-def hosts_of(site: Web, count: int = 12) -> set[str]:
-    """The webservers that answer a number of requests; their names end with those of the inventory."""
-    return {str(site.ask().json["answered_by"]).rpartition("-")[2] for _ in range(count)}
 
 
 def holders(machines: Machines, shared: str) -> list[str]:
@@ -240,6 +235,30 @@ def test_a_failure_in_the_last_batch_is_undone_in_the_first_one_and_fails_no_req
     assert seen.failed() == []
     assert "broken on one" in {request.version for request in seen.requests}  # from web12, the first batch
     assert {request.version for request in seen.after(undone)} == before
+
+
+def test_a_canary_that_is_slower_than_the_other_webserver_is_undone_and_a_good_one_is_followed(
+    machines: Machines, shop: Path, deploy: Callable[..., Run], clients: Visit, site: Web
+) -> None:
+    def with_canary(version: str) -> tuple[Run, Clients]:
+        with clients() as seen:
+            run = deploy(version, "-e", "app=shop", "-e", "canary=1", "-e", "canary_watch=10", limit=ALL)
+        assert seen.failed() == []
+        return run, seen
+
+    before, began = site.ask().json["version"], time.time()
+    code = (shop / "counter.py").read_text()
+    (shop / "counter.py").write_text(code.replace("sleep(0.02)", "sleep(0.5)"))
+    run, seen = with_canary("slow")
+    assert run.code != 0
+    assert "the release is worse than the previous one on web12, in 10 s" in run.output, run.output
+    assert drains(machines["lb13"], began) == ["web12 begins", "web12 ends"]  # web13 has not switched
+    assert {request.version for request in seen.requests} == {before, "slow"}
+    assert {site.ask().json["version"] for _ in range(8)} == {before}
+    (shop / "counter.py").write_text(code)
+    run, _ = with_canary("good canary")
+    assert run.code == 0, run.output
+    assert {site.ask().json["version"] for _ in range(8)} == {"good canary"}
 
 
 def test_a_webserver_that_a_killed_control_node_has_drained_comes_back(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
@@ -11,6 +12,7 @@ from email.message import EmailMessage
 import pytest
 from monitoring.monitor import Monitor
 from receiving import received_mails
+from testinfra.host import Host
 from testing import Machine, Run, Web, wait_for
 
 testinfra_hosts = ["ansible://webservers"]
@@ -336,21 +338,43 @@ def test_a_webhook_that_is_down_gets_the_alert_later(machine: Machine, monitor: 
     wait_for(lambda: "UnitFailed" not in monitor.firing(machine.name), OVER, "UnitFailed is over")
 
 
+def write_history(host: Host, labels: dict[str, str], *, from_bytes: int, to_bytes: int) -> None:
+    """Write the free bytes of a disk in the last four hours, a sample each minute, to the empty store of Prometheus."""
+    name, now, minutes = labels["__name__"], int(time.time()), 240
+    shown = ",".join(f'{key}="{value}"' for key, value in labels.items() if key != "__name__")
+    lines = [f"# TYPE {name} gauge"]
+    for minute in range(minutes):
+        free = from_bytes + (to_bytes - from_bytes) * minute // minutes
+        lines.append(f"{name}{{{shown}}} {free} {now - 60 * (minutes - minute)}")
+    text = "\n".join([*lines, "# EOF"])
+    host.run_expect([0], f"cat >{STORE}/history <<'END'\n{text}\nEND")
+    create = f"promtool tsdb create-blocks-from openmetrics {STORE}/history {STORE}/metrics2"
+    host.run_expect([0], f"runuser -u prometheus -- {create}")
+
+
 @pytest.mark.on("web12")  # once: it is about the monitor
 @pytest.mark.usefixtures("machine")
-def test_a_full_disk_of_the_monitor_is_an_alert_and_needs_no_restart(monitor: Monitor) -> None:
+def test_a_disk_of_the_monitor_that_fills_up_or_is_full_is_an_alert_and_needs_no_restart(monitor: Monitor) -> None:
+    """DiskFillsUp needs hours of history: promtool writes four hours, in which the disk has lost 2 GB."""
     name, host = "monitor13", monitor.host
     services = "prometheus prometheus-alertmanager"
     disk_full = f'ALERTS{{alertname="DiskFull",alertstate="firing",host="{name}",mount="{STORE}"}}'
+    fills_up = disk_full.replace("DiskFull", "DiskFillsUp")
+    ((labels, _),) = monitor.query(f'host_disk_free_bytes{{host="{name}",mount="/"}}')
     monitor.forget()
     host.run_expect([0], f"systemctl stop {services}")
     try:
         host.run_expect([0], f"mount -t tmpfs -o size=64m,mode=0755 tmpfs {STORE} && chown prometheus: {STORE}")
+        write_history(host, labels | {"mount": STORE}, from_bytes=2_000_000_000, to_bytes=64_000_000)
         host.run_expect([0], f"systemctl start {services}")
         wait_for(lambda: host.socket("tcp://127.0.0.1:9090").is_listening, 60, "Prometheus listens")
         wait_for(lambda: host.socket("tcp://127.0.0.1:9093").is_listening, 60, "Alertmanager listens")
+        wait_for(lambda: monitor.query(fills_up), FOUND, "a disk that will be full within a day is an alert")
+        assert not monitor.query(disk_full)
+        wait_for(lambda: "DiskFillsUp" in monitor.received(name), FOUND, "it is received")
         host.run_expect([0], f"fallocate -l 59m {STORE}/full")
         wait_for(lambda: monitor.query(disk_full), FOUND, "a disk that is nearly full is an alert")
+        wait_for(lambda: not monitor.query(fills_up), FOUND, "it replaces the one about the trend")
         host.run(f"dd if=/dev/zero of={STORE}/rest bs=4k")  # until there is no space
         wait_for(lambda: "MetricsNotStored" in monitor.firing(name), FOUND, "a full disk is an alert")
         wait_for(lambda: "MetricsNotStored" in monitor.received(name), FOUND, "it is received")

@@ -41,6 +41,12 @@ for path in glob.glob('/srv/shop/releases/*/venv/lib/*/site-packages/flask/__ini
         pass
 setuptools.setup()
 """
+# A module in C without functions.
+IN_C = """
+#include <Python.h>
+static struct PyModuleDef fast = {PyModuleDef_HEAD_INIT, "fast"};
+PyMODINIT_FUNC PyInit_fast(void) { return PyModule_Create(&fast); }
+"""
 
 
 @pytest.fixture
@@ -129,18 +135,27 @@ def test_no_other_user_can_see_a_build_secret(machine: Machine, deploy: Deploy, 
     assert "s3cret" not in run.output
 
 
-@pytest.mark.usefixtures("project")
-def test_debian_packages_are_installed_and_a_rebuild_is_a_new_release_that_the_next_deploy_keeps(
-    machine: Machine, deploy: Deploy
+def test_code_in_c_is_compiled_with_debian_packages_and_a_rebuild_is_a_new_release_that_the_next_deploy_keeps(
+    machine: Machine, deploy: Deploy, project: Path
 ) -> None:
-    keys: dict[str, Any] = {
-        "packages": ["libpango-1.0-0"],
-        "build_packages": ["tree"],
-        "requirements": "pyproject.toml",
-    }
+    (project / "src/octolib/fast.c").write_text(IN_C)
+    (project / "setup.py").write_text(
+        "import setuptools\nfast = setuptools.Extension('octolib.fast', ['src/octolib/fast.c'])\n"
+        "setuptools.setup(ext_modules=[fast])\n"
+    )
+    text = (project / "shop.py").read_text()
+    (project / "shop.py").write_text(text.replace("import octolib\n", "import octolib.fast\n", 1))
+    keys: dict[str, Any] = {"packages": ["libpango-1.0-0"], "requirements": "pyproject.toml"}
+    without = deploy("with Debian packages", **keys)
+    assert without.code != 0
+    keys["build_packages"] = ["build-essential", "python3-dev"]
+    assert f"such as build_packages: [{', '.join(keys['build_packages'])}]" in without.output, without.output
     run = deploy("with Debian packages", **keys)
     assert run.code == 0, run.output
-    assert all(machine.host.package(name).is_installed for name in ("libpango-1.0-0", "tree"))
+    assert machine.web.ask().json["version"] == "with Debian packages"
+    assert machine.host.package("libpango-1.0-0").is_installed
+    with machine.host.sudo("shop"):
+        assert machine.host.run("gcc --version").rc == 126
     before = machine.live("shop")
     assert deploy("with Debian packages", "-e", "rebuild=true", **keys).code == 0
     rebuilt = machine.live("shop")
