@@ -27,6 +27,7 @@ MANAGED = {
     "/etc/issue",
     "/etc/issue.net",
     "/etc/login.defs",
+    "/etc/logrotate.d/nginx",
     "/etc/nginx/nginx.conf",
     "/etc/ufw/ufw.conf",
 }
