@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from testing import Machine, Run, after_the_switch, wait_for
 
 testinfra_hosts = ["ansible://debian13"]
@@ -63,18 +64,21 @@ def short_restart_delay(machine: Machine, unit: str) -> Iterator[None]:
         machine.host.run(f"systemctl reset-failed {unit}; systemctl start {unit}")  # if systemd has given up
 
 
-def test_source_distribution_is_not_built_as_root(machine: Machine, deploy: Deploy, shop: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["", "--no-binary evil"])
+def test_source_distribution_is_not_built_as_root_or_as_the_owner_of_the_shared_cache(
+    machine: Machine, deploy: Deploy, shop: Path, tmp_path: Path, option: str
+) -> None:
     setup = f"from setuptools import setup\n{ATTACK}\nsetup(name='evil', version='1.0', py_modules=['evil'])\n"
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("evil-1.0/setup.py", setup)
         archive.writestr("evil-1.0/evil.py", "BUILT = True\n")
     put(machine, {"evil-1.0.zip": (tmp_path / "evil.zip").read_bytes()})
     with (shop / "requirements.txt").open("a") as requirements:
-        requirements.write("evil @ file:///opt/packages/evil-1.0.zip\n")
+        requirements.write(f"evil @ file:///opt/packages/evil-1.0.zip\n{option}\n")
     edit(shop / "shop.py", "import os\n", "import os\nimport evil\nassert evil.BUILT\n")
-    run = deploy("with a build")
+    run = deploy(f"with a build {option}")
     assert run.code == 0, run.output
-    assert machine.web.ask().json["version"] == "with a build"
+    assert machine.web.ask().json["version"] == f"with a build {option}"
     assert owned(machine) == []
 
 
