@@ -155,7 +155,7 @@ def test_code_in_c_is_compiled_with_debian_packages_and_a_rebuild_is_a_new_relea
     assert machine.web.ask().json["version"] == "with Debian packages"
     assert machine.host.package("libpango-1.0-0").is_installed
     with machine.host.sudo("shop"):
-        assert machine.host.run("gcc --version").rc == 126
+        assert machine.host.run("/usr/bin/gcc --version").rc == 126
     before = machine.live("shop")
     assert deploy("with Debian packages", "-e", "rebuild=true", **keys).code == 0
     rebuilt = machine.live("shop")

@@ -76,9 +76,10 @@ def test_source_distribution_is_not_built_as_root_or_as_the_owner_of_the_shared_
     with (shop / "requirements.txt").open("a") as requirements:
         requirements.write(f"evil @ file:///opt/packages/evil-1.0.zip\n{option}\n")
     edit(shop / "shop.py", "import os\n", "import os\nimport evil\nassert evil.BUILT\n")
-    run = deploy(f"with a build {option}")
+    version = f"with a build, {option or 'as uv chooses'}"
+    run = deploy(version)
     assert run.code == 0, run.output
-    assert machine.web.ask().json["version"] == f"with a build {option}"
+    assert machine.web.ask().json["version"] == version
     assert owned(machine) == []
 
 
