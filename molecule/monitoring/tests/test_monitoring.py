@@ -360,7 +360,8 @@ def test_a_disk_of_the_monitor_that_fills_up_or_is_full_is_an_alert_and_needs_no
     services = "prometheus prometheus-alertmanager"
     disk_full = f'ALERTS{{alertname="DiskFull",alertstate="firing",host="{name}",mount="{STORE}"}}'
     fills_up = disk_full.replace("DiskFull", "DiskFillsUp")
-    ((labels, _),) = monitor.query(f'host_disk_free_bytes{{host="{name}",mount="/"}}')
+    free = f'host_disk_free_bytes{{host="{name}",mount="/"}}'
+    ((labels, _),) = wait_for(lambda: monitor.query(free), FOUND, "the monitor has its own metrics")
     monitor.forget()
     host.run_expect([0], f"systemctl stop {services}")
     try:
