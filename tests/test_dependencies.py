@@ -97,6 +97,37 @@ def test_settings_of_uv_beside_a_requirements_file_change_the_lock(tmp_path: Pat
     assert len(set(locks)) == 3
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"requirements.txt": HASHED + "-r base.txt\n-c limits.txt\n", "base.txt": HASHED, "limits.txt": "a<1\n"},
+        {"pyproject.toml": '[project]\nname = "a"\n[tool.uv]\nexclude-newer = "2026-01-01"\n'},
+    ],
+)
+def test_packages_with_hashes_are_verified(tmp_path: Path, more: dict[str, str]) -> None:
+    assert read(tmp_path, "requirements.txt", {"requirements.txt": HASHED} | more).verified
+
+
+# Each of them made uv build a package, write to another folder, or fetch from another server.
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"requirements.txt": "flask\n"},
+        {"requirements.txt": HASHED + "--no-binary flask\n"},
+        {"requirements.txt": HASHED + "-r base.txt\n", "base.txt": "--trusted-host pypi.org\n" + HASHED},
+        {"requirements.txt": HASHED + "-c limits.txt\n", "limits.txt": "--no-binary flask\n"},
+        {"uv.toml": "no-cache = true\n"},
+        {"uv.toml": '[pip]\ntarget = "/var/cache/uv/simple"\n'},
+        {"uv.toml": 'https-proxy = "http://127.0.0.1:1"\nallow-insecure-host = ["pypi.org"]\n'},
+        {"pyproject.toml": "[tool.uv]\nno-cache = true\n"},
+        {"pyproject.toml": '[[tool.uv.index]]\nurl = "https://example.org/simple"\n'},
+    ],
+)
+def test_packages_without_hashes_or_with_settings_of_uv_are_not_verified(tmp_path: Path, more: dict[str, str]) -> None:
+    assert not read(tmp_path, "requirements.txt", {"requirements.txt": HASHED} | more).verified
+
+
 def test_files_that_include_each_other_are_read_once(tmp_path: Path) -> None:
     files = {"requirements.txt": "-r base.txt\n", "base.txt": "-r requirements.txt\n" + HASHED}
     assert read(tmp_path, "requirements.txt", files).files == {"requirements.txt", "base.txt"}
@@ -107,6 +138,8 @@ def test_hashes_are_required_when_any_file_has_one(tmp_path: Path) -> None:
     included = {"requirements.txt": "flask\n-r base.txt\n", "base.txt": HASHED}
     assert "--require-hashes" in read(tmp_path, "requirements.txt", included).command
     assert "--require-hashes" not in read(tmp_path, "requirements.txt", {"requirements.txt": "flask\n"}).command
+    spaced = {"requirements.txt": "flask==3.1.3 --hash sha256:00\n"}
+    assert "--require-hashes" in read(tmp_path, "requirements.txt", spaced).command
 
 
 def test_an_included_file_is_relative_to_the_file_that_includes_it(tmp_path: Path) -> None:
@@ -202,8 +235,27 @@ def test_everything_that_changes_the_packages_changes_the_lock(tmp_path: Path) -
     assert project(tmp_path, text=text + "[tool.ruff]\nline-length = 120\n").lock == locks[0]
 
 
-def test_a_project_without_a_lock_is_never_locked(tmp_path: Path) -> None:
-    assert project(tmp_path, "pyproject.toml").lock == ""
+def test_settings_of_uv_above_a_project_change_its_lock(tmp_path: Path) -> None:
+    files = {"backend/pyproject.toml": PROJECT, "backend/uv.lock": LOCK}
+    locks = {read(tmp_path, "backend/uv.lock", files).lock}
+    for name, text in {"pyproject.toml": "[tool.uv]\nno-binary = true\n", "uv.toml": "no-binary = true\n"}.items():
+        found = read(tmp_path, "backend/uv.lock", files | {name: text})
+        locks.add(found.lock)
+        assert not found.verified
+    assert len(locks) == 3
+
+
+def test_a_lock_is_verified_without_commits_and_without_settings_of_uv(tmp_path: Path) -> None:
+    assert project(tmp_path, text=PROJECT + SYSTEM).verified
+    assert not project(tmp_path, text=PROJECT + "[tool.uv]\nno-cache = true\n").verified
+    assert not project(tmp_path, lock=LOCK.replace(HASH, 'wheels = [{ path = "x.whl" }]', 1)).verified
+    git = 'source = { git = "https://example.org/a.git#c0ffee" }'
+    assert not project(tmp_path, lock=LOCK.replace(f'source = {{ registry = "i" }}\n{HASH}', git, 1)).verified
+
+
+def test_a_project_without_a_lock_is_never_locked_or_verified(tmp_path: Path) -> None:
+    found = project(tmp_path, "pyproject.toml")
+    assert (found.lock, found.verified) == ("", False)
 
 
 @pytest.mark.parametrize(

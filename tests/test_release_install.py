@@ -329,6 +329,12 @@ def test_hashes_are_enforced_in_included_files_too(deploy: Deploy, source: Path)
         deploy(source, "requirements.txt", {"UV_FIND_LINKS": str(source / "vendor"), "UV_NO_INDEX": "1"})
 
 
+def test_packages_without_hashes_use_a_cache_for_this_app_alone(deploy: Deploy, source: Path, log: Path) -> None:
+    (source / "requirements.txt").write_text("./vendor/gunicorn-1.0-py3-none-any.whl\n")
+    deploy(source, "requirements.txt")
+    assert [call["user"] for call in calls(log)] == ["own"]
+
+
 # --- build secrets ----------------------------------------------------------------------------------------------------
 
 
@@ -377,13 +383,18 @@ def test_a_password_in_the_hosts_environment_is_not_an_argument(
 # --- source distributions ---------------------------------------------------------------------------------------------
 
 
-def test_a_source_distribution_is_built_by_a_user_of_its_own(deploy: Deploy, source: Path, log: Path) -> None:
+def test_a_source_distribution_is_built_by_a_user_of_its_own(
+    deploy: Deploy, source: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = {"pyproject.toml": textwrap.dedent(PROJECT.partition("dependencies")[0]) + BUILD_SYSTEM}
     files |= {"backend.py": BACKEND, "src/shop/__init__.py": "def main():\n    print('built')\n"}
     with zipfile.ZipFile(source / "vendor/shop-1.0.zip", "w") as archive:
         for name, content in files.items():
             archive.writestr(f"shop-1.0/{name}", content)
-    (source / "requirements.txt").write_text("./vendor/gunicorn-1.0-py3-none-any.whl\n./vendor/shop-1.0.zip\n")
+    monkeypatch.setenv("UV_FIND_LINKS", str(source / "vendor"))
+    files = {"gunicorn": "gunicorn-1.0-py3-none-any.whl", "shop": "shop-1.0.zip"}
+    hashed = [f"{name}==1.0 \\\n    --hash={sha256(source / 'vendor' / file)}\n" for name, file in files.items()]
+    (source / "requirements.txt").write_text("".join(hashed))
     release = deploy(source, "requirements.txt")
     assert output(release, "shop") == "built"
     assert [call["user"] for call in calls(log)] == ["uv", "own"]

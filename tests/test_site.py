@@ -300,8 +300,9 @@ def test_an_app_gets_the_requests_below_its_path(site: Site) -> None:
 
 def test_each_app_of_a_domain_has_its_own_headers(site: Site) -> None:
     site.put_blog("public/blog/static/a.css")
-    site.start({"headers": {"X-Own": "shop"}, "csp": "strict"}, BLOG | {"headers": {"X-Own": "blog"}})
-    for path in ("/blog/", "/blog/static/a.css", "/blog/static/none"):
+    blog = {"headers": {"X-Own": "blog"}, "redirects": [{"from": "/old", "to": "/new"}]}
+    site.start({"headers": {"X-Own": "shop"}, "csp": "strict"}, BLOG | blog)
+    for path in ("/blog/", "/blog/static/a.css", "/blog/static/none", "/blog/old"):
         headers = site.ask(path).headers
         assert headers["x-own"] == "blog", path
         assert "content-security-policy" not in headers, path

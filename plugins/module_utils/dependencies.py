@@ -25,6 +25,23 @@ EXPORTS = {
     "pdm.lock": "pdm export --output requirements.txt",
 }
 EDITABLE = re.compile(r"(-e|--editable)([\s=]|$)")
+# Settings of uv that change neither from where nor to where it downloads, nor whether it builds something.
+HARMLESS_SETTINGS = {
+    "build-constraint-dependencies",
+    "conflicts",
+    "constraint-dependencies",
+    "default-groups",
+    "dev-dependencies",
+    "environments",
+    "exclude-newer",
+    "no-index",
+    "override-dependencies",
+    "package",
+    "required-environments",
+    "required-version",
+    "sources",
+    "workspace",
+}
 
 
 class DependencyError(Exception):
@@ -40,6 +57,9 @@ class Dependencies:
     copied: bool  # whether uv may build something in the source, and so needs a copy that it can write to
     project: bool  # whether the source is itself a package, to be installed beside its dependencies
     lock: str  # digest of everything that the installed packages depend on; empty when they are not locked
+    # Whether a hash verifies each package, and uv has no settings that could do harm. Then uv may use a cache that all
+    # apps share: none can add a package that another one then installs.
+    verified: bool
     files: frozenset[str]  # the files of the source that were read
     advice: str  # how to add gunicorn
 
@@ -137,28 +157,46 @@ def read_requirements(source: Path, requirements: str) -> Dependencies:
     """Read a requirements file. Paths in it are relative to the source folder, as if pip ran there."""
     seen: dict[str, str] = {}
     lists = list(included_files(source, requirements, seen))
-    enforced = ["--require-hashes"] if any("--hash=" in text for text in seen.values()) else []
-    lines = [line for name in lists for line in seen[name].splitlines()]
-    locked = enforced and all(
-        LOCKED_LINE.fullmatch(line) or (INCLUDE.fullmatch(line.strip()) and "://" not in line) for line in lines
+    enforced = ["--require-hashes"] if any(re.search(r"--hash[\s=]", text) for text in seen.values()) else []
+    locked = bool(enforced) and all(
+        LOCKED_LINE.fullmatch(line) or is_include(line) for name in lists for line in seen[name].splitlines()
     )
+    has_options = any(
+        line.startswith("-") and not is_include(line) for text in seen.values() for _, line in logical_lines(text)
+    )
+    settings = uv_settings(source, Path("."))
     return Dependencies(
         folder=".",
         command=["pip", "install", "--requirement", requirements, *enforced],
         copied=any(is_local(line, source) for name in lists for _, line in logical_lines(seen[name])),
         project=False,
-        lock=digest(requirements, seen, uv_settings(source)) if locked else "",
+        lock=digest(requirements, seen, settings) if locked else "",
+        verified=locked and not has_options and are_harmless(settings),
         files=frozenset(seen),
         advice=f"Add it to {requirements}.",
     )
 
 
-def uv_settings(folder: Path) -> list[Any]:
-    """The settings of uv in the folder where it runs."""
-    found: list[Any] = [path.read_text() for path in (folder / "uv.toml",) if path.is_file()]
-    if (folder / "pyproject.toml").is_file():
-        found.append(read_toml(folder / "pyproject.toml", "pyproject.toml").get("tool", {}).get("uv", {}))
+def is_include(line: str) -> bool:
+    """Whether a line includes another file of the source."""
+    return bool(INCLUDE.fullmatch(line.strip())) and "://" not in line
+
+
+def uv_settings(source: Path, folder: Path) -> list[dict[str, Any]]:
+    """The settings of uv in the folder where it runs, and in the folders above it, up to the source."""
+    found = []
+    for parent in (folder, *folder.parents):
+        for name, tables in {"uv.toml": (), "pyproject.toml": ("tool", "uv")}.items():
+            if (source / parent / name).is_file():
+                settings = read_toml(source / parent / name, str(parent / name))
+                for table in tables:
+                    settings = settings.get(table, {})
+                found.append(settings)
     return found
+
+
+def are_harmless(settings: list[dict[str, Any]]) -> bool:
+    return all(HARMLESS_SETTINGS.issuperset(one) for one in settings)
 
 
 # --- projects ---------------------------------------------------------------------------------------------------------
@@ -192,21 +230,23 @@ def read_project(source: Path, requirements: str, extras: list[str], groups: lis
         check_known("extras", extras, optional, shown, "[project.optional-dependencies]")
     check_known("groups", groups, pyproject.get("dependency-groups", {}), shown, "[dependency-groups]")
     chosen = [*(f"--extra={name}" for name in extras), *(f"--group={name}" for name in groups)]
-    lock = ""
+    lock, verified = "", False
     command = ["pip", "install", "--requirement", "pyproject.toml", *chosen]
     if Path(requirements).name == "uv.lock":
         packages = read_toml(source / requirements, requirements).get("package", [])
         check_complete(project, packages, requirements)
         options = ["--frozen", "--no-dev", "--no-editable", "--no-install-project"]
         command = ["sync", *options, *chosen]
-        parts = [(source / requirements).read_text(), uv_settings(source / folder), extras, groups]
-        lock = digest(*parts) if all(map(is_fixed, packages)) else ""
+        uvs = uv_settings(source, folder)
+        lock = digest((source / requirements).read_text(), uvs, extras, groups) if all(map(is_fixed, packages)) else ""
+        verified = bool(lock) and not any("git" in one.get("source", {}) for one in packages) and are_harmless(uvs)
     return Dependencies(
         folder=str(folder),
         command=command,
         copied=True,
         project=bool(settings.get("package", "build-system" in pyproject)),
         lock=lock,
+        verified=verified,
         files=frozenset((requirements, shown)),
         advice=f"Run: uv add gunicorn. It adds gunicorn to {shown}"
         + (" and uv.lock." if Path(requirements).name == "uv.lock" else "."),

@@ -21,7 +21,6 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
 
 CACHES = Path("/var/cache")  # the caches for each app
 CACHE = CACHES / "uv"  # shared by all apps; only user uv, which runs no app's code, can write to it
-BUILDS = CACHE / "builds-v0"  # where uv runs builds
 FETCHER = "uv"
 COMPILERS = "compilers"  # the group that can run compilers, if the role hardening has restricted them
 TIME_LIMIT = 1800  # seconds
@@ -273,7 +272,6 @@ def prepare_cache() -> None:
         shutil.rmtree(CACHE, ignore_errors=True)
         CACHE.mkdir(mode=0o700)
         shutil.chown(CACHE, FETCHER, FETCHER)
-    BUILDS.mkdir(mode=0o700, exist_ok=True)
 
 
 def run_uv(build: Build, script: str, arguments: list[str], properties: dict[str, str], cache: Path) -> tuple[int, str]:
@@ -314,14 +312,13 @@ def install_dependencies(build: Build, dependencies: Dependencies) -> None:
         build.workspace.chmod(0o777)
         return run_uv(build, INSTALL, [*arguments, *options], properties, cache)
 
-    # First without builds: then no code of a package runs, so the cache may be shared. Not with secrets: packages of a
-    # private index are for this app alone. --no-binary in a requirements file overrides --no-build, but then the build
-    # fails, as uv can't write to its folder for builds.
+    # First without builds, so that no code of a package runs, and with the cache that all apps share. Not with secrets:
+    # packages of a private index are for this app alone.
     status, output = 1, "no-build"
-    if not build.secrets:
-        shared = {"User": FETCHER, "Group": FETCHER, "ReadWritePaths": str(CACHE), "ReadOnlyPaths": str(BUILDS)}
+    if dependencies.verified and not build.secrets:
+        shared = {"User": FETCHER, "Group": FETCHER, "ReadWritePaths": str(CACHE)}
         status, output = attempt(shared, CACHE, "--no-build")
-    if status and re.search(rf"no usable wheels|[Bb]uilding .* is disabled|no-build|{BUILDS}", output):
+    if status and re.search(r"no usable wheels|[Bb]uilding .* is disabled|no-build", output):
         status, output = attempt(build.own_user, build.own_cache)
     check(build, f"uv {dependencies.command[0]}", status, output)
     hand_to_root(build.workspace / "venv")

@@ -256,8 +256,11 @@ def test_a_canary_that_is_slower_than_the_other_webserver_is_undone_and_a_good_o
     assert {request.version for request in seen.requests} == {before, "slow"}
     assert {site.ask().json["version"] for _ in range(8)} == {before}
     (shop / "counter.py").write_text(code)
-    run, _ = with_canary("good canary")
+    run, seen = with_canary("good canary")
     assert run.code == 0, run.output
+    first_new = min(request.began for request in seen.requests if request.version == "good canary")
+    last_old = max(request.began for request in seen.requests if request.version == before)
+    assert last_old - first_new > 10  # seconds of the canary's watch
     assert {site.ask().json["version"] for _ in range(8)} == {"good canary"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 from balancers.clients import Clients, hosts_of
-from testing import Machine, Run, Web, run_playbook
+from testing import Machine, Run, Web, run_playbook, wait_for
 
 testinfra_hosts = ["ansible://web13"]
 METRICS = "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:8404/metrics\").read().decode())'"
@@ -55,6 +55,8 @@ def test_a_webserver_that_is_retired_and_one_that_joins_fail_no_request(
         assert [set(states(balancer)) for balancer in balancers] == [{"web13"}] * 2
         joined = play("site", limit="web12:balancers")
         assert joined.code == 0, joined.output
+        wait_for(lambda: [set(states(balancer).values()) for balancer in balancers] == [{"UP"}] * 2, 30, "both are up")
+        assert [set(states(balancer)) for balancer in balancers] == [{"web12", "web13"}] * 2
         assert hosts_of(site) == {"web12", "web13"}
     assert len(seen.requests) > 50
     assert seen.failed() == []

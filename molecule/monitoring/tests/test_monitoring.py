@@ -349,7 +349,7 @@ def write_history(host: Host, labels: dict[str, str], *, from_bytes: int, to_byt
     text = "\n".join([*lines, "# EOF"])
     host.run_expect([0], f"cat >{STORE}/history <<'END'\n{text}\nEND")
     create = f"promtool tsdb create-blocks-from openmetrics {STORE}/history {STORE}/metrics2"
-    host.run_expect([0], f"runuser -u prometheus -- {create}")
+    host.run_expect([0], f"runuser -u prometheus -- {create} && rm {STORE}/history")
 
 
 @pytest.mark.on("web12")  # once: it is about the monitor
@@ -360,8 +360,8 @@ def test_a_disk_of_the_monitor_that_fills_up_or_is_full_is_an_alert_and_needs_no
     services = "prometheus prometheus-alertmanager"
     disk_full = f'ALERTS{{alertname="DiskFull",alertstate="firing",host="{name}",mount="{STORE}"}}'
     fills_up = disk_full.replace("DiskFull", "DiskFillsUp")
-    free = f'host_disk_free_bytes{{host="{name}",mount="/"}}'
-    ((labels, _),) = wait_for(lambda: monitor.query(free), FOUND, "the monitor has its own metrics")
+    measured = f'host_disk_free_bytes{{host="{name}",mount="/"}}'
+    ((labels, _),) = wait_for(lambda: monitor.query(measured), FOUND, "the monitor has its own metrics")
     monitor.forget()
     host.run_expect([0], f"systemctl stop {services}")
     try:
@@ -373,7 +373,8 @@ def test_a_disk_of_the_monitor_that_fills_up_or_is_full_is_an_alert_and_needs_no
         wait_for(lambda: monitor.query(fills_up), FOUND, "a disk that will be full within a day is an alert")
         assert not monitor.query(disk_full)
         wait_for(lambda: "DiskFillsUp" in monitor.received(name), FOUND, "it is received")
-        host.run_expect([0], f"fallocate -l 59m {STORE}/full")
+        free = int(host.check_output(f"df --output=avail --block-size=1K {STORE}").split()[-1])
+        host.run_expect([0], f"fallocate -l {free - 3000}k {STORE}/full")
         wait_for(lambda: monitor.query(disk_full), FOUND, "a disk that is nearly full is an alert")
         wait_for(lambda: not monitor.query(fills_up), FOUND, "it replaces the one about the trend")
         host.run(f"dd if=/dev/zero of={STORE}/rest bs=4k")  # until there is no space
