@@ -32,7 +32,8 @@ def removed(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         def remove(self, data: bool) -> None:
             done.append((self.store.name, "removed", data))
 
-        def check_data(self) -> None:
+        def check(self, data: bool) -> None:
+            del data
             if self.store.name == "blog":
                 raise OSError("/srv/blog/data is a mount point")
 

@@ -326,9 +326,24 @@ def test_a_changed_health_path_alone_is_a_new_release_and_its_health_check(
 def test_installed_units_are_grouped_by_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instances, "UNITS", tmp_path)
     names = {release: [unit.replace("@.", f"@{release}.") for unit in UNITS] for release in (RELEASE, OTHER)}
-    for name in (*names[RELEASE], *names[OTHER], f"shop-two@{RELEASE}.service", "shop.service"):
+    for name in (*names[RELEASE], *names[OTHER], f"shop-two@{RELEASE}.service", "shop.service", "shop@1000.service"):
         (tmp_path / name).touch()
+    for name in (f"shop@{RELEASE}.service.d", "shop@.service.d"):  # of systemctl edit
+        (tmp_path / name).mkdir()
     found = instances.installed_units("shop")
     assert {release: sorted(units) for release, units in found.items()} == {
         release: sorted(units) for release, units in names.items()
     }
+
+
+def test_what_systemctl_edit_has_added_to_a_unit_is_removed_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "UNITS", tmp_path)
+    monkeypatch.setattr(instances, "systemctl", lambda *_: "")
+    for release in (RELEASE, OTHER):
+        (tmp_path / f"shop@{release}.service").touch()
+        (tmp_path / f"shop@{release}.service.d").mkdir()
+        (tmp_path / f"shop@{release}.service.d/override.conf").touch()
+    instances.remove_units(instances.installed_units("shop")[RELEASE])
+    assert {path.name for path in tmp_path.iterdir()} == {f"shop@{OTHER}.service", f"shop@{OTHER}.service.d"}

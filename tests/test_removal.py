@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import pwd
 from pathlib import Path
 
@@ -87,7 +88,25 @@ def test_data_behind_a_link_is_not_deleted(store: Releases, tmp_path: Path) -> N
     (store.root / "data").rename(tmp_path / "volume")
     (store.root / "data").symlink_to(tmp_path / "volume")
     with pytest.raises(OSError, match="is a link or a mount point"):
-        Removal(store).check_data()
+        Removal(store).check(data=True)
+
+
+def test_data_on_a_file_system_below_the_data_is_not_deleted(store: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    Removal(store).check(data=True)
+    mounts = store.root.parent / "mountinfo"
+    place = str(store.root / "data/my media").replace(" ", r"\040")
+    mounts.write_text(f"36 35 98:0 /mnt1 {place} rw,noatime master:1 - ext3 /dev/root rw\n")
+    monkeypatch.setattr(removal, "MOUNTS", mounts)
+    with pytest.raises(OSError, match="data/my media is a link or a mount point"):
+        Removal(store).check(data=True)
+
+
+def test_services_of_other_programs_with_the_name_of_the_app_are_not_stopped() -> None:
+    patterns = Removal(Releases("user", Path("/srv/user"))).services
+    own = [f"user@{FIRST}.service", f"user.worker.1@{FIRST}.service", "user.run-1a.service"]
+    assert all(any(fnmatch.fnmatchcase(unit, pattern) for pattern in patterns) for unit in own)
+    others = ["user@1000.service", "user@15-main.service", "user-runtime-dir@1000.service"]
+    assert not any(fnmatch.fnmatchcase(unit, pattern) for unit in others for pattern in patterns)
 
 
 def test_a_removed_app_keeps_only_its_data_and_its_history(store: Releases) -> None:

@@ -7,6 +7,7 @@ import http.client
 import os
 import queue
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -19,6 +20,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import writ
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, sync_folder
 
 UNITS = Path("/etc/systemd/system")
+UNIT_KINDS = (".timer", ".service", ".socket")  # in the order in which they are stopped
+ANY_RELEASE = "[0-9]*T[0-9]*Z-*"  # a pattern for IDs
 STAMPS = Path("/var/lib/systemd/timers")  # the last run of each persistent timer
 CHECK_PAUSE = 0.1  # seconds between two health checks of a starting instance
 CHECK_TIMEOUT = 10  # seconds for the response to a health check
@@ -294,10 +297,10 @@ def journal(*argv: str) -> str:
 def installed_units(name: str) -> dict[str, list[str]]:
     """The installed units of an app, by release. The name of a process follows a dot: NAME.PROCESS@ID."""
     found: dict[str, list[str]] = {}
-    for pattern in (f"{name}@*", f"{name}.*@*"):
+    for pattern in (f"{name}@{ANY_RELEASE}", f"{name}.*@{ANY_RELEASE}"):
         for path in sorted(UNITS.glob(pattern)):
-            release = path.name.split("@", 1)[1].rsplit(".", 1)[0]
-            found.setdefault(release, []).append(path.name)
+            if path.suffix in UNIT_KINDS:
+                found.setdefault(path.stem.split("@", 1)[1], []).append(path.name)
     return found
 
 
@@ -306,7 +309,7 @@ def remove_units(units: list[str]) -> None:
     # A job that a timer has started may finish in its own release.
     jobs = {unit.replace(".timer", ".service") for unit in units if unit.endswith(".timer")}
     # Services before sockets: a service still handles the requests that are queued on its socket.
-    for kind in (".timer", ".service", ".socket"):
+    for kind in UNIT_KINDS:
         chosen = [unit for unit in units if unit.endswith(kind) and unit not in jobs]
         if chosen:
             systemctl("stop", *chosen)
@@ -314,6 +317,7 @@ def remove_units(units: list[str]) -> None:
     systemctl("reset-failed", *units)
     for unit in units:
         (UNITS / unit).unlink(missing_ok=True)
+        shutil.rmtree(UNITS / f"{unit}.d", ignore_errors=True)  # of systemctl edit
         (STAMPS / f"stamp-{unit}").unlink(missing_ok=True)
     systemctl("daemon-reload")
 

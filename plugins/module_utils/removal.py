@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from ansible_collections.blueoctopus.site.plugins.module_utils import nginx
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import Redis
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
+    ANY_RELEASE,
     Instance,
     installed_units,
     remove_units,
@@ -23,6 +25,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.releases import S
 
 APPS = Path("/srv")
 BUILD_CACHES = Path("/var/cache/private")
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 def installed_apps(root: Path = APPS, sites: Path = SITES) -> list[str]:
@@ -34,6 +37,12 @@ def installed_apps(root: Path = APPS, sites: Path = SITES) -> list[str]:
     folders = [path.parent.name for path in root.glob("*/releases") if (path.parent / "data").is_dir()]
     linked = [link.stem for link in sites.glob("*.conf") if link.is_symlink() and not link.exists()]
     return sorted({*accounts, *folders, *linked})
+
+
+def mount_points() -> list[Path]:
+    """Where file systems are mounted: the fifth field of each line, with octal codes for spaces."""
+    fields = [line.split()[4] for line in MOUNTS.read_text().splitlines()]
+    return [Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), field)) for field in fields]
 
 
 class Removal:
@@ -59,7 +68,8 @@ class Removal:
     def services(self) -> list[str]:
         """Patterns of all its services: web, processes, jobs of timers, and commands of the program app."""
         name = self.store.name
-        return [f"{name}@*.service", f"{name}.*@*.service", f"{name}.run-*.service"]
+        # Not NAME@*: user@ and postgresql@ are also units of other programs.
+        return [f"{name}@{ANY_RELEASE}.service", f"{name}.*@{ANY_RELEASE}.service", f"{name}.run-*.service"]
 
     def stop(self, by: str) -> None:
         """Remove the site from nginx, then the units, with that of its Redis. Releases and data stay.
@@ -111,15 +121,17 @@ class Removal:
             return pwd.getpwnam(self.store.name).pw_dir == f"{self.store.root}/data"
         return False
 
-    def check_data(self) -> None:
-        """Check that the data is an ordinary folder, which can be deleted as a whole.
+    def check(self, data: bool) -> None:
+        """Check that all that a removal deletes is in ordinary folders, on one file system.
 
         Raises:
-            OSError: when it is on another file system or a link.
+            OSError: with the link or the mount point.
         """
-        for folder in (self.store.root, self.store.root / "data"):
-            if folder.is_symlink() or os.path.ismount(folder):
-                raise OSError(f"{folder} is a link or a mount point. Delete its content and unmount or remove it first")
+        folders = [self.store.root, *self.remaining(data)]
+        links = [folder for folder in folders if folder.is_symlink() and folder.name not in ("live", "before")]
+        mounts = [mount for mount in mount_points() if {mount, *mount.parents} & {*folders[1:]} or mount == folders[0]]
+        for path in links + mounts:
+            raise OSError(f"{path} is a link or a mount point. Delete its content and unmount or remove it first")
 
     def remove(self, data: bool) -> None:
         """Remove the releases of a stopped app; on request also its data, its history and its user."""

@@ -92,9 +92,9 @@ def apply(module: AnsibleModule, removal: Removal) -> None:
     """Do all steps, with the lock of the app."""
     params, name = module.params, removal.store.name
     lock = Lock(name)
-    if params["data"]:
+    if params["state"] == "removed":
         try:
-            removal.check_data()
+            removal.check(params["data"])
         except OSError as error:
             module.fail_json(msg=f"{name} was not changed: {error}.")
     try:
