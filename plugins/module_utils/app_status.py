@@ -19,6 +19,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
     journal,
     systemctl,
 )
+from ansible_collections.blueoctopus.site.plugins.module_utils.masking import mask, secret_values
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 
@@ -144,7 +145,8 @@ def describe_service(name: str) -> dict[str, Any]:
     web, *processes = units or [{}]
     dead = [death for unit in units if (death := death_of(unit))]
     recent = [unit["Id"] for unit in units if death_of(unit) and died_recently(unit)]
-    cause = find_cause(journal(f"_SYSTEMD_UNIT={web['Id']}", "--since=-10min", "--lines=200")) if dead else ""
+    log = journal(f"_SYSTEMD_UNIT={web['Id']}", "--since=-10min", "--lines=200") if dead else ""
+    cause = find_cause(mask(log, secret_values(store.path(live)))) if dead else ""
     limit, up = web.get("MemoryMax", ""), seconds_up(web)
     peak = peak_of(web) if web else None
     return {

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
+from ansible_collections.blueoctopus.site.plugins.module_utils.masking import mask, secret_values
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases, sync_folder
 
 UNITS = Path("/etc/systemd/system")
@@ -282,9 +283,13 @@ class Instance:
             time.sleep(CHECK_PAUSE / 2)
 
     def log(self, since: float) -> str:
-        """What its processes have logged since a time in seconds since 1970."""
+        """What its processes have logged since a time in seconds since 1970, without the app's secrets."""
         sources = [f"_SYSTEMD_UNIT={unit}" for unit in (self.service, *self.processes)]
-        return journal(*sources, f"--since=@{int(since)}")
+        return self.mask(journal(*sources, f"--since=@{int(since)}"))
+
+    def mask(self, text: str) -> str:
+        """A text without the secrets of the release."""
+        return mask(text, secret_values(self.store.path(self.release)))
 
 
 def journal(*argv: str) -> str:

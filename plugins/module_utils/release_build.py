@@ -8,16 +8,16 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.dependencies import Dependencies
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 from ansible_collections.blueoctopus.site.plugins.module_utils.hints import hint
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import build_unit, stop_builds
+from ansible_collections.blueoctopus.site.plugins.module_utils.masking import mask, passwords
 
 CACHES = Path("/var/cache")  # the caches for each app
 CACHE = CACHES / "uv"  # shared by all apps; only user uv, which runs no app's code, can write to it
@@ -167,21 +167,6 @@ def find_python(name: str) -> str:
     if real.startswith(tuple(f"{folder}/" for folder in HIDDEN)):
         raise BuildError(f"The interpreter {real} is in a folder that apps can't access. Install it in /opt. {advice}")
     return path
-
-
-def passwords(text: str) -> set[str]:
-    """The passwords, or user names without a password, of the URLs in a text."""
-    return {login.partition(":")[2] or login for login in re.findall(r"://([^/@\s]+)@", text)}
-
-
-def mask(text: str, secrets: Iterable[str]) -> str:
-    """A text without secrets: the values themselves, their lines, and the passwords of URLs in them."""
-    parts = {part for secret in secrets for part in (secret, *secret.splitlines(), *passwords(secret))}
-    parts |= {change(part) for part in parts for change in (unquote, lambda part: quote(part, safe=""))}
-    for part in sorted(map(str.strip, parts), key=len, reverse=True):
-        if len(part) > 3:  # shorter ones are no secrets, such as the 1 of UV_NO_INDEX
-            text = text.replace(part, "…")
-    return text
 
 
 def private_values(passed: Mapping[str, str], secrets: Mapping[str, Any]) -> list[str]:

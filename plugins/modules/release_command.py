@@ -91,7 +91,7 @@ def main() -> None:
         systemctl("start", instance.command)
         unit = "--property=Result,ExecMainStatus,InvocationID"
         shown = dict(line.split("=", 1) for line in systemctl("show", unit, instance.command).splitlines())
-        output = journal(f"_SYSTEMD_INVOCATION_ID={shown['InvocationID']}").strip()
+        output = instance.mask(journal(f"_SYSTEMD_INVOCATION_ID={shown['InvocationID']}").strip())
         if instance.release != store.live:
             remove_units([u for u in instance.units if u not in instance.web])
     if shown["Result"] == "success":
