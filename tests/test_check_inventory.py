@@ -72,6 +72,7 @@ KEYS: list[tuple[dict[str, Any], str, str]] = [
     ({"python": "python2"}, "python", "'python2'"),
     ({"python": "bin/python3"}, "python", "'bin/python3'"),
     ({"packages": ["libpq5=1.0"]}, "packages", "['libpq5=1.0']"),
+    ({"environment": {"PATH": "/opt/tool/bin"}}, "environment", "{'PATH': '/opt/tool/bin'}"),
     ({"build_packages": ["-o APT::x=y"]}, "build_packages", "['-o APT::x=y']"),
     ({"build_secrets": {"A B": "s3cret"}}, "build_secrets", "(not shown: it may contain secrets)"),
     ({"wsgi": "main:create_app();import os"}, "wsgi", "'main:create_app();import os'"),
@@ -205,3 +206,13 @@ def test_an_outdated_ansible_is_refused(play: Play, tmp_path: Path) -> None:
     assert "This is ansible-core 2.18" in run.stdout
     assert "2.19 or newer is required" in run.stdout
     assert "Connect to every host" not in run.stdout
+
+
+def test_an_inventory_without_hosts_is_an_error(play: Play) -> None:
+    """Also for a monitor that runs status.yml and reads nothing but its exit code."""
+    empty = play({}, playbook="status")
+    assert empty.returncode == 2, empty.stdout
+    assert "Add a host to the group webservers" in empty.stdout
+    missing = play({}, "-i", "inventory/none", playbook="status")
+    assert missing.returncode == 1, missing.stdout
+    assert "inventory/none" in missing.stdout

@@ -56,7 +56,12 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> str:
     hosts: dict[str, dict[str, Any]] = {}
     for host, (first, second, timeout, _) in HOSTS.items():
         app = {"packages": first, "build_packages": second}
-        base = {"base_packages": first, "base_role_packages": [], "base_extra_packages": second}
+        base = {
+            "base_packages": first,
+            "base_role_packages": [],
+            "base_build_tools": False,
+            "base_extra_packages": second,
+        }
         hosts[host] = {"__app_entry": app, **base, "base_lock_timeout": timeout, "__metrics_exporters": {}}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}

@@ -94,11 +94,12 @@ def test_a_restore_reports_where_the_former_data_is() -> None:
         "database": True,
         "facts": {"files": 3, "tables": 2, "rows": 9, "note": "newer"},
     }
-    text = "\n".join(filters.restore_lines(plan, "web1"))
+    text = "\n".join(filters.restore_lines(plan, "web1", "-i inventory/staging"))
     assert "web1: restored shop from the backup of 2026-01-02 03:04:05: 3 files, 2 tables, 9 rows." in text
     assert "/srv/shop/data.before-S, database shop.before-S" in text
-    assert "-e former=delete" in text
-    assert "backup remove-copy shop-copy" in "\n".join(filters.restore_lines(plan | {"as_name": "shop-copy"}, "web1"))
+    assert "playbooks/restore.yml -i inventory/staging -e app=shop -e former=delete" in text
+    copy = filters.restore_lines(plan | {"as_name": "shop-copy"}, "web1", "")
+    assert "backup remove-copy shop-copy" in "\n".join(copy)
 
 
 @pytest.mark.parametrize(

@@ -123,4 +123,22 @@ def test_the_cause_of_a_failed_build_comes_before_what_it_quotes() -> None:
 
 def test_a_file_in_the_error_comes_before_an_error_without_one() -> None:
     log = "OSError: [Errno 30] Read-only file system\nOSError: [Errno 30] Read-only file system: '/opt/a'\n"
-    assert "can't write to /opt/a" in hint(log, "shop")
+    assert "no access to /opt/a" in hint(log, "shop")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (
+            "/srv/shop/data/app.db",
+            "another user owns it or its folder. On the host: sudo chown -R shop: /srv/shop/data",
+        ),
+        ("/etc/ssl/private/key.pem", "no access to /etc/ssl/private/key.pem. It can write to"),
+        ("/srv/shop/releases/1/source/x", "a release is never changed"),
+        ("uploads/x", "a release is never changed"),
+    ],
+)
+def test_a_denied_path_gets_advice_for_its_place(path: str, words: str) -> None:
+    found = hint(f"PermissionError: [Errno 13] Permission denied: '{path}'", "shop")
+    assert words in found
+    assert ("a release is never changed" in found) == (words == "a release is never changed")

@@ -42,6 +42,12 @@ class ActionModule(ActionBase):
         arguments = plain(self._task.args)
         app = arguments.get("app") or ""
         status = document(arguments["results"], arguments.get("logins") or {}, app)
+        lines = table(status, paint) + notes(status)
+        if app:
+            for name, host in status["hosts"].items():
+                for entry in host["apps"]:
+                    lines += ["", *details(name, entry)]
+        Display().display("\n".join(["", *lines, ""]))
         try:
             if path := arguments.get("json"):
                 Path(path).write_text(json.dumps(status, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -49,12 +55,6 @@ class ActionModule(ActionBase):
                 Path(path).write_text(page(status), encoding="utf-8")
         except OSError as error:
             raise AnsibleActionFail(f"The file {error.filename} can't be written: {error.strerror}.") from error
-        lines = table(status, paint) + notes(status)
-        if app:
-            for name, host in status["hosts"].items():
-                for entry in host["apps"]:
-                    lines += ["", *details(name, entry)]
-        Display().display("\n".join(["", *lines, ""]))
         if status["problems"]:
             raise AnsibleActionFail("\n".join(problem_lines(status)))
         Display().display("\n".join(problem_lines(status)), color=C.COLOR_OK)

@@ -125,12 +125,13 @@ def backup_addresses(hostvars: Mapping[str, Entry], groups: Mapping[str, Iterabl
     return sorted(address for address in addresses if is_address(address))
 
 
-def restore_lines(plan: Entry, host: str) -> list[str]:
+def restore_lines(plan: Entry, host: str, options: str) -> list[str]:
     """The report of a restore.
 
     Args:
         plan: the result of the module backup_restore.
         host: name of the host.
+        options: the options of ansible-playbook for the inventory.
     """
     app, facts, stamp = plan["app"], plan["facts"], plan["stamp"]
     found = [f"{facts[key]} {key}" for key in ("files", "tables", "rows", "keys") if facts.get(key)]
@@ -146,7 +147,7 @@ def restore_lines(plan: Entry, host: str) -> list[str]:
     places += [f"/var/lib/app-redis/{app}.before-{stamp}"] if plan.get("redis") else []
     places += [f"database {app}.before-{stamp}"] if plan["database"] else []
     lines.append(f"The former data is kept in {', '.join(places)}.")
-    return [*lines, f"To delete it: ansible-playbook playbooks/restore.yml -e app={app} -e former=delete"]
+    return [*lines, f"To delete it: ansible-playbook playbooks/restore.yml {options} -e app={app} -e former=delete"]
 
 
 def is_address(text: str) -> bool:

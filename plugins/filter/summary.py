@@ -136,4 +136,4 @@ class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
-        return {"release_summary": release_summary, "undo_report": undo_report}
+        return {"inventory_options": inventory_options, "release_summary": release_summary, "undo_report": undo_report}

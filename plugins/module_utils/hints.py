@@ -207,12 +207,17 @@ def missing_file(found: re.Match[str], app: str) -> str:
 
 
 def not_writable(found: re.Match[str], app: str) -> str:
-    path = next(filter(None, found.groups()), "")
-    return (
-        f"The app can't write to {path or 'its database file'}: a release is "
-        f"never changed. Write to the folder in the environment variable DATA_DIR, /srv/{app}/data, or add the path to "
-        f"the key shared_paths of {app}."
+    path, data = next(filter(None, found.groups()), ""), f"/srv/{app}/data"
+    owner = f"another user owns it or its folder. On the host: sudo chown -R {app}: {data}"
+    if path.startswith(f"{data}/"):
+        return f"The app has no access to {path}: {owner}"
+    if path.startswith("/") and not path.startswith("/srv/"):
+        return f"The app has no access to {path}. It can write to the folder {data}, the environment variable DATA_DIR."
+    advice = (
+        f"The app can't write to {path or 'its database file'}: a release is never changed. Write to the folder in the "
+        f"environment variable DATA_DIR, {data}, or add the path to the key shared_paths of {app}."
     )
+    return advice if path else f"{advice} If the file is in {data}, {owner}"
 
 
 def fixed_name(found: re.Match[str], app: str) -> str:

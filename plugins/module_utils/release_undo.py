@@ -10,7 +10,14 @@ import time
 import zipfile
 from pathlib import Path
 
-from ansible_collections.blueoctopus.site.plugins.module_utils import files, instances, nginx, release_lock, releases
+from ansible_collections.blueoctopus.site.plugins.module_utils import (
+    files,
+    instances,
+    masking,
+    nginx,
+    release_lock,
+    releases,
+)
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     Instance,
@@ -151,7 +158,7 @@ def write_program(path: Path) -> None:
             program.writestr("__main__.py", f"from {package} import {NAME}\n{NAME}.guard()\n")
             for parent in (Path(folder), *Path(folder).parents[:-1]):
                 program.writestr(f"{parent}/__init__.py", "")
-            for module in (files, instances, nginx, release_lock, releases, sys.modules[__name__]):
+            for module in (files, instances, masking, nginx, release_lock, releases, sys.modules[__name__]):
                 program.writestr(f"{folder}/{module.__name__.rpartition('.')[2]}.py", inspect.getsource(module))
         file.flush()
         os.fsync(file.fileno())
