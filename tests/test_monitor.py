@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,53 @@ def test_alertmanager_accepts_its_configuration(render: Render, tmp_path: Path, 
         assert mail.get("auth_password") == values.get("smtp_password")
 
 
+def matches(matchers: list[str], labels: dict[str, str]) -> bool:
+    """Whether an alert with these labels matches all matchers of Alertmanager."""
+    for matcher in matchers:
+        found = re.fullmatch(r'(\w+)(=~|!~|!=|=)"(.*)"', matcher)
+        assert found, matcher
+        label, operator, value = found.groups()
+        is_pattern, is_negated = "~" in operator, "!" in operator
+        is_same = re.fullmatch(value if is_pattern else re.escape(value), labels.get(label, "")) is not None
+        if is_same == is_negated:
+            return False
+    return True
+
+
+@pytest.fixture
+def muted(render: Render) -> Callable[[str, str, str, str], bool]:
+    """A function that tells whether an alert of a host mutes another alert of a host."""
+    rules = yaml.safe_load(render("monitor", "alertmanager.yml.j2", monitor_receivers={}))["inhibit_rules"]
+
+    def is_muted(alert: str, host: str, by: str, by_host: str) -> bool:
+        source, target = {"alertname": by, "host": by_host}, {"alertname": alert, "host": host}
+        return any(
+            matches(rule["source_matchers"], source)
+            and matches(rule["target_matchers"], target)
+            and all(source.get(label) == target.get(label) for label in rule.get("equal", []))
+            for rule in rules
+        )
+
+    return is_muted
+
+
+def test_an_alert_about_a_host_that_is_gone_replaces_its_others_except_those_about_alerts(
+    muted: Callable[[str, str, str, str], bool],
+) -> None:
+    kept = {name for name in [*ALERTS, "DiskFillsUp"] if not muted(name, "mon1", "HostGone", "mon1")}
+    assert kept == {"HostGone", "MetricsNotStored", "AlertsNotSent"}
+    assert not any(muted(name, "web2", "HostGone", "web1") for name in ALERTS)
+
+
+def test_without_new_metrics_only_the_alert_about_them_is_sent(muted: Callable[[str, str, str, str], bool]) -> None:
+    assert {name for name in ALERTS if not muted(name, "web1", "MetricsNotStored", "mon1")} == {"MetricsNotStored"}
+
+
+def test_no_two_alerts_mute_each_other(muted: Callable[[str, str, str, str], bool]) -> None:
+    pairs = [(one, other) for one in ALERTS for other in ALERTS]
+    assert [p for p in pairs if muted(p[0], "mon1", p[1], "mon1") and muted(p[1], "mon1", p[0], "mon1")] == []
+
+
 def test_the_services_listen_on_localhost_alone(render: Render) -> None:
     for text in yaml.safe_load(render("monitor", "services.yml.j2")).values():
         assert "--web.listen-address=127.0.0.1:" in text
@@ -143,7 +191,7 @@ ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         },
         {"app": "shop"},
     ),
-    "HostGone": ({UP: gauge(0, 1)}, {"job": "node"}),
+    "HostGone": ({UP: gauge(0, 1)}, {}),
     "MetricsMissing": (SEEN | {'up{host="web1",job="nginx"}': gauge(0, 1)}, {"job": "nginx"}),
     "DiskFull": ({f"host_disk_percent{{{DISK}}}": gauge(90, 89)}, {"mount": "/"}),
     "BackupBad": ({'host_backup_good{host="web1"}': gauge(0, 1)}, {}),
@@ -239,9 +287,25 @@ def test_old_metrics_are_an_alert_also_where_the_clock_is_off_and_new_ones_are_n
 
 
 @pytest.mark.needs("promtool")
-def test_a_host_that_is_gone_misses_no_exporter(render: Render, tmp_path: Path) -> None:
-    series = {UP: "0x100", 'up{host="web1",job="nginx"}': "0x100"}
-    expected = [firing("HostGone", "24m", {"job": "node"}), firing("MetricsMissing", "24m", None)]
+@pytest.mark.parametrize(
+    ("values", "is_gone", "missing"),
+    [
+        ({"node": 0}, True, []),
+        ({"node": 0, "nginx": 0}, True, []),
+        ({"node": 0, "prometheus": 1, "alertmanager": 1}, True, []),
+        ({"node": 0, "nginx": 1}, False, ["node"]),
+        ({"node": 0, "nginx": 0, "postgres": 1}, False, ["node", "nginx"]),
+        ({"node": 1, "nginx": 0}, False, ["nginx"]),
+        ({"node": 1, "prometheus": 1, "alertmanager": 0}, False, ["alertmanager"]),
+    ],
+)
+def test_a_host_is_gone_if_no_exporter_answers_and_otherwise_misses_those_that_do_not(
+    render: Render, tmp_path: Path, values: dict[str, int], is_gone: bool, missing: list[str]
+) -> None:
+    series = {f'up{{host="web1",job="{job}"}}': f"{value}x100" for job, value in values.items()}
+    series |= {TIME: "0+30x100", MEASURED: "0+30x100"} if values["node"] else {}
+    expected = [firing("HostGone", "24m", {} if is_gone else None)]
+    expected += [firing("MetricsMissing", "24m", *({"job": job} for job in missing))]
     check_rules(tmp_path, render("monitor", "rules.yml.j2"), series, expected)
 
 

@@ -22,13 +22,14 @@ def run(*command: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def firing(alert: str, at: str, labels: dict[str, str] | None) -> dict[str, Any]:
-    """What is expected of an alert at a time: that it fires with some labels, or does not fire."""
+def firing(alert: str, at: str, *labels: dict[str, str] | None) -> dict[str, Any]:
+    """What is expected of an alert at a time: that it fires with each of some sets of labels; None: does not fire."""
     expected = []
-    if labels is not None:
-        shown = {"alertname": alert, "alertstate": "firing", "host": "web1"} | labels
-        sets = ", ".join(f'{key}="{value}"' for key, value in shown.items())
-        expected = [{"labels": f"ALERTS{{{sets}}}", "value": 1}]
+    for found in labels:
+        if found is not None:
+            shown = {"alertname": alert, "alertstate": "firing", "host": "web1"} | found
+            sets = ", ".join(f'{key}="{value}"' for key, value in shown.items())
+            expected.append({"labels": f"ALERTS{{{sets}}}", "value": 1})
     expression = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
     return {"expr": expression, "eval_time": at, "exp_samples": expected}
 
