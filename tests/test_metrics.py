@@ -15,6 +15,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils import request_co
 from ansible_collections.blueoctopus.site.plugins.module_utils.metrics import histogram, request_lines
 from ansible_collections.blueoctopus.site.plugins.module_utils.request_counters import (
     BLOCK,
+    BOUNDS,
     RELEASES_KEPT,
     Counters,
     count_requests,
@@ -100,6 +101,16 @@ def test_durations_are_in_the_classes_of_the_histogram(log: Log) -> None:
     assert 'x_bucket{app="shop",le="+Inf"} 5' in lines
     assert 'x_count{app="shop"} 5' in lines
     assert 'x_sum{app="shop"} 20.012' in lines
+
+
+def test_durations_that_another_version_has_counted_with_other_classes_are_forgotten(log: Log) -> None:
+    log.add(request(1))
+    assert log.count() == 1
+    log.state["latencies"] = [[app, counts[1:], seconds] for app, counts, seconds in log.state["latencies"]]
+    log.add(request(1, seconds=20.0))
+    found = log.measure()
+    assert found.latencies["shop"].counts == [*[0] * len(BOUNDS), 1]
+    assert found.requests["shop", V1, "2xx"] == 2
 
 
 def test_the_first_measurement_begins_at_the_end_of_the_log(tmp_path: Path) -> None:

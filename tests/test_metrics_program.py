@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -18,10 +19,12 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.blueoctopus.site.plugins.filter.programs import PACKAGE, program_files
+from ansible_collections.blueoctopus.site.plugins.module_utils import app_status, metrics
 from ansible_collections.blueoctopus.site.plugins.modules.private_certificate import Certificates
 from log_lines import V1
 from metric_lines import lines_of
 from nginx_site import Site, free_port, needs_nginx, own_address
+from status_examples import EVENT
 
 APPS = {"shop": V1, "blog": "20260102T000000Z-11111111bb"}
 Render = Callable[..., str]
@@ -60,6 +63,100 @@ def test_a_host_has_only_the_exporters_that_it_needs(render: Render) -> None:
 
     assert services() == ["exporter", "node"]
     assert services(metrics_nginx_port=9114, metrics_postgresql=True) == ["exporter", "nginx", "node", "postgres"]
+
+
+# --- apps and deploys ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[..., set[str]]:
+    """A function that runs the program on a host with an app; returns the lines about the app and its deploys."""
+    request.getfixturevalue("programs")  # in place of systemctl and journalctl
+    for module in (metrics, app_status):
+        monkeypatch.setattr(module, "APPS", tmp_path / "srv")
+    monkeypatch.setattr(metrics, "FOLDER", tmp_path / "run")
+    monkeypatch.setattr(metrics, "EVENTS", tmp_path / "history")
+    (tmp_path / "run").mkdir()
+
+    def run(
+        *events: tuple[str, str], has_release: bool = True, is_live: bool = False, is_installed: bool = True
+    ) -> set[str]:
+        app = tmp_path / "srv/shop"
+        if is_installed:
+            (app / "releases").mkdir(parents=True)
+        if has_release:
+            (app / "releases" / V1).mkdir(parents=True)
+        if is_live:
+            (app / "live").symlink_to(f"releases/{V1}")
+        shown = [json.dumps({**EVENT, "action": action, "result": result}) for action, result in events]
+        (tmp_path / "history").write_text("".join(f"shop {line}\n" for line in shown))
+        metrics.main()
+        lines = (tmp_path / "run/site.prom").read_text().splitlines()
+        return {line for line in lines if line.startswith(("app_up{", "app_last_deploy_success{"))}
+
+    return run
+
+
+UP, DOWN = 'app_up{app="shop"} 1', 'app_up{app="shop"} 0'
+DEPLOYED, FAILED = 'app_last_deploy_success{app="shop"} 1', 'app_last_deploy_success{app="shop"} 0'
+
+
+def test_a_first_deploy_that_failed_is_a_metric_and_the_app_is_not_down(measured: Callable[..., set[str]]) -> None:
+    assert measured(("deploy", "begun"), ("deploy", "failed"), has_release=False) == {FAILED}
+
+
+def test_a_first_deploy_that_another_host_has_undone_is_a_metric_and_the_app_is_not_down(
+    measured: Callable[..., set[str]],
+) -> None:
+    assert measured(("deploy", "ok"), ("deploy", "failed"), has_release=False) == {FAILED}
+
+
+def test_an_app_whose_live_link_has_vanished_is_down(measured: Callable[..., set[str]]) -> None:
+    assert measured(("deploy", "ok")) == {DOWN, DEPLOYED}
+
+
+def test_an_app_whose_live_link_has_vanished_is_down_also_after_a_deploy_that_failed(
+    measured: Callable[..., set[str]],
+) -> None:
+    assert measured(("deploy", "ok"), ("deploy", "begun"), ("deploy", "failed")) == {DOWN, FAILED}
+
+
+def test_the_last_success_is_read_also_after_nine_deploys_that_failed(render: Render, tmp_path: Path) -> None:
+    unit = render("metrics", "metrics.service.j2", metrics_groups=[])
+    (line,) = [line for line in unit.splitlines() if line.startswith("ExecStartPre=")]
+    for text, other in (
+        ("$$", "$"),
+        ("-g metrics", ""),
+        ("chgrp metrics", "ls"),
+        ("/run", tmp_path),
+        ("/srv", tmp_path),
+    ):
+        line = line.replace(text, str(other))
+    (tmp_path / "shop").mkdir()
+    events = [("deploy", "ok"), *[("deploy", "begun"), ("deploy", "failed")] * 9]
+    shown = [json.dumps({**EVENT, "action": action, "result": result}) for action, result in events]
+    (tmp_path / "shop/history.jsonl").write_text("\n".join(shown) + "\n")
+    subprocess.run(["/bin/sh", "-c", line.partition("'")[2].rstrip("'")], check=True, capture_output=True)
+    found = list(app_status.read_events(tmp_path / "metrics-events/history"))
+    assert [event["result"] for _, event in found] == ["ok", *["failed"] * 9]
+
+
+def test_an_app_with_a_live_release_has_one_value(measured: Callable[..., set[str]]) -> None:
+    assert len({UP, DOWN} & measured(("deploy", "ok"), is_live=True)) == 1
+
+
+def test_an_app_that_was_stopped_is_not_down(measured: Callable[..., set[str]]) -> None:
+    assert measured(("deploy", "ok"), ("stop", "ok")) == {DEPLOYED}
+
+
+def test_an_app_that_was_stopped_is_not_down_also_after_a_deploy_that_failed(measured: Callable[..., set[str]]) -> None:
+    assert measured(("deploy", "ok"), ("stop", "ok"), ("deploy", "failed")) == {FAILED}
+
+
+def test_an_app_that_was_removed_has_no_metrics(measured: Callable[..., set[str]]) -> None:
+    assert measured(("deploy", "ok"), ("deploy", "failed"), has_release=False, is_installed=False) == set()
 
 
 # --- who can read them ------------------------------------------------------------------------------------------------

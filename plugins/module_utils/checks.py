@@ -138,6 +138,16 @@ def check_alerts(alerts: Mapping[str, Any] | None, now: float) -> Iterator[Probl
         yield problem("delivery", f"alerts can't be sent: {delivery.get('error', '')}")
 
 
+def check_monitor(monitor: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """Check that a monitor can store metrics and send alerts."""
+    if monitor is None:
+        return
+    if monitor["error"]:
+        yield problem("delivery", monitor["error"], subject="prometheus")
+    for alert in monitor["firing"]:
+        yield problem("delivery", alert["text"], subject=alert["subject"])
+
+
 def queue_percent(logs: Mapping[str, Any]) -> int:
     """The used space of the queue for logs that can't be sent, in per cent."""
     return round(100 * logs["waiting_bytes"] / logs["space_bytes"]) if logs["space_bytes"] else 0
@@ -169,7 +179,8 @@ def find_problems(host: Mapping[str, Any], now: float | None = None) -> list[Pro
     """The problems of a host and its apps, the apps first.
 
     Args:
-        host: the state of the host, as the module host_status returns it; also `certificates`, those of a balancer.
+        host: the state of the host, as the module host_status returns it; also `certificates`, those of a balancer, and
+            `monitor`, from describe_monitor.
         now: seconds since 1970.
     """
     now = time.time() if now is None else now
@@ -185,5 +196,6 @@ def find_problems(host: Mapping[str, Any], now: float | None = None) -> list[Pro
         if not (unit.startswith(own) and unit.split("@")[0] in down):
             found.append(problem("unit", f"the unit {unit} has failed", subject=unit))
     found += check_alerts(host.get("alerts"), now)
+    found += check_monitor(host.get("monitor"))
     found += check_logs(host.get("logs"))
     return found

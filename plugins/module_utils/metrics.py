@@ -97,8 +97,30 @@ def request_lines(counters: Counters) -> Iterator[str]:
     yield from metric("app_log_lines_ignored_total", "counter", about, [({}, counters.ignored)])
 
 
-def app_lines(apps: Collection[Mapping[str, Any]], events: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
-    """The metrics of the apps, from `describe_service` of each, and their last deploys and rollbacks."""
+def confirmed_releases(events: Iterable[tuple[str, Mapping[str, Any]]], folder: Path) -> dict[str, str]:
+    """The release of the last successful deploy or rollback of each app; none of an app that was stopped or removed.
+
+    As `Releases.confirmed`, which needs root.
+    """
+    found: dict[str, str] = {}
+    for name, event in events:
+        if event["result"] == "ok" and event["action"] == "stop":
+            found.pop(name, None)
+        elif event["result"] == "ok" and (folder / name / "releases" / event["release"]).is_dir():
+            found[name] = event["release"]
+    return found
+
+
+def app_lines(
+    apps: Collection[Mapping[str, Any]], events: Iterable[tuple[str, Mapping[str, Any]]], folder: Path = APPS
+) -> Iterator[str]:
+    """The metrics of the apps.
+
+    Args:
+        apps: `describe_service` of each app with a live release.
+        events: the last deploys and rollbacks, also of apps without a live release.
+        folder: the folder of the apps.
+    """
 
     def gauge(name: str, about: str, samples: Iterable[Sample]) -> list[str]:
         return metric(name, "gauge", about, samples)
@@ -107,8 +129,13 @@ def app_lines(apps: Collection[Mapping[str, Any]], events: Iterable[tuple[str, M
         return [({"app": app["name"]}, float(app[key])) for app in apps]
 
     problems = {(problem["app"], problem["kind"]) for app in apps for problem in check_service(app)}
+    live_apps = {app["name"] for app in apps}
+    events = [(name, event) for name, event in events if name in live_apps or (folder / name / "releases").is_dir()]
+    is_up = {name: (name, "down") not in problems for name in live_apps}
+    # The link to the live release is gone. Without a value, the alert would end.
+    is_up |= dict.fromkeys(confirmed_releases(events, folder).keys() - live_apps, False)
     about = "Whether the web service of the live release runs and has a worker."
-    yield from gauge("app_up", about, [({"app": app["name"]}, (app["name"], "down") not in problems) for app in apps])
+    yield from gauge("app_up", about, [({"app": name}, value) for name, value in sorted(is_up.items())])
     # A service that dies again and again is up now and then.
     died: list[Sample] = [({"app": app["name"]}, (app["name"], "dying") in problems) for app in apps]
     yield from gauge("app_died_recently", "Whether a service or a worker died in the last 15 minutes.", died)
@@ -124,7 +151,7 @@ def app_lines(apps: Collection[Mapping[str, Any]], events: Iterable[tuple[str, M
     yield from gauge("app_maintenance", "Whether the app is in maintenance.", each("in_maintenance"))
     memory: list[Sample] = [({"app": app["name"]}, app["memory_mib"] << 20) for app in apps]
     yield from gauge("app_memory_bytes", "Memory of the web service without file pages.", memory)
-    last = {name: event for name, event in events if name in {app["name"] for app in apps}}
+    last = dict(events)
     results: list[Sample] = [({"app": name}, event["result"] == "ok") for name, event in last.items()]
     yield from gauge("app_last_deploy_success", "Whether the last deploy or rollback succeeded.", results)
     times: list[Sample] = [({"app": name}, parse_time(event["time"]) or 0) for name, event in last.items()]
@@ -181,7 +208,7 @@ def main() -> None:
     certificates = {app["name"]: app["certificate"] for app in described} | certificates_of_balancer()
     lines = [
         *request_lines(Counters.load(state)),
-        *app_lines(described, read_events(EVENTS)),
+        *app_lines(described, read_events(EVENTS), APPS),
         *certificate_lines(certificates),
         *host_lines(host),
         *metric("host_measured_timestamp_seconds", "gauge", "When this was measured.", [({}, time.time())]),

@@ -18,7 +18,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import CL
 BLOCK = 1 << 20  # bytes; a longer line is garbage
 MOST_BYTES = 64 << 20  # of a log file in one measurement; older lines are skipped
 RELEASES_KEPT = 10  # of each app, the newest ones
-BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds, of the latency's histogram
+# Seconds, of the latency's histogram. The setting monitor_latency of the role monitor is one of them.
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0)
 OTHER = b"other"  # any release that was never live, as an app can send any text as its release
 DURATION = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -77,8 +78,12 @@ class Counters:
 
     @classmethod
     def load(cls, state: Mapping[str, Any]) -> Counters:
-        """The counters that `dump` has stored."""
-        latencies = {app: Latency(list(counts), seconds) for app, counts, seconds in state.get("latencies", [])}
+        """The counters that `dump` has stored, without durations for which another version had other bounds."""
+        latencies = {
+            app: Latency(list(counts), seconds)
+            for app, counts, seconds in state.get("latencies", [])
+            if len(counts) == len(BOUNDS) + 1
+        }
         requests = {(app, release, status): count for app, release, status, count in state.get("requests", [])}
         return cls(requests, latencies, state.get("ignored", 0))
 

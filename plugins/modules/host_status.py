@@ -9,7 +9,7 @@ short_description: Report the state of a host and its apps
 description:
   - Measures in one call what the status shows - each app with its live release, processes, memory, requests,
     certificate and history, and the host with its disks, updates, failed units, last backup and shipped logs.
-  - Lists the problems.
+  - Lists the problems. On a monitor, asks Prometheus whether alerts can be sent and metrics stored.
   - Reads nginx's log backwards, for a limited time. Changes nothing.
 options:
   apps:
@@ -70,6 +70,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import
     failed_units,
     needs_reboot,
 )
+from ansible_collections.blueoctopus.site.plugins.module_utils.monitor import describe_monitor
 from ansible_collections.blueoctopus.site.plugins.module_utils.removal import installed_apps
 from ansible_collections.blueoctopus.site.plugins.module_utils.shipped_logs import describe_logs
 from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import DAY, WINDOW, read_traffic
@@ -110,7 +111,7 @@ def main() -> None:
         "reboot_needed": needs_reboot(),
         "updates": updates.count(),
     }
-    problems = find_problems({**host, "certificates": certificates_of_balancer()})
+    problems = find_problems({**host, "certificates": certificates_of_balancer(), "monitor": describe_monitor()})
     if host["alerts"] and not day:
         host["alerts"]["samples"] = []  # the report plots them
     module.exit_json(changed=False, host={**host, "problems": problems})
