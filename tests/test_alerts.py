@@ -23,7 +23,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.alerts import (
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.checks import find_problems
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
-from status_examples import NOW, host
+from status_examples import NOW, backup, host
 
 PROJECT = Path(__file__).resolve().parent.parent
 GOOD = host()
@@ -95,7 +95,7 @@ def test_a_problem_that_one_check_does_not_find_is_not_over(receiver: Receiver, 
 
 
 def test_a_text_that_changes_is_the_same_problem(receiver: Receiver, minutes: Minutes) -> None:
-    old = [host(backup={"last_backup": "2026-01-01T00:00:00Z", "problem": f"{hours} h old"}) for hours in (51, 52)]
+    old = [host(backup=backup(("shop", "backup to store", f"{hours} h old"))) for hours in (51, 52)]
     minutes(*old, *old)
     assert len(receiver.got) == 1
 
@@ -104,6 +104,20 @@ def test_several_problems_are_separate(receiver: Receiver, minutes: Minutes) -> 
     both = host({"state": "failed"}, failed_units=["logrotate.service", "apt-daily.service"])
     minutes(both, both)
     assert len(receiver.got) == 3
+
+
+def test_a_further_problem_of_backups_is_sent_while_another_lasts_and_each_ends_once(
+    receiver: Receiver, minutes: Minutes
+) -> None:
+    drill, failed = ("blog", "drill", "no drill for 340 hours"), ("shop", "backup to store", "damaged")
+    first, both, second = (host(backup=backup(*found)) for found in ([drill], [drill, failed], [failed]))
+    minutes(*[first] * 3, *[both] * 3, *[second] * 3, *[GOOD] * 3)
+    assert [entry["text"] for entry in receiver.got] == [
+        "web1 blog: backup: no drill for 340 hours",
+        "web1 shop: backup: damaged",
+        "web1 blog: resolved: backup: no drill for 340 hours",
+        "web1 shop: resolved: backup: damaged",
+    ]
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -294,6 +308,12 @@ def test_a_folder_of_backups_that_cannot_be_read_means_no_backups(
     monkeypatch.setattr(Path, "stat", refuse)
     monkeypatch.setattr(Path, "exists", refuse)
     assert host_state.describe_backup(tmp_path / "status.json") is None
+
+
+def test_a_file_of_backups_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text("damaged")
+    (found,) = host(backup=host_state.describe_backup(tmp_path / "status.json"))["problems"]
+    assert (found["kind"], found["text"]) == ("backup", f"backup: {tmp_path}/status.json can't be read")
 
 
 # --- deploys ----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
+from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.programs import PACKAGE, program_files
@@ -112,10 +113,21 @@ def test_the_password_in_the_address_of_a_webhook_is_not_in_the_error(address: s
     assert "'in'" not in state["delivery"]["error"]
 
 
+ENVELOPE = {
+    b"MAIL FROM:<REFUSED": b"550 we do not know you\r\n",
+    b"MAIL FROM:<LARGE": b"552 larger than the limit\r\n",
+    b"RCPT TO:<GONE": b"550 no such user\r\n",
+}
+
+
 class Smtp(socketserver.StreamRequestHandler):
-    """A mail server that accepts everything, except for one sender."""
+    """A mail server that accepts everything, except for a sender, a recipient, or letters that contain a word.
+
+    The sender is REFUSED or LARGE, the recipient is GONE.
+    """
 
     got: list[bytes]
+    refusals: ClassVar[dict[bytes, bytes]] = {}  # by a word of the letter
 
     def handle(self) -> None:
         self.wfile.write(b"220 test\r\n")
@@ -126,9 +138,14 @@ class Smtp(socketserver.StreamRequestHandler):
                 lines = []
                 while (part := self.rfile.readline()) != b".\r\n":
                     lines.append(part)
-                type(self).got.append(b"".join(lines))
-            elif line.upper().startswith(b"MAIL FROM:<REFUSED"):
-                self.wfile.write(b"550 we do not know you\r\n")
+                letter = b"".join(lines)
+                answer = next((answer for text, answer in type(self).refusals.items() if text in letter), b"250 ok")
+                if answer.startswith(b"250"):
+                    type(self).got.append(letter)
+                self.wfile.write(answer + b"\r\n")
+                continue
+            elif answer := next((answer for begin, answer in ENVELOPE.items() if line.upper().startswith(begin)), b""):
+                self.wfile.write(answer)
                 continue
             self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 ok\r\n")
             if word == b"QUIT":
@@ -137,7 +154,7 @@ class Smtp(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def smtp() -> Iterator[dict[str, Any]]:
-    Smtp.got = []
+    Smtp.got, Smtp.refusals = [], {}
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Smtp) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_address[1]
@@ -165,6 +182,67 @@ def test_a_mail_with_characters_that_cannot_be_sent_is_sent_without_them(smtp: d
 def test_a_mail_that_the_server_refuses_is_an_error(smtp: dict[str, Any]) -> None:
     with pytest.raises(OSError, match="550 we do not know you"):
         send_mail(smtp | {"from": "refused@x.example"}, {"text": "x", "since": "s", "time": "t"})
+
+
+def send_all(mail: dict[str, Any], *texts: str) -> dict[str, Any]:
+    """Send a message for each text, and return the state after it."""
+    messages = [{"text": text, "since": "s", "time": "t"} for text in texts]
+    state: dict[str, Any] = {
+        "waiting": [{"time": NOW, "channels": ["mail"], "message": content} for content in messages]
+    }
+    deliver(state, {"mail": lambda content: send_mail(mail, content)}, NOW)
+    return state
+
+
+def subjects() -> list[str]:
+    return [message_from_bytes(letter, policy=policy.default)["Subject"] for letter in Smtp.got]
+
+
+@pytest.mark.parametrize("answer", [b"550 it looks like spam", b"554 transaction failed", b"552 too large"])
+def test_a_mail_that_the_server_refuses_for_good_is_dropped_and_does_not_delay_others(
+    smtp: dict[str, Any], answer: bytes
+) -> None:
+    Smtp.refusals = {b"squid": answer}
+    assert send_all(smtp, "one", "squid", "two")["waiting"] == []
+    assert subjects() == ["one", "two"]
+    state = send_all(smtp, "squid")
+    assert (state["waiting"], "a message was dropped" in state["delivery"]["error"]) == ([], True)
+    assert answer.decode() in state["delivery"]["error"]
+
+
+def test_a_mail_that_the_server_refuses_for_now_waits_and_so_do_later_ones(smtp: dict[str, Any]) -> None:
+    Smtp.refusals = {b"squid": b"451 try again later"}
+    state = send_all(smtp, "one", "squid", "two")
+    assert [entry["message"]["text"] for entry in state["waiting"]] == ["squid", "two"]
+    assert state["delivery"]["error"] == "mail: the mail server answered 451 try again later"
+    Smtp.refusals = {}
+    deliver(state, {"mail": lambda content: send_mail(smtp, content)}, NOW + 120)
+    assert subjects() == ["one", "squid", "two"]
+
+
+@pytest.mark.parametrize(
+    ("change", "left"), [({"from": "refused@x"}, 2), ({"to": ["gone@x"]}, 2), ({"from": "large@x"}, 0)]
+)
+def test_a_mail_is_dropped_for_its_size_and_not_for_addresses_that_all_mails_have(
+    smtp: dict[str, Any], change: dict[str, Any], left: int
+) -> None:
+    assert len(send_all(smtp | change, "one", "two")["waiting"]) == left
+
+
+def test_a_mail_that_cannot_be_written_is_dropped_and_does_not_delay_others(
+    smtp: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = EmailMessage.set_content
+
+    def limited(letter: EmailMessage, text: str) -> None:
+        if "squid" in text:
+            raise ValueError("unwritable")
+        plain(letter, text)
+
+    monkeypatch.setattr(EmailMessage, "set_content", limited)
+    state = send_all(smtp, "squid", "one")
+    assert (state["waiting"], subjects()) == ([], ["one"])
+    assert "unwritable; a message was dropped" in send_all(smtp, "squid")["delivery"]["error"]
 
 
 # --- the installed program --------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import checks
-from status_examples import APP, DISK, NOW, REQUESTS, V1, host
+from status_examples import APP, DISK, NOW, REQUESTS, V1, backup, host
 
 
 def kinds(*apps: dict[str, Any], **changes: Any) -> list[str]:
@@ -52,8 +52,8 @@ def test_problems_of_an_app(app: dict[str, Any], expected: str | None) -> None:
         ({"disks": [{**DISK, "inodes_percent": 95}]}, "disk"),
         ({"failed_units": ["logrotate.service"]}, "unit"),
         ({"backup": None}, None),
-        ({"backup": {"last_backup": "2026-01-01T02:00:00Z", "problem": "no space"}}, "backup"),
-        ({"backup": {"last_backup": None}}, "backup"),
+        ({"backup": backup(("shop", "backup to store", "no space"))}, "backup"),
+        ({"backup": backup(last_backup=None)}, "backup"),
         ({"reboot_needed": True}, None),
         ({"updates": None}, None),
         ({"alerts": {"delivery": {"failing_since": "2026-01-02T03:00:00Z", "error": "refused"}}}, "delivery"),
@@ -98,3 +98,19 @@ def test_the_text_of_a_problem_has_nothing_of_the_log_of_the_app() -> None:
     (found,) = host({"state": "failed", "cause": "KeyError: 'squid-ink'"})["problems"]
     assert "squid" not in found["text"]
     assert found["log"] == "KeyError: 'squid-ink'"
+
+
+def test_each_problem_of_backups_is_separate_and_names_its_app() -> None:
+    failed = (("shop", "backup to store", "no space"), ("shop", "drill", "no rows"), ("", "check of store", "damaged"))
+    found = host(backup=backup(*failed))["problems"]
+    assert [(entry["app"], entry["subject"], entry["text"]) for entry in found] == [
+        ("shop", "backup to store", "backup: no space"),
+        ("shop", "drill", "backup: no rows"),
+        ("", "check of store", "backup: damaged"),
+    ]
+    assert {entry["kind"] for entry in found} == {"backup"}
+
+
+def test_a_host_without_any_backup_has_that_problem_also_while_backups_fail() -> None:
+    found = host(backup=backup(("shop", "backup to store", "no space"), last_backup=None))["problems"]
+    assert [entry["text"] for entry in found] == ["backup: no space", "backup: none was made so far"]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.report import ceiling, line, page, timeline
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.status import document
-from status_examples import APP, EVENT, LOST, NOW, REQUESTS, V1, V2, result
+from status_examples import APP, EVENT, LOST, NOW, REQUESTS, V1, V2, backup, result
 
 HOSTILE = "\"'><script>document.title='taken'</script><img src=x onerror=document.title='taken'>{{ 7 * 7 }}</style>"
 
@@ -117,6 +117,13 @@ def test_problems_hosts_releases_and_history_are_on_the_page() -> None:
     ):
         assert words in text, words
     assert "No problem" in read(page(document({"web1": result()}, now=NOW))).text
+
+
+def test_a_host_is_marked_for_a_problem_of_the_backups_of_an_app() -> None:
+    bad = backup(("shop", "drill", "no rows"))
+    for found, is_marked in ((bad, True), (backup(), False)):
+        _, _, hosts = page(document({"web1": result(backup=found)}, now=NOW)).partition("<h2>Hosts</h2>")
+        assert ('class="card trouble"' in hosts) == is_marked
 
 
 def test_values_of_clients_and_apps_are_escaped() -> None:

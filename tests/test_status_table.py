@@ -14,7 +14,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.status_table impo
     short_commit,
     table,
 )
-from status_examples import EVENT, LOST, NOW, V1, V2, result
+from status_examples import EVENT, LOST, NOW, V1, V2, backup, result
 
 
 def test_a_row_for_each_host_and_app_is_aligned() -> None:
@@ -34,6 +34,27 @@ def test_problems_come_first_and_are_marked() -> None:
     assert [line.split()[0] for line in lines[1:]] == ["!", "!", "web1"]
     assert "unreachable" in lines[1]
     assert "failed" in lines[2]
+
+
+def test_a_problem_of_a_backup_marks_the_row_of_its_app_and_the_column() -> None:
+    bad = backup(("shop", "backup to store", "no space"), ("", "check of store", "damaged"))
+    apps: tuple[dict[str, str], ...] = ({}, {"name": "blog"})
+    failed = document({"web1": result(*apps, backup=backup(("shop", "drill", "no rows")))}, now=NOW)
+    assert [line.split()[:3] for line in table(failed)[1:]] == [["!", "web1", "shop"], ["web1", "blog", "active"]]
+    painted = table(failed, lambda text, mark: f"<{text}>" if mark else text)
+    assert all("<14h>" in line for line in painted[1:])
+    assert problem_lines(document({"web1": result(backup=bad)}, now=NOW)) == [
+        "2 problems",
+        "  web1  shop  backup: no space",
+        "  web1        backup: damaged",
+    ]
+
+
+def test_a_host_is_marked_for_the_problem_of_an_app_that_has_no_row() -> None:
+    # Such as a host of the group databases, which backs up databases of apps that run elsewhere.
+    status = document({"web1": result(), "db1": result(backup=backup(("shop", "drill", "no rows")))}, now=NOW)
+    status["hosts"]["db1"]["apps"] = []
+    assert [line.split()[:2] for line in table(status)[1:]] == [["!", "db1"], ["web1", "shop"]]
 
 
 def test_a_release_that_differs_from_that_of_most_hosts_is_marked() -> None:

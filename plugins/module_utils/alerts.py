@@ -47,6 +47,7 @@ TIMEOUT = 10  # seconds to send a message
 TIME_TO_SEND = 30.0  # seconds in one check
 MOST_WAITING = 100  # messages; then the oldest are dropped
 REFUSED = (400, 413, 415, 422)  # statuses about the message; others, such as 404, are about the address or the server
+TOO_LARGE = 552  # the status of a mail server
 MOST_LOG = 1000  # characters of a log in a message
 LONGEST_WAIT = 3 * 86400  # seconds; then a message is dropped
 FIRST_PAUSE, LONGEST_PAUSE = 60, 1800  # seconds between two attempts to send
@@ -155,6 +156,10 @@ def new_events(state: State, host: str, now: float, with_log: bool, path: Path =
 # --- send -----------------------------------------------------------------------------------------------------------
 
 
+class MessageRefused(OSError):
+    """A message that can never be sent, while others may be."""
+
+
 class NoRedirect(urllib.request.HTTPRedirectHandler):
     """Refuses redirects, which would change the method to GET or the address."""
 
@@ -185,6 +190,23 @@ def send_webhook(url: str, content: Mapping[str, Any]) -> None:
         response.read(1024)
 
 
+def letter_of(content: Mapping[str, Any]) -> EmailMessage:
+    """A message as a mail, without its addresses.
+
+    Raises:
+        MessageRefused: when it can't be written as a mail.
+    """
+    letter = EmailMessage()
+    lines = [content["text"], "", f"since {content['since']}, checked {content['time']}"]
+    lines += ["", content["log"]] if content.get("log") else []
+    try:
+        letter["Subject"] = clean(content["text"]).replace("\n", " ")[:200]
+        letter.set_content(clean("\n".join(lines)))
+    except ValueError as error:
+        raise MessageRefused(reason_of(error)) from error
+    return letter
+
+
 def send_mail(mail: Mapping[str, Any], content: Mapping[str, Any]) -> None:
     """Send a message by mail.
 
@@ -193,14 +215,11 @@ def send_mail(mail: Mapping[str, Any], content: Mapping[str, Any]) -> None:
         content: the message.
 
     Raises:
-        OSError: when the server can't be reached, or does not accept it.
+        MessageRefused: when the server will never accept it, or it can't be written as a mail.
+        OSError: when the server can't be reached, or does not accept it now.
     """
-    letter = EmailMessage()
-    letter["Subject"] = clean(content["text"]).replace("\n", " ")[:200]
+    letter = letter_of(content)
     letter["From"], letter["To"] = mail["from"], ", ".join(mail["to"])
-    lines = [content["text"], "", f"since {content['since']}, checked {content['time']}"]
-    lines += ["", content["log"]] if content.get("log") else []
-    letter.set_content(clean("\n".join(lines)))
     context = ssl.create_default_context()
     try:
         if mail["tls"] == "tls":
@@ -214,7 +233,7 @@ def send_mail(mail: Mapping[str, Any], content: Mapping[str, Any]) -> None:
                 server.login(mail["user"], mail["password"])
             server.send_message(letter)
     except smtplib.SMTPException as error:
-        raise OSError(reason_of(error)) from error
+        raise (MessageRefused if is_refused(error) else OSError)(reason_of(error)) from error
 
 
 def reason_of(error: Exception) -> str:
@@ -232,8 +251,17 @@ def reason_of(error: Exception) -> str:
 
 
 def is_refused(error: Exception) -> bool:
-    """Whether the receiver will never accept this message, while it may accept others."""
-    return isinstance(error, urllib.error.HTTPError) and error.code in REFUSED
+    """Whether the receiver will never accept this message, while it may accept others.
+
+    A sender or a recipient that is refused is no property of the message: all mails have the same.
+    """
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in REFUSED
+    if isinstance(error, smtplib.SMTPSenderRefused):  # the command for the sender also tells the size
+        return error.smtp_code == TOO_LARGE
+    if isinstance(error, smtplib.SMTPDataError):
+        return 500 <= error.smtp_code <= 599
+    return isinstance(error, MessageRefused)
 
 
 Send = Callable[[Mapping[str, Any]], None]

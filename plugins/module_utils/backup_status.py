@@ -48,8 +48,8 @@ def first_line(text: str) -> str:
 
 def find_problems(
     app: str, settings: dict[str, Any], status: dict[str, Any], since: float, now: float
-) -> Iterator[str]:
-    """The problems of the backups of an app.
+) -> Iterator[tuple[str, str]]:
+    """The problems of the backups of an app: what each is about, which stays the same while it lasts, and a text.
 
     Args:
         app: name of the app.
@@ -60,60 +60,80 @@ def find_problems(
     """
     limits = settings["max_age"]
     if app not in [one["name"] for one in settings["apps"]]:
-        yield "is not backed up yet: run playbooks/site.yml"
+        yield "backup", "is not backed up yet: run playbooks/site.yml"
         return
     for target in (one["name"] for one in settings["targets"]):
         entry = status["backups"].get(app, {}).get(target, {})
         if entry.get("error"):
-            yield f"the last backup to {target} failed: {first_line(entry['error'])}"
+            yield f"backup to {target}", f"the last backup to {target} failed: {first_line(entry['error'])}"
         elif now - entry.get("time", since) > limits["backup"] * 3600:
-            yield f"has had no backup on {target} for {limits['backup']} hours"
-        known = status["targets"].get(target, {})
-        if known.get("error"):
-            yield f"the check of {target} failed: {first_line(known['error'])}"
-        elif now - known.get("checked", since) > limits["check"] * 3600:
-            yield f"{target} was not checked for {limits['check']} hours"
+            yield f"backup to {target}", f"no backup on {target} for {limits['backup']} hours"
     drill = status["drills"].get(app, {})
     if drill.get("error"):
-        yield f"the last drill failed: {first_line(drill['error'])}"
+        yield "drill", f"the last drill failed: {first_line(drill['error'])}"
     elif now - drill.get("time", since) > limits["drill"] * 3600:
-        yield f"no drill has restored a backup for {limits['drill']} hours"
+        yield "drill", f"no drill has restored a backup for {limits['drill']} hours"
 
 
-def archive_problems(settings: dict[str, Any], status: dict[str, Any], since: float, now: float) -> Iterator[str]:
-    """The problems of the archive of PostgreSQL, if the host has one.
+def target_problems(
+    settings: dict[str, Any], status: dict[str, Any], since: float, now: float
+) -> Iterator[tuple[str, str]]:
+    """The problems of the checks of targets, as `find_problems` returns them."""
+    limit = settings["max_age"]["check"]
+    for target in (one["name"] for one in settings["targets"]):
+        known = status["targets"].get(target, {})
+        if known.get("error"):
+            yield f"check of {target}", f"the check of {target} failed: {first_line(known['error'])}"
+        elif now - known.get("checked", since) > limit * 3600:
+            yield f"check of {target}", f"{target} was not checked for {limit} hours"
 
-    Args:
-        settings: the host's settings of backups.
-        status: the results.
-        since: when the host began to make backups.
-        now: the time.
-    """
+
+def archive_problems(
+    settings: dict[str, Any], status: dict[str, Any], since: float, now: float
+) -> Iterator[tuple[str, str]]:
+    """The problems of the archive of PostgreSQL, if the host has one, as `find_problems` returns them."""
     if not settings.get("point_in_time"):
         return
     found = status.get("archive", {})
     if found.get("base_error"):
-        yield f"the last base backup of PostgreSQL failed: {first_line(found['base_error'])}"
+        yield "base backup", f"the last base backup of PostgreSQL failed: {first_line(found['base_error'])}"
     elif now - found.get("base_time", since) > settings["max_age"]["backup"] * 3600:
-        yield f"PostgreSQL has no base backup since {settings['max_age']['backup']} hours"
+        yield "base backup", f"PostgreSQL has no base backup since {settings['max_age']['backup']} hours"
     if found.get("waits"):
-        yield "PostgreSQL can't archive its WAL: see its log in /var/log/postgresql"
+        yield "WAL", "PostgreSQL can't archive its WAL: see its log in /var/log/postgresql"
     if found.get("gap"):
         day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(found["gap"]))
-        yield f"WAL is missing in the archive after {day} UTC, as the disk was full or files were deleted"
+        yield (
+            "missing WAL",
+            f"WAL is missing in the archive after {day} UTC, as the disk was full or files were deleted",
+        )
     for target in settings.get("logs", []):
         entry = found.get("targets", {}).get(target, {})
         late = now - entry.get("time", since) > SENT_LATE
         if late and entry.get("error"):
-            yield f"WAL is not sent to {target}: {first_line(entry['error'])}"
+            yield f"WAL to {target}", f"WAL is not sent to {target}: {first_line(entry['error'])}"
         elif late:
-            yield f"WAL is not sent to {target}: systemctl status backup-archive@{target}"
+            yield f"WAL to {target}", f"WAL is not sent to {target}: systemctl status backup-archive@{target}"
     for target in (one["name"] for one in settings["targets"]):
-        entry = status["backups"].get(ARCHIVE, {}).get(target, {})
+        entry, subject = status["backups"].get(ARCHIVE, {}).get(target, {}), f"backup of the archive to {target}"
         if entry.get("error"):
-            yield f"the last backup of PostgreSQL's archive to {target} failed: {first_line(entry['error'])}"
+            yield subject, f"the last backup of PostgreSQL's archive to {target} failed: {first_line(entry['error'])}"
         elif now - entry.get("time", since) > settings["max_age"]["backup"] * 3600:
-            yield f"PostgreSQL's archive has no backup on {target} since {settings['max_age']['backup']} hours"
+            yield subject, f"PostgreSQL's archive has no backup on {target} since {settings['max_age']['backup']} hours"
+
+
+def all_problems(settings: dict[str, Any], status: dict[str, Any], now: float) -> list[dict[str, str]]:
+    """All problems of the backups of a host: the `app`, or nothing for the host, the `subject` and the `text`."""
+    since = settings["since"]
+    found = [
+        (app, *entry)
+        for app in (one["name"] for one in settings["apps"])
+        for entry in find_problems(app, settings, status, since, now)
+    ]
+    if settings["apps"]:
+        found += [("", *entry) for entry in target_problems(settings, status, since, now)]
+    found += [("", *entry) for entry in archive_problems(settings, status, since, now)]
+    return [{"app": app, "subject": subject, "text": text} for app, subject, text in found]
 
 
 def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
@@ -125,8 +145,9 @@ def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
 
     Returns:
         `last_backup`, `last_check` and `last_drill` of the app or target that is worst off, in ISO 8601, or None; the
-        `size_bytes` of the newest backups; what is wrong, in `problem`. With an archive of PostgreSQL, `last_wal`, when
-        the newest WAL was archived, and `restorable_since`, the moment after which each moment can be restored.
+        `size_bytes` of the newest backups; what is wrong, in `problems`, and in one line in `problem`. With an archive
+        of PostgreSQL, `last_wal`, when the newest WAL was archived, and `restorable_since`, the moment after which each
+        moment can be restored.
     """
     settings = status.get("settings")
     if not settings:
@@ -136,9 +157,7 @@ def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
     newest: list[dict[str, Any]] = [
         max(status["backups"].get(app, {}).values(), key=lambda one: one.get("time", 0), default={}) for app in apps
     ]
-    since = settings["since"]
-    problems = [f"{app}: {text}" for app in apps for text in find_problems(app, settings, status, since, now)]
-    problems += archive_problems(settings, status, since, now)
+    problems = all_problems(settings, status, now)
     archive = [status.get("archive", {})] if settings.get("point_in_time") else []
     return {
         "last_backup": oldest(newest, "time"),
@@ -147,7 +166,8 @@ def summary(status: dict[str, Any], now: float) -> dict[str, Any] | None:
         "last_wal": oldest(archive, "archived"),
         "restorable_since": oldest(archive, "since"),
         "size_bytes": sum(one.get("size", 0) for one in newest),
-        "problem": "; ".join(problems),
+        "problems": problems,
+        "problem": "; ".join(f"{one['app']}: {one['text']}" if one["app"] else one["text"] for one in problems),
     }
 
 

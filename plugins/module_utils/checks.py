@@ -27,7 +27,7 @@ def problem(kind: str, text: str, app: str = "", subject: str = "", log: str = "
         kind: what kind of problem, such as `down`.
         text: one sentence, without anything that the app has logged.
         app: the app, or nothing for the host.
-        subject: what it is about, when a host or an app may have several of a kind: a unit, a file system.
+        subject: what it is about, when a host or an app may have several of a kind: a unit, a file system, a drill.
         log: what the app has logged about it.
     """
     return {"kind": kind, "app": app, "subject": subject, "text": text, "log": log}
@@ -117,13 +117,12 @@ def check_disks(host: Mapping[str, Any], samples: list[Mapping[str, Any]]) -> It
 
 
 def check_backup(backup: Mapping[str, Any] | None) -> Iterator[Problem]:
-    """Check the last backup of a host that makes backups."""
+    """Check backups, their checks and drills, on a host that makes backups."""
     if backup is None:
         return
-    if backup.get("problem"):
-        yield problem("backup", f"backup: {backup['problem']}")
-        return
-    if parse_time(backup.get("last_backup") or "") is None:
+    for found in backup.get("problems") or []:
+        yield problem("backup", f"backup: {found['text']}", found["app"], found["subject"])
+    if backup["last_backup"] is None:
         yield problem("backup", "backup: none was made so far")
 
 

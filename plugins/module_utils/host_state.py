@@ -120,7 +120,9 @@ def describe_backup(path: Path = BACKUP) -> dict[str, Any] | None:
     if found is None:
         with contextlib.suppress(PermissionError):  # of the folder, which belongs to the role backup
             if path.exists():
-                return {"last_backup": "", "problem": f"{path} can't be read"}
+                text = f"{path} can't be read"
+                problems = [{"app": "", "subject": "status", "text": text}]
+                return {"last_backup": "", "problem": text, "problems": problems}
         return None
     return summary(found, time.time())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.logs import rotated
-from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import CLOSED, LOGS, NOT_PASSED_ON, UPGRADED
+from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import (
+    CLOSED,
+    DURATION,
+    LOGS,
+    NOT_PASSED_ON,
+    UPGRADED,
+)
 
 BLOCK = 1 << 20  # bytes; a longer line is garbage
 MOST_BYTES = 64 << 20  # of a log file in one measurement; older lines are skipped
@@ -21,7 +26,6 @@ RELEASES_KEPT = 10  # of each app, the newest ones
 # Seconds, of the latency's histogram. The setting monitor_latency of the role monitor is one of them.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0)
 OTHER = b"other"  # any release that was never live, as an app can send any text as its release
-DURATION = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @functools.lru_cache(maxsize=65536)

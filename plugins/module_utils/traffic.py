@@ -9,6 +9,7 @@ import gzip
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ DAY = 86400  # seconds
 ERROR_STATUS = 500
 # nginx's own answer in maintenance, which is no error. nginx escapes the quotes of a client.
 CLOSED, NOT_PASSED_ON = b"503", b',"upstream_status":"",'
+DURATION = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")  # in seconds
 UPGRADED = b"101"  # a websocket, whose duration is no latency of the app
 
 
@@ -40,7 +42,13 @@ def seconds_of(text: bytes) -> float:
 
 @functools.lru_cache(maxsize=65536)
 def latency_class(text: bytes) -> int:
-    """The class of a duration in seconds."""
+    """The class of a duration in seconds.
+
+    Raises:
+        ValueError: when it is none, such as infinity.
+    """
+    if not DURATION.fullmatch(text):
+        raise ValueError
     return max(0, round(math.log(max(float(text), SHORTEST) / SHORTEST) / GROWTH))
 
 

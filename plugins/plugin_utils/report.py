@@ -185,10 +185,13 @@ def view_of_host(name: str, host: Mapping[str, Any], now: float) -> dict[str, An
     last = parse_time((backup or {}).get("last_backup") or "")
     since = (backup or {}).get("restorable_since")
     seconds = f", databases of any second since {since}" if since else ""
+    names = {app["name"] for app in host["apps"]}
+    # Backups of all apps are a value of the host; an app without a row has no other place.
+    own = [entry for entry in host["problems"] if entry["kind"] == "backup" or entry["app"] not in names]
     return {
         "name": name,
         "host": host,
-        "kinds": {entry["kind"] for entry in host["problems"] if not entry["app"]},
+        "kinds": {entry["kind"] for entry in own},
         "backup": "" if backup is None else "none" if last is None else f"{short_age(max(0, now - last))} ago{seconds}",
     }
 

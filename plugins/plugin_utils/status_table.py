@@ -161,7 +161,8 @@ def rows_of(status: Mapping[str, Any]) -> list[dict[str, Cell]]:
             rows.append((True, {"HOST": Cell(name, BAD), "STATE": Cell(state, BAD)}))
             continue
         shared = host_cells(host, now)
-        of_host = any(not problem["app"] for problem in host["problems"])
+        names = {app["name"] for app in host["apps"]}
+        of_host = any(problem["app"] not in names for problem in host["problems"])
         if not host["apps"]:
             rows.append((of_host, {"HOST": Cell(name, BAD * of_host), **shared}))
         for app in host["apps"]:

@@ -73,13 +73,19 @@ HOST: dict[str, Any] = {
     "updates": {"pending": 3, "security": 0},
     "problems": [],
 }
-HOST["backup"]["problem"] = None
+HOST["backup"] |= {"problem": "", "problems": []}
 
 
 def host(*apps: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The state of a host with apps that differ from a healthy one in some keys."""
     found = copy.deepcopy(HOST) | {"apps": [copy.deepcopy(APP) | app for app in apps or ({},)]} | changes
     return found | {"problems": find_problems(found, NOW)}
+
+
+def backup(*problems: tuple[str, str, str], **changes: Any) -> dict[str, Any]:
+    """The backups of a host with problems, each with its app, subject and text."""
+    found = [{"app": app, "subject": subject, "text": text} for app, subject, text in problems]
+    return HOST["backup"] | {"problems": found, "problem": "; ".join(text for *_, text in problems)} | changes
 
 
 def result(*apps: dict[str, Any], **changes: Any) -> dict[str, Any]:
