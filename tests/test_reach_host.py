@@ -65,7 +65,7 @@ def given(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     (folder / "password").write_text(request.param)
     (folder / "sudo").write_text("#!/bin/sh\n")  # needs no password
     (folder / "sudo").chmod(0o755)
-    (play,) = yaml.safe_load((PROJECT / "playbooks/check.yml").read_text())
+    _, play = yaml.safe_load((PROJECT / "playbooks/check.yml").read_text())
     tasks = [task for task in play["tasks"] if "blueoctopus.site.reach_host" in task]
     shown = {"msg": "{{ inventory_hostname }} {{ reached.sudo_password_given }}"}
     tasks.append({"ansible.builtin.debug": shown})
