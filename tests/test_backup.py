@@ -122,6 +122,7 @@ def test_a_copy_is_created_beside_the_live_data(saver: Saver, restorer: Restorer
 def test_excluded_files_are_not_saved(new_settings: Make, folders: dict[str, Any], data: Path) -> None:
     (data / "cache").mkdir()
     (data / "cache/x").write_text("x")
+    database(data / "cache/cache.db", 3).close()
     (data / "uploads/b.tmp").write_text("x")
     (data / "c.tmp").write_text("x")
     chosen = new_settings(exclude=("cache/", "*.tmp"))

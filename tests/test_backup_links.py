@@ -105,6 +105,14 @@ def test_a_database_is_never_put_behind_a_link(tmp_path: Path) -> None:
         placing.put_copies(tmp_path / "copies", tmp_path / "data", [entry | {"path": "../app.db"}])
 
 
+def test_a_copy_that_is_missing_in_the_backup_is_an_error(tmp_path: Path) -> None:
+    for folder in ("data", "copies"):
+        (tmp_path / folder).mkdir()
+    entry = {"path": "app.db", "mode": 0o600, "uid": os.getuid(), "gid": os.getgid()}
+    with pytest.raises(BackupError, match=r"app\.db can't be restored"):
+        placing.put_copies(tmp_path / "copies", tmp_path / "data", [entry])
+
+
 def test_a_database_whose_name_is_a_pattern_is_saved(saver: Saver, restorer: Restorer, data: Path) -> None:
     database(data / "a[b]*.db", 7).close()
     (data / "ab.db").write_text("kept")

@@ -207,6 +207,12 @@ def test_a_rollback_of_a_stopped_app_goes_to_its_last_good_release() -> None:
     assert rollback_target({"web1": stopped})["release"] == V2
 
 
+def test_a_stopped_app_on_one_host_does_not_change_the_target_of_a_rollback() -> None:
+    live = {"live": V3, "stack": [V1, V2, V3], "rolled_back": []}
+    stopped = {"live": "", "stack": [V1, V2, V3], "rolled_back": []}
+    assert rollback_target({"web1": live, "web2": stopped})["release"] == V2
+
+
 # --- the plugin -----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,12 @@ def test_a_stopped_app_stays_stopped(steps: Steps) -> None:
     steps.store.record("stop", V1, "ok")
     assert steps.store.stopped
     assert steps.run(module, V1, former=V1)["live"] == ""
+
+
+def test_a_first_deploy_that_failed_before_its_build_leaves_nothing(steps: Steps) -> None:
+    shutil.rmtree(steps.store.root)
+    assert "live" in steps.run(module, V1, former="")
+    assert not steps.store.root.exists()
 
 
 def test_check_mode_restores_nothing(failed: Steps, programs: Programs) -> None:

@@ -95,8 +95,8 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
     if not to and not store.stopped and failed:  # this host may have confirmed it already; it would count as good
         store.remove(failed["release"])
     store.sweep()
-    # Last: on a full disk, the removals have freed space.
-    if failed:
+    # Last: on a full disk, the removals have freed space. A first deploy that failed before its build has no folder.
+    if failed and store.root.is_dir():
         store.record(failed["action"], failed["release"], "failed", reason, failed["by"], commit)
     if to and to != store.confirmed:
         store.record("undo", to, "ok", reason)

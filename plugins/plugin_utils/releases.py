@@ -87,8 +87,10 @@ def rollback_target(states: Mapping[str, State], release: str = "") -> dict[str,
         hosts = ", ".join(lacking)
         problem = f"Release {release} was never live on {hosts}, or was removed there." if lacking else ""
     else:
-        differ = len({state["live"] for state in states.values()}) > 1
-        wanted = {common(stacks)} if differ else {before_live(state) for state in states.values()}
+        # A host on which the app was stopped has no live release, and does not change the target.
+        serving = [state for state in states.values() if state["live"]] or list(states.values())
+        differ = len({state["live"] for state in serving}) > 1
+        wanted = {common(stacks)} if differ else {before_live(state) for state in serving}
         release = wanted.pop() if len(wanted) == 1 else ""
         problem = ""
         if not release and len(stacks) == 1:

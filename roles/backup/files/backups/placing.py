@@ -118,6 +118,8 @@ def put_copies(copies: Path, data: Path, described: list[dict[str, Any]]) -> Non
         if path.is_absolute() or ".." in path.parts:
             raise BackupError(f"The backup has a database at {path}, which is not in the data folder.")
         create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        if not os.path.lexists((data / path).parent):
+            continue  # backup_exclude leaves out its folder
         try:
             with (
                 open_inside(copies, path, os.O_RDONLY) as source,
