@@ -52,6 +52,27 @@ def test_a_damaged_repository_is_found_by_the_check_and_the_drill(
     assert "is damaged" in status.Status(folders["state"]).read()["drills"]["shop"]["error"]
 
 
+def test_a_damaged_repository_is_not_pruned_and_its_error_stays_until_a_check_succeeds(
+    saver: Saver, folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert saver.run([]) == []
+    target, known = saver.settings.target(), status.Status(folders["state"])
+
+    def fail(*_: Any) -> None:
+        raise BackupError("is damaged")
+
+    monkeypatch.setattr(engine.Restic, "check", fail)
+    monkeypatch.setattr(engine.Restic, "forget", lambda *_: pytest.fail("a damaged repository is pruned"))
+    known.record("targets", target.name, error="is damaged", checked=0)
+    for _night in range(2):
+        assert saver.look_after(target) == "is damaged"
+    monkeypatch.undo()
+    saver.prune(target)
+    assert known.read()["targets"][target.name]["error"] == "is damaged"
+    saver.check(target)
+    assert known.read()["targets"][target.name]["error"] == ""
+
+
 def test_a_repository_that_is_gone_is_not_replaced_by_an_empty_one(
     new_settings: Make,
     folders: dict[str, Any],

@@ -195,3 +195,19 @@ def test_a_restarted_host_with_its_confirmed_release_does_nothing(
     release_undo.restore_after_restart(Lock("shop", tmp_path / "locks"), store)
     assert restored == []
     assert not (tmp_path / "locks").exists()
+
+
+def test_a_restarted_host_removes_the_previous_release_that_a_run_no_longer_drained(
+    tmp_path: Path, store: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm(store)
+    units, calls = {store.confirmed: ["a"], "20250101T000000Z-0000000001": ["b"]}, []
+
+    def restore(_store: Releases, to: str, _reason: str) -> None:
+        calls.append(to)
+        units.pop("20250101T000000Z-0000000001")
+
+    monkeypatch.setattr(release_undo, "installed_units", lambda _name: units)
+    monkeypatch.setattr(release_undo, "restore", restore)
+    release_undo.restore_after_restart(Lock("shop", tmp_path / "locks"), store)
+    assert calls == [store.confirmed]

@@ -196,8 +196,8 @@ def watch(lock: Lock, store: Releases, token: str) -> None:
 
 
 def restore_after_restart(lock: Lock, store: Releases) -> None:
-    """Restore the confirmed release, unless the host has it, or another run does the same."""
-    while store.unfinished() or store.live != store.confirmed:
+    """Restore the confirmed release alone, unless the host has it, or another run does the same."""
+    while store.unfinished() or store.live != store.confirmed or installed_units(store.name).keys() - {store.confirmed}:
         try:
             token = lock.acquire("this host, after a restart")
             try:

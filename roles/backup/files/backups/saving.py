@@ -180,14 +180,17 @@ class Saver:
             shutil.rmtree(stage, ignore_errors=True)
 
     def look_after(self, target: Target) -> str:
-        """Once a week, delete old backups where that is allowed, and check the repository; return the error, if any."""
+        """Once a week, check the repository, and delete old backups where that is allowed; return the error, if any.
+
+        Nothing is deleted from a damaged repository: the old backups may be the good ones.
+        """
         known = Status(self.state).read()["targets"].get(target.name, {})
         if time.time() - known.get("checked", 0) < CHECKED_EVERY and not known.get("error"):
             return ""
         try:
+            self.check(target)
             if not target.append_only:
                 self.prune(target)
-            self.check(target)
         except BackupError as error:
             return str(error)
         return ""
@@ -205,7 +208,8 @@ class Saver:
         except BackupError as error:
             Status(self.state).record("targets", target.name, error=str(error))
             raise
-        Status(self.state).record("targets", target.name, pruned=int(time.time()), error="")
+        # The error of a check stays until one succeeds.
+        Status(self.state).record("targets", target.name, pruned=int(time.time()))
         return len(gone)
 
     def check(self, target: Target) -> None:
