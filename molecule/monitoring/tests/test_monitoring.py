@@ -349,7 +349,8 @@ def write_history(host: Host, labels: dict[str, str], *, from_bytes: int, to_byt
     text = "\n".join([*lines, "# EOF"])
     host.run_expect([0], f"cat >{STORE}/history <<'END'\n{text}\nEND")
     create = f"promtool tsdb create-blocks-from openmetrics {STORE}/history {STORE}/metrics2"
-    host.run_expect([0], f"runuser -u prometheus -- {create} && rm {STORE}/history")
+    # Not in the TMPDIR of root.
+    host.run_expect([0], f"runuser -u prometheus -- env TMPDIR={STORE} {create} && rm {STORE}/history")
 
 
 @pytest.mark.on("web12")  # once: it is about the monitor
