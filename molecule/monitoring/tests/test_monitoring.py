@@ -347,10 +347,10 @@ def write_history(host: Host, labels: dict[str, str], *, from_bytes: int, to_byt
         free = from_bytes + (to_bytes - from_bytes) * minute // minutes
         lines.append(f"{name}{{{shown}}} {free} {now - 60 * (minutes - minute)}")
     text = "\n".join([*lines, "# EOF"])
-    host.run_expect([0], f"cat >{STORE}/history <<'END'\n{text}\nEND")
-    create = f"promtool tsdb create-blocks-from openmetrics {STORE}/history {STORE}/metrics2"
-    # Not in the TMPDIR of root.
-    host.run_expect([0], f"runuser -u prometheus -- env TMPDIR={STORE} {create} && rm {STORE}/history")
+    work = "/var/tmp/history"  # promtool needs more space than the store has
+    host.run_expect([0], f"install -d -o prometheus {work} && cat >{work}/text <<'END'\n{text}\nEND")
+    create = f"env TMPDIR={work} promtool tsdb create-blocks-from openmetrics {work}/text {work}/blocks"
+    host.run_expect([0], f"runuser -u prometheus -- {create} && cp -a {work}/blocks {STORE}/metrics2; rm -r {work}")
 
 
 @pytest.mark.on("web12")  # once: it is about the monitor
