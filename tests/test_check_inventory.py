@@ -28,7 +28,12 @@ def play(tmp_path: Path) -> Play:
 
 
 def run_playbook(
-    folder: Path, hosts: dict[str, Any], *options: str, ansible: str = "ansible-playbook", playbook: str = "site"
+    folder: Path,
+    hosts: dict[str, Any],
+    *options: str,
+    ansible: str = "ansible-playbook",
+    playbook: str = "site",
+    inventory: str = "",
 ) -> subprocess.CompletedProcess[str]:
     unreachable = {"ansible_host": "127.0.0.1", "ansible_port": 9}
     hosts_file = folder / "hosts.yml"
@@ -37,7 +42,7 @@ def run_playbook(
     program = Path(sys.executable).parent / ansible
     environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
     return subprocess.run(
-        [str(program), str(PROJECT / f"playbooks/{playbook}.yml"), "-i", str(hosts_file), *options],
+        [str(program), str(PROJECT / f"playbooks/{playbook}.yml"), "-i", inventory or str(hosts_file), *options],
         cwd=PROJECT,
         env=environment | {"LC_ALL": "C.UTF-8"},
         stdout=subprocess.PIPE,
@@ -213,6 +218,6 @@ def test_an_inventory_without_hosts_is_an_error(play: Play) -> None:
     empty = play({}, playbook="status")
     assert empty.returncode == 2, empty.stdout
     assert "Add a host to the group webservers" in empty.stdout
-    missing = play({}, "-i", "inventory/none", playbook="status")
+    missing = play({}, playbook="status", inventory="inventory/none")
     assert missing.returncode == 1, missing.stdout
     assert "inventory/none" in missing.stdout

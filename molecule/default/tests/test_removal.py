@@ -48,7 +48,7 @@ def test_an_app_removed_from_the_inventory_is_stopped_and_a_deploy_starts_it_aga
 
     stopped = play("provision", *without_echo)
     assert stopped.code == 0, stopped.output
-    assert "playbooks/remove.yml -e app=echo" in stopped.output
+    assert "playbooks/remove.yml -i molecule/default/inventory -e app=echo" in " ".join(stopped.output.split())
     with machine.host.sudo():
         assert machine.host.check_output("ls /etc/systemd/system | grep '^echo[@.]' || true") == ""
         assert machine.host.check_output("pgrep -u echo || true") == ""
