@@ -109,7 +109,7 @@ def test_packages_with_hashes_are_verified(tmp_path: Path, more: dict[str, str])
     assert read(tmp_path, "requirements.txt", {"requirements.txt": HASHED} | more).verified
 
 
-# Each of them made uv build a package, write to another folder, or fetch from another server.
+# Without hashes, or with something that lets uv build a package, write to another folder, or fetch from another server.
 @pytest.mark.parametrize(
     "more",
     [

@@ -101,6 +101,19 @@ def test_data_on_a_file_system_below_the_data_is_not_deleted(store: Releases, mo
         Removal(store).check(data=True)
 
 
+def test_a_folder_of_an_app_that_is_a_mount_point_is_no_problem_while_its_data_stays(
+    store: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = store.root.parent / "mountinfo"
+    mounts.write_text(
+        f"36 35 98:0 / {store.root} rw - ext4 /dev/sdb rw\n37 35 98:0 / {store.root}/data/m rw - nfs a rw\n"
+    )
+    monkeypatch.setattr(removal, "MOUNTS", mounts)
+    Removal(store).check(data=False)
+    with pytest.raises(OSError, match="is a link or a mount point"):
+        Removal(store).check(data=True)
+
+
 def test_services_of_other_programs_with_the_name_of_the_app_are_not_stopped() -> None:
     patterns = Removal(Releases("user", Path("/srv/user"))).services
     own = [f"user@{FIRST}.service", f"user.worker.1@{FIRST}.service", "user.run-1a.service"]

@@ -122,16 +122,19 @@ class Removal:
         return False
 
     def check(self, data: bool) -> None:
-        """Check that all that a removal deletes is in ordinary folders, on one file system.
+        """Check that what a removal deletes is neither a link nor a mount point, and has no mount point below it.
 
         Raises:
             OSError: with the link or the mount point.
         """
-        folders = [self.store.root, *self.remaining(data)]
-        links = [folder for folder in folders if folder.is_symlink() and folder.name not in ("live", "before")]
-        mounts = [mount for mount in mount_points() if {mount, *mount.parents} & {*folders[1:]} or mount == folders[0]]
-        for path in links + mounts:
-            raise OSError(f"{path} is a link or a mount point. Delete its content and unmount or remove it first")
+        mounts = mount_points()
+        for path in self.remaining(data):
+            found = [mount for mount in mounts if path in (mount, *mount.parents)]
+            found += [path] if path.is_symlink() and path.name not in ("live", "before") else []
+            if found:
+                raise OSError(
+                    f"{found[0]} is a link or a mount point. Delete its content and unmount or remove it first"
+                )
 
     def remove(self, data: bool) -> None:
         """Remove the releases of a stopped app; on request also its data, its history and its user."""

@@ -350,7 +350,7 @@ def write_history(host: Host, labels: dict[str, str], *, from_bytes: int, to_byt
     work = "/var/tmp/history"  # promtool needs more space than the store has
     host.run_expect([0], f"install -d -o prometheus {work} && cat >{work}/text <<'END'\n{text}\nEND")
     create = f"env TMPDIR={work} promtool tsdb create-blocks-from openmetrics {work}/text {work}/blocks"
-    host.run_expect([0], f"runuser -u prometheus -- {create} && cp -a {work}/blocks {STORE}/metrics2; rm -r {work}")
+    host.run_expect([0], f"runuser -u prometheus -- {create} && cp -a {work}/blocks {STORE}/metrics2 && rm -r {work}")
 
 
 @pytest.mark.on("web12")  # once: it is about the monitor
