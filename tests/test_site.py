@@ -221,6 +221,22 @@ def test_a_closed_site_tells_about_maintenance_without_a_password(closed: Site) 
     assert "Back soon" in answer.text
 
 
+def test_the_end_of_maintenance_and_a_new_file_are_seen_at_once(site: Site) -> None:
+    (site.live / "public/static").mkdir()
+    served, new = site.live / "public/static/a.css", site.folder / "new.css"
+    served.write_text("old")
+    site.start({})
+    # Several requests: each worker of nginx could have a cache of its own.
+    assert {site.ask("/static/a.css").text for _ in range(8)} == {"old"}
+    (site.root / "maintenance").touch()
+    assert {site.ask("/").status for _ in range(8)} == {503}
+    (site.root / "maintenance").unlink()
+    new.write_text("new")
+    new.replace(served)
+    assert {site.ask("/static/a.css").text for _ in range(8)} == {"new"}
+    assert {site.ask("/").status for _ in range(8)} == {200}
+
+
 # --- redirects, robots, nginx_extra -----------------------------------------------------------------------------------
 
 
