@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ansible_collections.blueoctopus.site.plugins.module_utils import release_lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.modules import backup_restore
 from modules import call
@@ -48,7 +49,7 @@ def test_a_restore_that_takes_long_keeps_its_lock(tmp_path: Path, monkeypatch: p
     program.chmod(0o755)
     monkeypatch.setattr(backup_restore, "PROGRAM", str(program))
     monkeypatch.setattr(backup_restore, "Lock", lambda name: Lock(name, tmp_path / "locks"))
-    monkeypatch.setattr(backup_restore, "RENEWAL_INTERVAL", 0.1, raising=False)
+    monkeypatch.setattr(release_lock, "RENEWAL_INTERVAL", 0.1)
     result = call(backup_restore, name="shop", step="prepare", by="ann")
     assert "failed" not in result, result
     assert Lock("shop", tmp_path / "locks").token.startswith("restore-")

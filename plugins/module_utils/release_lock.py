@@ -1,7 +1,10 @@
 """The lock of an app on one host: only one run at a time changes the app.
 
 Each run has its own token. It renews the lock while it is alive; a lock that is not renewed belongs to a run that has
-died. The files are in a folder below /run that only root can enter; a reboot removes them.
+died. A process on the host, the guard of a run, then restores the host. The guard of a run that was taken over stays
+responsible until the next run has a guard.
+
+The files are in a folder below /run that only root can enter; a reboot removes them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import fcntl
 import json
 import os
 import shlex
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +22,7 @@ from typing import Any
 
 FOLDER = Path("/run/releases")
 STALE_AFTER = 60.0  # seconds without renewal
+RENEWAL_INTERVAL = 10.0  # seconds between two renewals by a module
 PAUSE = 0.5  # seconds between two attempts to take the lock
 WORK_TIMEOUT = 120.0  # seconds to wait for a module of another run that is still running
 ABANDONED = -1000000.0  # a time of renewal that is always too old
@@ -87,6 +92,11 @@ class Lock:
         return self._read("token")
 
     @property
+    def guard(self) -> str:
+        """The token of the run whose guard restores the host when the lock is no longer renewed; empty without one."""
+        return self._read("guard")
+
+    @property
     def renewed(self) -> float:
         """The time of the last renewal, in seconds of the host's uptime."""
         with contextlib.suppress(ValueError):
@@ -152,12 +162,46 @@ class Lock:
             time.sleep(PAUSE)
         return token
 
-    def free(self, token: str) -> None:
-        """Free the lock, if this run has it."""
+    def set_guard(self, token: str) -> None:
+        """Make the guard of this run responsible for the host, if this run has the lock."""
         with self._held("mutex", 5):
             if self.token == token:
-                for file in ("token", "owner", "renewed"):
-                    (self.folder / file).unlink(missing_ok=True)
+                self._write("guard", token)
+
+    def free(self, token: str) -> None:
+        """Free the lock, if this run has it. While an earlier run's guard is responsible, leave the lock to that."""
+        with self._held("mutex", 5):
+            if self.token != token:
+                return
+            if self.guard not in ("", token):
+                self._write("renewed", str(ABANDONED))
+                return
+            for file in ("token", "owner", "renewed", "guard"):
+                (self.folder / file).unlink(missing_ok=True)
+
+    def renew(self, token: str) -> None:
+        """Renew the lock, if this run has it and has not abandoned it."""
+        with self._held("mutex", 5):
+            if self.token == token and self.renewed != ABANDONED:
+                self._write("renewed", str(uptime()))
+
+    @contextlib.contextmanager
+    def kept(self, token: str) -> Iterator[None]:
+        """Renew the lock while the block runs, for a step that may last longer than a lock without renewal."""
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(RENEWAL_INTERVAL):
+                with contextlib.suppress(LockLost, OSError):
+                    self.renew(token)
+
+        renewal = threading.Thread(target=renew, daemon=True)
+        renewal.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            renewal.join()
 
     def abandon(self, token: str) -> None:
         """Mark the lock as stale, if this run has it. The host's guard then restores the confirmed release."""
@@ -203,7 +247,7 @@ def shell_command(name: str, token: str, action: str, folder: Path = FOLDER) -> 
         "renew": f'[ "$(cat renewed)" != {ABANDONED} ] || exit 9; '
         "cut -d' ' -f1 /proc/uptime > .renewed.new && mv .renewed.new renewed",
         "abandon": f"echo {ABANDONED} > .renewed.new && mv .renewed.new renewed",
-        "free": "rm -f token owner renewed",
+        "free": "rm -f token owner renewed guard",
     }
     script = f'[ "$(cat token 2>/dev/null)" = {shlex.quote(token)} ] || exit 9; {actions[action]}'
     return f"cd {shlex.quote(str(folder / name))} && exec flock mutex sh -c {shlex.quote(script)} || exit 9"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import subprocess
@@ -70,6 +71,9 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
     stop_builds(store.name)
     failed = failed or store.unfinished()
     commit = store.about(failed["release"]).get("commit", "") if failed else ""
+    # First, so that it is repeated in the same direction if it fails. On a full disk, it is recorded below.
+    with contextlib.suppress(OSError):
+        record_undo(store, to, reason)
     differs = False
     if not to:
         if differs := store.site.is_symlink() or store.paths.is_symlink():
@@ -92,13 +96,16 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
     if Path(nginx.NGINX).exists() and (differs or nginx.reload_pending().exists()):
         nginx.reload()
     stop_other_releases(store, to)
-    if not to and not store.stopped and failed:  # this host may have confirmed it already; it would count as good
-        store.remove(failed["release"])
     store.sweep()
     # Last: on a full disk, the removals have freed space. A first deploy that failed before its build has no folder.
     if failed and store.root.is_dir():
         store.record(failed["action"], failed["release"], "failed", reason, failed["by"], commit)
-    if to and to != store.confirmed:
+    record_undo(store, to, reason)
+
+
+def record_undo(store: Releases, to: str, reason: str) -> None:
+    """Record that the live release shall be another one than the confirmed one, which this host alone has confirmed."""
+    if to != store.confirmed:
         store.record("undo", to, "ok", reason)
 
 
@@ -177,20 +184,26 @@ def guard() -> None:
 
 
 def watch(lock: Lock, store: Releases, token: str) -> None:
-    """Wait until a run no longer has the lock; when it no longer renews it, restore the confirmed release."""
-    while lock.token == token:
+    """Wait until the run has freed the lock; when it is no longer renewed, restore the confirmed release.
+
+    A later run may take over the lock, and end before it has a guard of its own. So this one watches until then.
+    """
+    while token in (lock.token, lock.guard):
         time.sleep(PAUSE)
-        if lock.token != token or not lock.is_stale:
+        if not lock.is_stale:
             continue
         try:
             # A module of that run may still be running for a long time.
-            with lock.work(token, patience=3600):
-                if lock.is_stale:
+            with lock.work(lock.token, patience=3600):
+                if lock.is_stale and token in (lock.token, lock.guard) and lock.take(token, lock.owner or {}):
+                    lock.set_guard(token)
                     restore(store, store.confirmed, INTERRUPTED)
                     lock.free(token)
         except LockLost:
-            return
-        except Exception as error:  # retried until it succeeds, or until another run has the lock
+            continue  # another run has the lock now
+        except Exception as error:  # retried until it succeeds, or until another run has a guard
+            with contextlib.suppress(LockLost):
+                lock.abandon(token)
             print(error, file=sys.stderr, flush=True)
             time.sleep(10 * PAUSE)
 

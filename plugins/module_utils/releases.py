@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,26 @@ def venv_matches(venv: Path, python: str) -> bool:
     name = os.path.basename(real)  # one without a version tells nothing
     is_same = os.path.isfile(real) and os.path.realpath(venv / "bin/python") == real
     return is_same and ("." not in name or (venv / "lib" / name).is_dir())
+
+
+@dataclass(frozen=True)
+class Good:
+    """The good releases of an app after an event of the history.
+
+    Args:
+        stack: those to which a rollback may go, the confirmed one last.
+        left: those that were rolled back from.
+        stopped: whether the app was stopped.
+    """
+
+    stack: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def confirmed(self) -> str:
+        """The release that shall be live; empty when none shall."""
+        return "" if self.stopped else (self.stack or [""])[-1]
 
 
 class Releases:
@@ -239,58 +260,55 @@ class Releases:
         self._history.chmod(0o640)
         sync_folder(self.root)
 
-    def _replay(self) -> tuple[list[str], list[str], bool]:
-        """The stack of good releases, the last confirmed one last; those rolled back from; whether it was stopped."""
+    def _replay(self) -> Good:
+        """The good releases after the last event."""
         present = set(self.complete())
-        stack: list[str] = []
-        left: list[str] = []
-        stopped = False
-        past: list[tuple[list[str], list[str]]] = []
+        past: list[Good] = []
+        good = Good()
         for event in self.history():
-            release = event["release"]
-            if event["result"] == "ok" and event["action"] == "stop":
-                stopped = True
-            if event["result"] != "ok" or event["action"] == "stop" or release not in present:
+            release, action = event["release"], event["action"]
+            if event["result"] != "ok" or (action != "stop" and release and release not in present):
                 continue
-            stopped = False
-            states = [*past, (stack, left)]  # the current one, if the undone release was removed
-            before = next((s for s in reversed(states) if s[0][-1:] == [release]), None)
-            past.append((stack, left))
-            if event["action"] == "undo" and before:
-                stack, left = before  # an undone release never counts as good
-            elif event["action"] == "deploy" or release not in stack:
-                stack = [*(r for r in stack if r != release), release]
+            states = [*past, good]  # the current one, if the undone release was removed
+            before = next((state for state in reversed(states) if state.confirmed == release), None)
+            past.append(good)
+            if action == "stop":
+                good = replace(good, stopped=True)
+            elif action == "undo" and before:
+                good = before  # an undone release never counts as good
+            elif action == "deploy" or release not in good.stack:
+                stack = [*(r for r in good.stack if r != release), release]
+                good = Good(stack, [r for r in good.left if r != release])
             else:
-                at = stack.index(release) + 1
-                stack, left = stack[:at], [*left, *stack[at:]]
-            left = [r for r in left if r != release]
-        return stack, left, stopped
+                at = good.stack.index(release) + 1
+                left = [r for r in (*good.left, *good.stack[at:]) if r != release]
+                good = Good(good.stack[:at], left)
+        return good
 
     @property
     def stack(self) -> list[str]:
         """The good releases, from the oldest to the confirmed one. A rollback goes from the last to the one before."""
-        return self._replay()[0]
+        return self._replay().stack
 
     @property
     def rolled_back(self) -> list[str]:
         """The good releases that were rolled back from. A rollback goes to one of them only if its id is given."""
-        return self._replay()[1]
+        return self._replay().left
 
     @property
     def stopped(self) -> bool:
         """Whether the app was stopped, and not deployed since then."""
-        return self._replay()[2]
+        return self._replay().stopped
 
     @property
     def confirmed(self) -> str:
         """The release of the last successful deploy or rollback; empty when there is none, or the app was stopped."""
-        stack, _, stopped = self._replay()
-        return "" if stopped else (stack or [""])[-1]
+        return self._replay().confirmed
 
     def good(self) -> list[str]:
         """All good releases that still exist. Pruning removes the first ones first."""
-        stack, left, _ = self._replay()
-        return [*left, *stack]
+        good = self._replay()
+        return [*good.left, *good.stack]
 
     def previous(self) -> str:
         """The good release before the confirmed one, to which a rollback goes; empty when there is none."""

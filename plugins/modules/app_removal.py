@@ -102,7 +102,7 @@ def apply(module: AnsibleModule, removal: Removal) -> None:
     except LockHeld as error:
         module.fail_json(msg=str(error))
     try:
-        with lock.work(token):
+        with lock.kept(token), lock.work(token):
             removal.stop(params["by"])
             if params["state"] == "removed":
                 removal.remove(params["data"])

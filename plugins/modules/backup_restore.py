@@ -83,16 +83,13 @@ plan:
 import contextlib
 import json
 import os
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import NOT_INSTALLED, PROGRAM
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockLost
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 
-RENEWAL_INTERVAL = 5.0  # seconds
 PLANS = "/var/lib/backup/restores"
 
 
@@ -118,25 +115,6 @@ def stamp_of(name: str) -> str:
             return str(json.load(file)["stamp"])
     except (OSError, ValueError):
         return ""
-
-
-@contextlib.contextmanager
-def renewed(lock: Lock, token: str, owner: dict[str, Any]) -> Iterator[None]:
-    """Renew the lock while the block runs, which may take hours: without that, other runs take it over."""
-    ended = threading.Event()
-
-    def renew() -> None:
-        while not ended.wait(RENEWAL_INTERVAL):
-            with contextlib.suppress(LockLost, OSError):
-                lock.take(token, owner)
-
-    renewal = threading.Thread(target=renew, daemon=True)
-    renewal.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        renewal.join()
 
 
 def main() -> None:
@@ -172,7 +150,7 @@ def main() -> None:
     if takes_lock and not lock.take(token, owner):
         by = lock.owner["by"] if lock.owner else "another run"
         module.fail_json(msg=f"{params['name']} is being changed by {by}. Nothing was changed. Try again when it ends.")
-    with renewed(lock, token, owner) if takes_lock else contextlib.nullcontext():
+    with lock.kept(token) if takes_lock else contextlib.nullcontext():
         code, output, error = module.run_command(command(params))
     is_copy_or_failed = params["step"] == "prepare" and (code or params["as_name"])
     if params["step"] in ("start", "undo") or is_copy_or_failed:

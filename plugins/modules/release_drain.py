@@ -8,7 +8,7 @@ module: release_drain
 short_description: Drain the previous release and remove old releases
 description:
   - Stops every release except the live one after its current requests, and removes those beyond O(keep_releases).
-  - The live release is already confirmed. If this step fails, the next run completes it.
+  - The live release is already confirmed. If this step fails and the lock is abandoned, the host repeats it.
 options:
   prune:
     description: Whether to remove releases. V(false) after a rollback, to keep the release that was rolled back from.

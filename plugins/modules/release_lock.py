@@ -89,6 +89,8 @@ settled:
 
 from typing import Any
 
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import (
@@ -114,6 +116,18 @@ def snapshot(store: Releases) -> dict[str, Any]:
     }
 
 
+def restore_if_it_starts(module: AnsibleModule, store: Releases) -> None:
+    """Restore the confirmed release after an interrupted run. A release that no longer starts blocks no deploy."""
+    try:
+        restore(store, store.confirmed, INTERRUPTED)
+    except NotReady as error:
+        live = f"release {store.live} stays live for now" if store.live else "no release is live"
+        module.warn(
+            f"{store.name}: the run before was interrupted, and the confirmed release {store.confirmed} could not be "
+            f"restored: {error}. So {live}."
+        )
+
+
 def main() -> None:
     module, store = release_module(
         state={"type": "str", "choices": ["locked", "free", "abandoned"], "default": "locked"},
@@ -137,18 +151,18 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except (LockLost, OSError) as error:
         module.fail_json(msg=f"{params['name']} could not be locked: {error}")
-    is_guarded = False
     try:
-        with work(module):
+        # Until the control node knows the token, only this module can renew the lock.
+        with lock.kept(params["token"]), work(module):
             start_guard(params["name"], params["root"], params["token"])
-            is_guarded = True
+            lock.set_guard(params["token"])
             if not (settled := is_settled(store)):
-                restore(store, store.confirmed, INTERRUPTED)
+                restore_if_it_starts(module, store)
             state = snapshot(store)
     except BaseException:
         # The guard waits until no module of another run is running, and then restores the host. Without a guard,
         # nothing was changed.
-        (lock.abandon if is_guarded else lock.free)(params["token"])
+        (lock.abandon if lock.guard == params["token"] else lock.free)(params["token"])
         raise
     module.exit_json(changed=not settled and bool(state["releases"]), token=params["token"], **state)
 

@@ -272,7 +272,10 @@ def details(host: str, app: Mapping[str, Any]) -> list[str]:
     for event in reversed(ended[-5:]):
         who = f"{short_commit(event.get('commit', '')):<8}  {event.get('by', '')}"
         rows.append(
-            ("history", f"{event['time']}  {event['action']:<8}  {event['result']:<6}  {event['release']}  {who}")
+            (
+                "history",
+                f"{event['time']}  {event['action']:<8}  {event['result']:<6}  {event['release'] or 'none'}  {who}",
+            )
         )
         rows += [("history", f"  {event['reason']}")] if event.get("reason") else []
     lines = [f"{host} / {app['name']}"]
