@@ -43,6 +43,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def watch(lock: Lock, store: Releases, restored: list[str]) -> Iterator[Watch]:
     """Starts the guard of a run."""
+    assert not restored
     guards: list[threading.Thread] = []
 
     def start(token: str) -> threading.Thread:
@@ -112,9 +113,7 @@ def test_a_guard_ends_when_the_run_that_took_over_has_a_guard(lock: Lock, watch:
     assert (lock.token, lock.guard, restored) == ("b", "b", [])
 
 
-def test_a_guard_that_fails_tries_again(
-    lock: Lock, watch: Watch, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_guard_that_fails_tries_again(lock: Lock, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = []
 
     def restore(*_args: Any) -> None:
