@@ -2,9 +2,10 @@
 
     script/chaos [SEED] [ROUNDS]
 
-After each round, one deploy must succeed, and the invariants in `Chaos.check` must hold. The app's folder on debian13
-is a small file system, which a fault fills; debian12 can be restarted. The tests can't change the clock of a machine,
-as the machines share the clock of this computer.
+After each round, each host must return to its confirmed release by itself, one deploy must succeed, and the invariants
+in `Chaos.check` must hold. The app has a process, a timer and a release command. The app's folder on debian13 is a
+small file system, which a fault fills; debian12 can be restarted. The tests can't change the clock of a machine, as the
+machines share the clock of this computer.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ testinfra_hosts = ["ansible://debian13"]
 SEED = int(os.environ.get("CHAOS_SEED") or time.time())
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 0)
 BOTH = "webservers"
+# It fails if another one runs on this host at the same time.
+RELEASE_COMMAND = "sh -c 'flock --nonblock $DATA_DIR/release-command.lock sleep 1'"
+# A release that is "late" fails its health check a second after the switch, a release that is not healthy always.
+HEALTH = """
+    state, link = (Path(__file__).parent / "healthy.txt").read_text(), Path("/srv/shop/live")
+    is_late = link.resolve().name == os.environ["RELEASE"] and time.time() - link.lstat().st_mtime > 1
+    return ("no\\n", 500) if state == "no" or state == "late" and is_late else ("ok\\n", 200)
+"""
 LONGEST = {"deploy": 12.0, "rollback": 6.0, "remove": 6.0}  # seconds within which the fault happens
 
 
@@ -99,6 +108,12 @@ class Chaos:
         yield
 
     @contextlib.contextmanager
+    def workers_killed(self, running: subprocess.Popen[str]) -> Iterator[None]:
+        del running
+        self.on(self.chance.choice(self.fleet.machines), "pkill -9 -u shop")
+        yield
+
+    @contextlib.contextmanager
     def ssh_cut(self, running: subprocess.Popen[str]) -> Iterator[None]:
         del running
         route = f"blackhole {self.chance.choice(self.fleet.machines).web.address}/32".split()
@@ -137,6 +152,7 @@ class Chaos:
         control_node_killed,
         control_node_killed,
         module_killed,
+        workers_killed,
         ssh_cut,
         restarted,
         disk_filled,
@@ -145,9 +161,9 @@ class Chaos:
 
     def round(self, number: int) -> str:
         """Run one round; return a description of it and the output of the run."""
-        version, bad = f"round-{number}", self.chance.random() < 0.3
-        (self.shop / "version.txt").write_text(f"bad-{version}\n" if bad else f"{version}\n")
-        (self.shop / "healthy.txt").write_text("no" if bad else "yes")
+        kind = self.chance.choices(["good", "bad", "late"], [6, 2, 2])[0]
+        (self.shop / "version.txt").write_text(f"{kind}-round-{number}\n")
+        (self.shop / "healthy.txt").write_text({"good": "yes", "bad": "no", "late": "late"}[kind])
         action = self.chance.choice(["deploy", "deploy", "deploy", "deploy", "rollback", "remove"])
         fault = self.chance.choice(self.FAULTS)
         moment = self.chance.uniform(0, LONGEST[action])
@@ -157,8 +173,8 @@ class Chaos:
         with fault(self, running):
             output = running.communicate()[0]
         if fault is Chaos.nothing and action == "deploy":
-            assert (running.returncode == 0) is not bad, output
-        what = f"{action}{' of a bad release' * bad}, {fault.__name__} after {moment:.1f} s"
+            assert (running.returncode == 0) is (kind == "good"), output
+        what = f"{action}{f' of a {kind} release' * (action == 'deploy')}, {fault.__name__} after {moment:.1f} s"
         return f"round {number}: {what}\n{output}"
 
     @staticmethod
@@ -166,14 +182,31 @@ class Chaos:
         return bool(machine.host.run("systemctl is-system-running --wait").stdout.strip() in ("running", "degraded"))
 
     def hosts_have_ended(self) -> bool:
-        """Whether each host has ended the run, or restored itself after it."""
-        return all(not history or history[-1]["result"] != "begun" for history in self.fleet.history())
+        """Whether each host has ended the run, or restored itself after it, and nothing is left of the run."""
+        return not self.fleet.left_overs() and not any(map(self.guards, self.fleet.machines))
+
+    @staticmethod
+    def guards(machine: Machine) -> str:
+        """What is left of the guards of runs on a machine."""
+        with machine.host.sudo():
+            return str(machine.host.check_output("find /var/lib/release-guards /etc/systemd/system -name '*shop-*'"))
+
+    def check_each(self) -> None:
+        """Verify that each host serves the release that its history has confirmed, and that no bad one is confirmed."""
+        for machine, history in zip(self.fleet.machines, self.fleet.history(), strict=True):
+            ended = [event for event in history if event["result"] == "ok"]
+            confirmed = "" if ended[-1]["action"] == "stop" else ended[-1]["release"]
+            assert machine.live("shop") == confirmed, (machine.name, history[-4:])
+            if confirmed:
+                version = wait_for(lambda m=machine: m.web.ask().json["version"], 30, f"{machine.name} responds")  # type: ignore[misc]
+                assert not version.startswith(("bad-", "late-")), (machine.name, history[-4:])
 
     def check(self, number: int) -> None:
-        """Wait until the hosts have restored themselves, deploy once more, then verify the invariants."""
+        """Wait until the hosts have restored themselves; verify the invariants, before and after one more deploy."""
         for machine in self.fleet.machines:
             wait_for(partial(self.is_up, machine), 60, f"{machine.name} can be reached")
         wait_for(self.hosts_have_ended, 130, "no host is left with an unconfirmed release")
+        self.check_each()
         (self.shop / "version.txt").write_text(f"after-{number}\n")
         (self.shop / "healthy.txt").write_text("yes")
         rerun = self.run("deploy")
@@ -191,11 +224,17 @@ class Chaos:
 @pytest.mark.skipif(not ROUNDS, reason="only script/chaos and script/test --load run it")
 def test_random_faults(fleet: Fleet, inventory: Path, shop: Path, changed_app: Callable[..., list[str]]) -> None:
     text = (shop / "shop.py").read_text()
-    healthy = (
-        'return ("ok\\n", 200) if (Path(__file__).parent / "healthy.txt").read_text() == "yes" else ("no\\n", 500)'
+    assert '    return "ok\\n"' in text
+    (shop / "shop.py").write_text(text.replace('    return "ok\\n"', HEALTH.strip("\n")))
+    options = changed_app(
+        "shop",
+        source=str(shop),
+        health_timeout=10,
+        watch_time=3,
+        release_command=RELEASE_COMMAND,
+        processes=[{"name": "queue", "command": "sleep infinity"}],
+        timers=[{"name": "tick", "command": "true", "on_calendar": "*:*:0/5"}],
     )
-    (shop / "shop.py").write_text(text.replace('return "ok\\n"', healthy))
-    options = changed_app("shop", source=str(shop), health_timeout=10)
     for number in range(ROUNDS):
         chaos = Chaos(fleet, inventory, shop, options, random.Random(f"{SEED}-{number}"))
         began = time.monotonic()
