@@ -90,18 +90,19 @@ def test_an_undo_that_failed_on_a_host_that_had_confirmed_the_release_is_repeate
 
 
 def test_a_run_that_took_over_a_lock_and_then_failed_leaves_no_unconfirmed_release(
-    fleet: Fleet, alike: list[str], inventory: Path, deploy: Deploy, at_task: AtTask, door: Door
+    fleet: Fleet, alike: list[str], inventory: Path, deploy: Deploy, at_task: AtTask, door: Door, tmp_path: Path
 ) -> None:
     guards = "/var/lib/release-guards"
     failing = fleet.machines[1]
     playbook = f"{Path(sys.executable).parent}/ansible-playbook playbooks/rollback.yml -i {inventory} -l debian12"
-    taking_over = f"{playbook} -e app=shop -e take_over_lock=true > /dev/null; true"
+    taking_over = f"{playbook} -e app=shop -e take_over_lock=true < /dev/null > {tmp_path}/second 2>&1; true"
     # The second run has no place for its guard, so it fails after it has taken the lock.
     faults = " && ".join([on_host(door, failing, read_only(guards)), taking_over])
     with mounted(failing, guards):
         run = deploy("taken over", limit=BOTH, watch_time=10, environment=at_task(WATCH, faults))
         assert run.code != 0
         assert "no longer has the lock" in run.output, run.output
+        assert f"Read-only file system: '{guards}" in (tmp_path / "second").read_text()
         wait_for(lambda: fleet.live() == alike, 120, "the hosts have the previous release")
     wait_for(lambda: not fleet.left_overs(), 60, "nothing is left of the runs")
     assert fleet.live() == alike
