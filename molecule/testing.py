@@ -89,8 +89,8 @@ class Machine:
         return False
 
     def live(self, app: str) -> str:
-        """The ID of an app's live release."""
-        return str(self.host.run_expect([0], f"readlink /srv/{app}/live").stdout.strip().split("/")[-1])
+        """The ID of an app's live release; empty when it has none."""
+        return str(self.host.run_expect([0, 1], f"readlink /srv/{app}/live").stdout.strip().split("/")[-1])
 
 
 @dataclass
