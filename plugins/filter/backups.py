@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_redis import DATA, SOCKETS
-from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import database_host
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import database_host, primary_of
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import hosts_in, with_defaults
 
 STORE = "backups-store"  # the account on hosts that keep backups
@@ -28,7 +28,7 @@ def backup_apps(host: str, hostvars: Mapping[str, Entry], groups: Mapping[str, I
     found: dict[str, dict[str, Any]] = {}
     for web in groups.get("webservers", []):
         for app in map(with_defaults, hostvars[web].get("apps") or []):
-            has_database = bool(app["postgresql"]) and host == database_host(app, web, groups)
+            has_database = bool(app["postgresql"]) and host == database_host(app, web, hostvars, groups)
             if web == host or has_database:
                 empty = {"name": app["name"], "data": False, "database": False, "redis": ""}
                 entry = found.setdefault(app["name"], empty)
@@ -89,8 +89,8 @@ def known_name(address: str, port: int) -> str:
 
 
 def hosts_to_back_up(hostvars: Mapping[str, Entry], groups: Mapping[str, Iterable[str]]) -> list[str]:
-    """The hosts whose apps are backed up."""
-    hosts = hosts_in(groups, "webservers", "databases")
+    """The hosts whose apps are backed up. A standby has what its primary has."""
+    hosts = [host for host in hosts_in(groups, "webservers", "databases") if primary_of(host, hostvars) == host]
     return [host for host in hosts if host in hostvars and hostvars[host].get("backup_targets")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import 
     database_host,
     knows_connections,
     max_connections,
+    primary_of,
+    replicas_of,
+    standbys_of,
     uses,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import hosts_in, plain, with_defaults
@@ -29,10 +33,11 @@ def databases_of(host: str, hostvars: Hostvars, groups: Groups) -> list[dict[str
     """The databases that a host has, for the role postgresql.
 
     Args:
-        host: name of the host.
+        host: name of the host; a standby has those of its primary.
         hostvars: the variables of all hosts.
         groups: the groups of the inventory.
     """
+    host = primary_of(host, hostvars)
     found: dict[str, dict[str, Any]] = {}
     for web, app, server in uses(hostvars, groups, host):
         if server == host:
@@ -44,15 +49,52 @@ def databases_of(host: str, hostvars: Hostvars, groups: Groups) -> list[dict[str
 
 
 def database_clients(host: str, hostvars: Hostvars, groups: Groups) -> list[str]:
-    """The addresses of the other hosts whose apps have a database on a host."""
+    """The addresses of the other hosts whose apps have a database on a host, or on the primary of a standby."""
+    host = primary_of(host, hostvars)
     webs = {web for web, _, server in uses(hostvars, groups, host) if server == host != web}
     return sorted({address for web in webs for address in client_addresses(hostvars[web], web)})
+
+
+def replica_addresses(host: str, hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The addresses of the other hosts with the same databases: each may become a standby of this host."""
+    replicas = replicas_of(host, hostvars, groups)
+    return sorted({address for other in replicas for address in client_addresses(hostvars[other], other)})
+
+
+def slot_of(host: str) -> str:
+    """The name of a standby in its primary: of its replication slot, and in pg_stat_replication."""
+    return f"standby_{re.sub('[^a-z0-9]', '_', host.lower())}"
+
+
+def all_standbys(hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The standbys of the inventory."""
+    return [host for host in groups.get("databases", []) if primary_of(host, hostvars) != host]
+
+
+def root_certificates(roots: Mapping[str, str], host: str, hostvars: Hostvars, groups: Groups) -> dict[str, str]:
+    """The root certificates with which the apps of a host verify each of their databases: that of its standbys, too.
+
+    Args:
+        roots: the root certificates of the hosts that this run has configured, by their names.
+        host: the webserver.
+        hostvars: the variables of all hosts.
+        groups: the groups of the inventory.
+
+    Returns:
+        The certificates by the names of the database hosts, without those that are not complete in this run.
+    """
+    wanted = {
+        server: [server, *standbys_of(server, hostvars, groups)] for server in database_servers(host, hostvars, groups)
+    }
+    return {
+        server: "".join(roots[one] for one in hosts) for server, hosts in wanted.items() if {*hosts} <= roots.keys()
+    }
 
 
 def database_servers(host: str, hostvars: Hostvars, groups: Groups) -> list[str]:
     """The other hosts that have databases of the apps of a host."""
     own = [app for app in map(with_defaults, plain(hostvars[host]["apps"])) if app["postgresql"]]
-    return sorted({database_host(app, host, groups) for app in own} - {host})
+    return sorted({database_host(app, host, hostvars, groups) for app in own} - {host})
 
 
 def apps_with_database_on(host: str, hostvars: Hostvars, groups: Groups, servers: Iterable[str]) -> list[str]:
@@ -67,7 +109,7 @@ def apps_with_database_on(host: str, hostvars: Hostvars, groups: Groups, servers
     if host not in groups.get("webservers", []):
         return []
     own = [app for app in map(with_defaults, plain(hostvars[host]["apps"])) if app["postgresql"]]
-    return [app["name"] for app in own if database_host(app, host, groups) in servers]
+    return [app["name"] for app in own if database_host(app, host, hostvars, groups) in servers]
 
 
 def server_address(variables: Mapping[str, Any], host: str) -> str:
@@ -92,17 +134,23 @@ def with_databases(
         AnsibleFilterError: when the database host was not part of this run.
     """
     name, environment, secrets = app["name"], dict(app["environment"]), dict(app["secrets"])
-    server = database_host(app, host, groups) if app["postgresql"] else ""
+    server = database_host(app, host, hostvars, groups) if app["postgresql"] else ""
     if server == host:
         environment["DATABASE_URL"] = f"postgresql://{name}@/{name}?host=/run/postgresql"
     elif server:
         if server not in passwords:
             raise AnsibleFilterError(f"{name}: this run did not reach {server}, which has its database.")
-        address = server_address(hostvars[server], server)
-        at = f"[{address}]" if ":" in address else address
+        hosts = [server, *standbys_of(server, hostvars, groups)]
+        addresses = [server_address(hostvars[one], one) for one in hosts]
         content = base64.b64decode(passwords[server].get("content", "")) or b"{}"
         password = json.loads(content).get(name, "unknown")  # in check mode, before the first run
         options = f"sslmode=verify-full&sslrootcert={AUTHORITIES}/{server}.pem"
+        if len(hosts) > 1:
+            # libpq connects to the one that is no standby, also after a promotion.
+            options = f"host={','.join(addresses)}&target_session_attrs=read-write&{options}"
+            at = ""
+        else:
+            at = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
         secrets["DATABASE_URL"] = f"postgresql://{name}:{password}@{at}/{name}?{options}"
     if app["redis"]:
         environment["REDIS_URL"] = f"unix://{SOCKETS}/{name}/redis.sock"
@@ -116,7 +164,7 @@ def redis_of(apps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def hosts_with_databases(hostvars: Hostvars, groups: Groups) -> list[str]:
-    """The hosts that have databases, or instances of Redis for their apps."""
+    """The hosts that have databases, or instances of Redis for their apps; without standbys."""
     if not hostvars:
         return []
     hosts = hosts_in(groups, "webservers", "databases")
@@ -124,7 +172,8 @@ def hosts_with_databases(hostvars: Hostvars, groups: Groups) -> list[str]:
     return [
         host
         for host in hosts
-        if databases_of(host, hostvars, groups) or (host in webs and redis_of(hostvars[host].get("apps", [])))
+        if (primary_of(host, hostvars) == host and databases_of(host, hostvars, groups))
+        or (host in webs and redis_of(hostvars[host].get("apps", [])))
     ]
 
 
@@ -133,6 +182,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
+            "all_standbys": all_standbys,
             "apps_with_database_on": apps_with_database_on,
             "database_clients": database_clients,
             "database_connections": connections,
@@ -142,6 +192,10 @@ class FilterModule:
             "databases_of": databases_of,
             "max_connections": max_connections,
             "redis_of": redis_of,
+            "replica_addresses": replica_addresses,
+            "root_certificates": root_certificates,
             "server_address": server_address,
+            "slot_of": slot_of,
+            "standbys_of": standbys_of,
             "with_databases": with_databases,
         }

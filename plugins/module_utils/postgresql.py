@@ -11,9 +11,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import read
+
 SOCKETS = Path("/run/postgresql")
 PORT = 5432
 CONFIG = Path("/etc/postgresql")
+FENCED = "disabled"  # in start.conf: nothing starts the cluster
 CLUSTER = "main"  # the name that Debian's package gives to the cluster that it creates
 ITERATIONS = 4096  # of SCRAM-SHA-256, as PostgreSQL itself uses
 
@@ -61,6 +64,36 @@ def psql(sql: str, database: str = "postgres", port: int = 0) -> str:
     if done.returncode:
         raise PostgresqlError(re.sub(r"^psql:<stdin>:\d+: ERROR: +", "", done.stderr.strip()) or "psql failed")
     return done.stdout.strip()
+
+
+def as_postgres(*argv: str | Path) -> str:
+    """Run a program as the superuser of PostgreSQL, and return its output.
+
+    Raises:
+        PostgresqlError: when it fails.
+    """
+    command = ["runuser", "-u", "postgres", "--", *map(str, argv)]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise PostgresqlError(done.stderr.strip() or f"{argv[0]} failed")
+    return done.stdout
+
+
+def control_data(version: str, data: Path) -> dict[str, str]:
+    """What pg_controldata shows of a cluster, whether its server runs or not.
+
+    Raises:
+        PostgresqlError: when it has none.
+    """
+    shown = as_postgres(f"/usr/lib/postgresql/{version}/bin/pg_controldata", "-D", data)
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in shown.splitlines())}
+
+
+def start_mode(version: str) -> str:
+    """How the host starts its cluster: auto, manual or disabled."""
+    lines = read(CONFIG / version / CLUSTER / "start.conf").splitlines()
+    return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "auto")
 
 
 def identifier(name: str) -> str:

@@ -33,6 +33,12 @@ options:
     description: Whether the machine runs nothing but PostgreSQL. It gets more of the memory then.
     type: bool
     default: false
+  standby:
+    description: >-
+      Whether the cluster is, or becomes, a standby. If C(promote.yml) has stopped it, its files are written, and
+      M(blueoctopus.site.postgresql_standby) starts it. Otherwise, such a cluster is an error.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - blueoctopus.site.attributes
 attributes:
@@ -71,10 +77,12 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import diff
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import (
     CLUSTER,
     CONFIG,
+    FENCED,
     PostgresqlError,
     cluster_version,
     memory_settings,
     psql,
+    start_mode,
 )
 
 SERVER_FILE = "conf.d/40-machine.conf"
@@ -193,6 +201,7 @@ def main() -> None:
             "max_connections": {"type": "int", "default": 100},
             "lower_connections": {"type": "bool", "default": True},
             "dedicated": {"type": "bool", "default": False},
+            "standby": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -202,6 +211,12 @@ def main() -> None:
             msg=f"This host has no PostgreSQL cluster {CLUSTER} on port 5432. The first installation of Debian's "
             "package postgresql creates it; pg_lsclusters shows the clusters of the host. To create one by hand: "
             f"sudo pg_createcluster --start VERSION {CLUSTER}"
+        )
+    is_fenced = bool(version) and start_mode(version) == FENCED
+    if is_fenced and not params["standby"]:
+        module.fail_json(
+            msg="promote.yml has stopped the PostgreSQL cluster of this host, as another host has its databases now. Set "
+            "postgresql_standby_of of this host to that one, and remove it there. docs/databases.md#a-standby"
         )
     folder = CONFIG / (version or "VERSION") / CLUSTER
     connections = params["max_connections"]
@@ -214,10 +229,13 @@ def main() -> None:
     diff = [difference(path, before[path], files[path]) for path in written]
     server = Server(version, [*files, *map(Path, params["also_read"])])
     if module.check_mode:
-        pending = not written and (not server.answers or server.must_reload or server.must_restart)
+        waits = not written and not is_fenced
+        pending = waits and (not server.answers or server.must_reload or server.must_restart)
         module.exit_json(changed=bool(written) or pending, version=version, restarted=False, diff=diff)
     for path in written:
         write(path, files[path], MODE)
+    if is_fenced:
+        module.exit_json(changed=bool(written), version=version, restarted=False, diff=diff)
     try:
         applied, restarted = server.apply()
     except PostgresqlError as error:

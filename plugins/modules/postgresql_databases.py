@@ -51,6 +51,10 @@ options:
     type: list
     elements: str
     default: []
+  replication:
+    description: Whether to create the role C(site_replication), with which standbys connect. It has a password.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - blueoctopus.site.attributes
 attributes:
@@ -105,6 +109,7 @@ STATE = """
 SELECT json_build_object(
   'roles', (SELECT coalesce(json_object_agg(rolname, json_build_object(
       'plain', rolcanlogin AND NOT (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls),
+      'replicates', rolcanlogin AND rolreplication AND NOT (rolsuper OR rolcreatedb OR rolcreaterole OR rolbypassrls),
       'verifier', rolpassword)), '{}') FROM pg_authid),
   'databases', (SELECT coalesce(json_object_agg(datname, json_build_object(
       'owner', pg_get_userbyid(datdba), 'open', has_database_privilege('public', oid, 'CONNECT'))), '{}')
@@ -112,13 +117,15 @@ SELECT json_build_object(
 """
 EXTENSIONS = "SELECT coalesce(json_agg(extname), '[]') FROM pg_extension;"
 PLAIN = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+REPLICATES = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE REPLICATION NOBYPASSRLS"
+REPLICATION = "site_replication"  # no app can have this name
 EMPTY: dict[str, Any] = {"roles": {}, "databases": {}}
 
 Step = tuple[str, str, str]  # what it does, for the diff; the statement; the database to run it in
 
 
 def role_steps(name: str, role: dict[str, Any] | None, password: str) -> Iterator[Step]:
-    """The steps that are left for the owner of a database.
+    """The steps that are left for the owner of a database, or for the role of the standbys.
 
     Args:
         name: name of the role.
@@ -126,10 +133,11 @@ def role_steps(name: str, role: dict[str, Any] | None, password: str) -> Iterato
         password: empty when the role logs in without one.
     """
     quoted = identifier(name)
+    kind, attributes = ("replicates", REPLICATES) if name == REPLICATION else ("plain", PLAIN)
     if role is None:
-        yield f"create the role {name}", f"CREATE ROLE {quoted} {PLAIN};", "postgres"
-    elif not role["plain"]:
-        yield f"reset the attributes of the role {name}", f"ALTER ROLE {quoted} {PLAIN};", "postgres"
+        yield f"create the role {name}", f"CREATE ROLE {quoted} {attributes};", "postgres"
+    elif not role[kind]:
+        yield f"reset the attributes of the role {name}", f"ALTER ROLE {quoted} {attributes};", "postgres"
     stored = role["verifier"] if role else None
     if password and not verifies(stored, password):
         statement = f"ALTER ROLE {quoted} PASSWORD {literal(verifier(password))};"
@@ -212,6 +220,14 @@ def steps(module: AnsibleModule, state: dict[str, Any], database: dict[str, Any]
     ]
 
 
+def replication_steps(module: AnsibleModule, state: dict[str, Any], passwords: Passwords) -> list[Step]:
+    """The steps that are left for the role with which standbys connect."""
+    if REPLICATION not in passwords.known and not module.check_mode:
+        passwords.create(REPLICATION)
+    password = passwords.known.get(REPLICATION, "unknown so far")
+    return list(role_steps(REPLICATION, state["roles"].get(REPLICATION), password))
+
+
 def read_state(module: AnsibleModule) -> dict[str, Any]:
     """Roles and databases of the host; none in check mode when PostgreSQL is not installed yet."""
     if not cluster_version():
@@ -246,6 +262,7 @@ def main() -> None:
             "passwords": {"type": "path", "default": "/etc/postgresql-passwords.json", "no_log": False},
             "connections": {"type": "int", "default": 0},
             "server_extensions": {"type": "list", "elements": "str", "default": []},
+            "replication": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -257,6 +274,8 @@ def main() -> None:
             check_connections(module)
         work = [("postgres", list(extension_steps("postgres", params["server_extensions"], state is not EMPTY)))]
         work += [(entry["name"], steps(module, state, entry, passwords)) for entry in params["databases"]]
+        if params["replication"]:
+            work.append((REPLICATION, replication_steps(module, state, passwords)))
         for name, left in work:
             for text, statement, where in left:
                 current = text

@@ -22,15 +22,37 @@ LEAST = 100  # connections; the default of PostgreSQL
 STEP = 50  # max_connections is a multiple of it, as each change restarts PostgreSQL
 
 
-def database_host(app: Mapping[str, Any], host: str, groups: Groups) -> str:
-    """The host that has the database of an app.
+def primary_of(host: str, hostvars: Hostvars) -> str:
+    """The host whose databases a host has a copy of: of a standby, its primary; otherwise the host itself."""
+    return str(hostvars.get(host, {}).get("postgresql_standby_of") or host)
+
+
+def primaries(hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The hosts of the group databases that are no standby."""
+    return [host for host in groups.get("databases", []) if primary_of(host, hostvars) == host]
+
+
+def standbys_of(host: str, hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The standbys of a primary."""
+    return [other for other in groups.get("databases", []) if other != host and primary_of(other, hostvars) == host]
+
+
+def replicas_of(host: str, hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The other hosts with the same databases: the primary and its standbys, without this host."""
+    primary = primary_of(host, hostvars)
+    return [other for other in (primary, *standbys_of(primary, hostvars, groups)) if other != host]
+
+
+def database_host(app: Mapping[str, Any], host: str, hostvars: Hostvars, groups: Groups) -> str:
+    """The host that has the database of an app: the primary, if it has standbys.
 
     Args:
         app: an entry of `apps` with its defaults, whose key postgresql is set.
         host: the webserver.
+        hostvars: the variables of all hosts.
         groups: the groups of the inventory.
     """
-    return str(app["postgresql"]["host"] or next(iter(groups.get("databases", [])), host))
+    return str(app["postgresql"]["host"] or next(iter(primaries(hostvars, groups)), host))
 
 
 def uses(hostvars: Hostvars, groups: Groups, host: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -47,7 +69,7 @@ def uses(hostvars: Hostvars, groups: Groups, host: str = "") -> Iterator[tuple[s
     for web in webs:
         for app in map(with_defaults, plain(hostvars[web].get("apps", []))):
             if app["postgresql"]:
-                yield web, app, database_host(app, web, groups)
+                yield web, app, database_host(app, web, hostvars, groups)
 
 
 def client_addresses(variables: Mapping[str, Any], host: str) -> list[str]:
@@ -66,7 +88,7 @@ def connections(host: str, hostvars: Hostvars, groups: Groups, cores: Mapping[st
         groups: the groups of the inventory.
         cores: the number of processor cores of the webservers that this run has reached, by their names.
     """
-    most = max(cores.values(), default=1)
+    host, most = primary_of(host, hostvars), max(cores.values(), default=1)
     per_app: dict[str, int] = {}
     for web, app, server in uses(hostvars, groups, host):
         if server == host:
@@ -77,8 +99,11 @@ def connections(host: str, hostvars: Hostvars, groups: Groups, cores: Mapping[st
 
 
 def knows_connections(host: str, hostvars: Hostvars, groups: Groups, cores: Mapping[str, int]) -> bool:
-    """Whether `connections` is exact: a run with --limit does not know the cores of webservers that it leaves out."""
-    return all(
+    """Whether `connections` is exact: a run with --limit does not know the cores of webservers that it leaves out.
+
+    A standby never lowers its number, as it must accept as many as its primary did.
+    """
+    return primary_of(host, hostvars) == host and all(
         app.get("workers") or web in cores for web, app, server in uses(hostvars, groups, host) if server == host
     )
 
@@ -99,7 +124,8 @@ def find_database_problems(hosts: Iterable[str], hostvars: Hostvars, groups: Gro
         hostvars: the variables of all hosts.
         groups: the groups of the inventory.
     """
-    known, chosen = list(groups.get("databases", [])), list(hosts)
+    known, chosen = primaries(hostvars, groups), list(hosts)
+    yield from find_standby_problems(hostvars, groups, chosen)
     webs: dict[str, list[str]] = {}
     for web in groups.get("webservers", []):
         for app in map(with_defaults, plain(hostvars[web].get("apps", []))):
@@ -133,6 +159,22 @@ def find_database_problems(hosts: Iterable[str], hostvars: Hostvars, groups: Gro
                 yield web, Problem(f"app {name}, key postgresql", shown, expected, "databases: {hosts: {db1: {}}}")
 
 
+def find_standby_problems(hostvars: Hostvars, groups: Groups, chosen: list[str]) -> Iterator[tuple[str, Problem]]:
+    """Find what can't work with the standbys of the inventory."""
+    for host in groups.get("databases", []):
+        primary = primary_of(host, hostvars)
+        others = [other for other in primaries(hostvars, groups) if other != host]
+        if primary != host and primary not in others:
+            shown = f"another host of the group databases, which is no standby: {', '.join(others) or 'there is none'}"
+            example = f"postgresql_standby_of: {(others or ['db1'])[0]}"
+            yield host, Problem("key postgresql_standby_of", primary, shown, example)
+        elif primary != host and host in chosen and primary not in chosen:
+            found = f"a run without {primary}, of which {host} is a standby"
+            yield host, Problem("option --limit", found, f"a run with {primary}", f"--limit '{host},{primary}'")
+        elif primary != host:
+            yield from find_addresses_without_number(host, hostvars[host], primary)
+
+
 def find_variables_set_twice(app: Mapping[str, Any]) -> Iterator[Problem]:
     """A variable of the environment that the app and the project both set."""
     for key, variable in (("postgresql", "DATABASE_URL"), ("redis", "REDIS_URL")):
@@ -150,6 +192,11 @@ def find_network_problems(
     if server not in chosen:
         found = f"a run without {server}, which has the database of {app}"
         yield web, Problem("option --limit", found, f"a run with {server}", f"--limit '{web},{server}'")
+    yield from find_addresses_without_number(web, variables, server)
+
+
+def find_addresses_without_number(web: str, variables: Mapping[str, Any], server: str) -> Iterator[tuple[str, Problem]]:
+    """The addresses of a host that connects to a database host, if its firewall can't use them."""
     for address in client_addresses(variables, web):
         try:
             ipaddress.ip_network(address, strict=False)

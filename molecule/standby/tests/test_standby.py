@@ -1,0 +1,165 @@
+"""db2 follows db1: what it has, how it becomes the primary, and how db1 comes back. The tests build on one another."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import testinfra
+from data.guestbook import Guestbook
+from testinfra.host import Host
+from testing import PROJECT, Machine, Run, Web, wait_for
+
+testinfra_hosts = ["ansible://web"]
+ALL = "webservers:databases"
+Play = Callable[..., Run]
+
+
+@pytest.fixture
+def guestbook(machine: Machine) -> Guestbook:
+    """The guestbook. Its certificate is self-signed."""
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    return Guestbook("guestbook", Web(machine.web.address, 443, "guestbook.test", trusting), machine)
+
+
+@pytest.fixture
+def at(inventory: Path) -> Callable[[str], Host]:
+    """A database host by its name."""
+    return lambda name: testinfra.get_host(f"ansible://{name}", ansible_inventory=str(inventory))
+
+
+def sql(host: Host, statement: str, database: str = "guestbook") -> str:
+    """Run a statement as the superuser, on this host."""
+    with host.sudo():
+        return str(host.check_output(f'cd / && runuser -u postgres -- psql -Atd {database} -c "{statement}"'))
+
+
+def sign(guestbook: Guestbook) -> str:
+    """Write an entry as a guest; return its message."""
+    message = f"m{uuid4().hex[:8]}"
+    answer = guestbook.client.post("/entries", {"name": "Ada", "message": message}, "/")
+    assert (answer.status, message in answer.text) == (200, True)
+    return message
+
+
+def entries(host: Host) -> set[str]:
+    return set(sql(host, "select message from entry").split())
+
+
+def follows(host: Host) -> bool:
+    status = "select count(*) from pg_stat_wal_receiver where status = 'streaming'"
+    return sql(host, "select pg_is_in_recovery()", "postgres") == "t" and sql(host, status, "postgres") == "1"
+
+
+def has(host: Host, message: str) -> bool:
+    return message in entries(host)
+
+
+def test_a_standby_has_every_entry_and_refuses_to_write(guestbook: Guestbook, at: Callable[[str], Host]) -> None:
+    message = sign(guestbook)
+    wait_for(partial(has, at("db2"), message), 10, "the standby has the entry")
+    refused = at("db2").run("sudo sh -c \"cd / && runuser -u postgres -- psql -d guestbook -c 'delete from entry'\"")
+    assert "read-only transaction" in refused.stderr
+
+
+def test_the_password_of_replication_is_encrypted_in_transit_and_only_readable_by_the_server(
+    at: Callable[[str], Host],
+) -> None:
+    with at("db2").sudo():
+        password = at("db2").check_output("cut -d: -f5 /etc/postgresql-standby/pgpass")
+        assert at("db2").check_output("stat -c '%a %U' /etc/postgresql-standby/pgpass") == "600 postgres"
+        assert len(password) > 30
+        assert password not in at("db2").check_output("ps -eo args; journalctl --no-pager --output=cat")
+    assert (
+        sql(at("db1"), "select bool_and(ssl) from pg_stat_ssl join pg_stat_replication using (pid)", "postgres") == "t"
+    )
+
+
+def test_a_primary_that_cannot_be_stopped_is_not_replaced(play: Play, at: Callable[[str], Host]) -> None:
+    address = at("db1").ansible.get_variables()["ansible_host"]
+    subprocess.run(["ip", "route", "add", "blackhole", f"{address}/32"], check=True)
+    try:
+        run = play("promote", "-e", "promote=db2", limit=ALL)
+    finally:
+        subprocess.run(["ip", "route", "delete", "blackhole", f"{address}/32"], check=True)
+    assert run.code != 0
+    assert "db1, the primary, can't be reached, so this run can't stop it." in run.output, run.output
+    assert follows(at("db2"))
+
+
+def test_after_a_promotion_the_same_release_writes_to_the_new_primary(
+    guestbook: Guestbook, play: Play, at: Callable[[str], Host]
+) -> None:
+    release, before = guestbook.machine.live("guestbook"), sign(guestbook)
+    wrong = play("promote", "-e", "promote=db1", limit=ALL)
+    assert "option promote" in wrong.output, wrong.output
+    run = play("promote", "-e", "promote=db2", limit=ALL)
+    assert run.code == 0, run.output
+    assert "db2 is the primary now." in run.output, run.output
+    wait_for(lambda: guestbook.web.ask("/").status == 200, 30, "the app has connected to the new primary")
+    after = sign(guestbook)
+    assert {before, after} <= entries(at("db2"))
+    assert guestbook.machine.live("guestbook") == release
+    with at("db1").sudo():
+        at("db1").run("systemctl restart postgresql")
+        assert "online" not in at("db1").check_output("pg_lsclusters --no-header")
+    assert play("promote", "-e", "promote=db2", limit=ALL).recap("db2")["changed"] == 0
+
+
+def test_a_run_with_the_former_inventory_starts_no_second_primary(play: Play, at: Callable[[str], Host]) -> None:
+    run = play("site", limit=ALL)
+    assert run.code != 0
+    assert "promote.yml has stopped the PostgreSQL cluster of this host" in run.output, run.output
+    with at("db1").sudo():
+        assert "online" not in at("db1").check_output("pg_lsclusters --no-header")
+
+
+def test_the_former_primary_becomes_a_standby_and_its_data_is_kept(
+    guestbook: Guestbook, play: Play, at: Callable[[str], Host]
+) -> None:
+    run = play("site", "-e", "primary_database=db2", limit=ALL)
+    assert run.code == 0, run.output
+    assert "the former cluster, which was no copy of the primary, is kept in" in run.output, run.output
+    message = sign(guestbook)
+    wait_for(partial(has, at("db1"), message), 10, "the standby has the entry")
+    with at("db1").sudo():
+        kept = at("db1").check_output("ls -d /var/lib/postgresql/17/main.before-*").split()
+        assert len(kept) == 1
+    again = play("site", "-e", "primary_database=db2", limit=ALL)
+    assert [again.recap(name)["changed"] for name in ("web", "db1", "db2")] == [0, 0, 0], again.output
+    checked = play("site", "-e", "primary_database=db2", "--check", limit=ALL)
+    assert [checked.recap(name)["changed"] for name in ("web", "db1", "db2")] == [0, 0, 0], checked.output
+
+
+def test_a_standby_that_was_off_for_long_is_copied_again(
+    guestbook: Guestbook, play: Play, at: Callable[[str], Host]
+) -> None:
+    with at("db1").sudo():
+        at("db1").check_output("systemctl stop postgresql")
+    # The primary no longer has what the standby lacks.
+    sql(at("db2"), "select pg_drop_replication_slot('standby_db1')", "postgres")
+    message = sign(guestbook)
+    for _ in range(3):
+        sql(at("db2"), "select pg_switch_wal()", "postgres")
+        sql(at("db2"), "checkpoint", "postgres")
+    run = play("site", "-e", "primary_database=db2", limit=ALL)
+    assert run.code == 0, run.output
+    wait_for(partial(has, at("db1"), message), 10, "the standby has the entry")
+
+
+def test_when_the_primary_is_lost_the_standby_has_what_guests_wrote(
+    guestbook: Guestbook, play: Play, at: Callable[[str], Host]
+) -> None:
+    message = sign(guestbook)
+    subprocess.run([PROJECT / "script/machine", "down", "standby-db2"], check=True)
+    run = play("promote", "-e", "promote=db1", "-e", "primary_database=db2", "-e", "primary_is_off=yes", limit=ALL)
+    assert run.code == 0, run.output
+    wait_for(lambda: guestbook.web.ask("/").status == 200, 60, "the app has connected to the new primary")
+    assert has(at("db1"), message)
+    sign(guestbook)

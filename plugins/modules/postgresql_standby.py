@@ -1,0 +1,251 @@
+#!/usr/bin/python
+"""Make the PostgreSQL cluster of a host a streaming standby of another host's."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_standby
+short_description: Make the PostgreSQL cluster of a host a standby
+description:
+  - Copies the cluster of the primary with C(pg_basebackup), and follows it from then on (streaming replication). Over
+    TLS, with the password of the role C(site_replication).
+  - The primary keeps a replication slot for the standby.
+  - Nothing is lost. A cluster that is not a copy of the primary, and has databases, is kept beside the new one, such as
+    that of a former primary. A standby that lacks changes which the primary no longer has is copied again.
+options:
+  primary:
+    description: Address of the primary, as it is in its certificate.
+    type: str
+    required: true
+  authority:
+    description: Root certificate of the primary, in PEM form.
+    type: str
+    required: true
+  password:
+    description: Password of the role C(site_replication).
+    type: str
+    required: true
+  slot:
+    description: Name of the replication slot.
+    type: str
+    required: true
+extends_documentation_fragment:
+  - blueoctopus.site.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Follow the primary
+  blueoctopus.site.postgresql_standby:
+    primary: 10.0.0.9
+    authority: "{{ hostvars.db1.postgresql_authority.root }}"
+    password: "{{ password }}"
+    slot: standby_db2
+"""
+
+RETURN = r"""
+copied:
+  description: Whether the cluster was copied from the primary.
+  returned: success
+  type: bool
+kept:
+  description: Folder of the former cluster; empty when there was nothing to keep.
+  returned: success
+  type: str
+"""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import (
+    CLUSTER,
+    CONFIG,
+    PostgresqlError,
+    cluster_version,
+    control_data,
+    as_postgres,
+    psql,
+    start_mode,
+)
+
+FOLDER = Path("/etc/postgresql-standby")
+DATA = Path("/var/lib/postgresql")
+STREAM_TIMEOUT = 60  # seconds
+OWN_DATABASES = "SELECT count(*) FROM pg_database WHERE oid >= 16384;"
+STREAMING = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming';"
+# In the log of a standby that can't follow any more: the primary has removed the WAL, or the slot.
+TOO_LATE = re.compile(r"has already been removed|can no longer get changes|replication slot .* does not exist")
+
+
+class Standby:
+    """The cluster of this host, as a standby.
+
+    Args:
+        version: major version of the cluster.
+        primary: address of the primary.
+        slot: name of the replication slot.
+    """
+
+    def __init__(self, version: str, primary: str, slot: str) -> None:
+        self.version, self.slot = version, slot
+        self.unit = f"postgresql@{version}-{CLUSTER}.service"
+        self.data = DATA / version / CLUSTER
+        self.config = CONFIG / version / CLUSTER
+        self.log = Path(f"/var/log/postgresql/postgresql-{version}-{CLUSTER}.log")
+        self.connection = (
+            f"host={primary} port=5432 user=site_replication passfile={FOLDER}/pgpass sslmode=verify-full "
+            f"sslrootcert={FOLDER}/primary.pem application_name={slot} connect_timeout=10"
+        )
+
+    def files(self, authority: str, password: str) -> dict[Path, tuple[str, int]]:
+        """The files of the standby, with their modes."""
+        settings = f"primary_conninfo = '{self.connection}'\nprimary_slot_name = '{self.slot}'\n"
+        return {
+            FOLDER / "primary.pem": (authority, 0o644),
+            FOLDER / "pgpass": (f"*:*:*:site_replication:{password}\n", 0o600),
+            self.config / "conf.d/60-standby.conf": (f"# Managed by Ansible: the primary.\n{settings}", 0o644),
+        }
+
+    def ask_primary(self, command: str) -> str:
+        """Run a command of the replication protocol on the primary."""
+        shown = as_postgres("psql", "-XAtd", f"{self.connection} dbname=postgres replication=true", "-c", command)
+        return shown.strip()
+
+    @property
+    def follows(self) -> bool:
+        """Whether the cluster is a standby, and a copy of this primary."""
+        system = self.ask_primary("IDENTIFY_SYSTEM").partition("|")[0]
+        if not (self.data / "standby.signal").exists():
+            return False
+        return control_data(self.version, self.data).get("Database system identifier") == system
+
+    @property
+    def streams(self) -> bool:
+        try:
+            return psql(STREAMING) == "1"
+        except PostgresqlError:
+            return False
+
+    @property
+    def is_too_late(self) -> bool:
+        """Whether the primary no longer has the changes that the standby lacks."""
+        return not self.streams and bool(TOO_LATE.search("\n".join(read(self.log).splitlines()[-20:])))
+
+    def keeps_data(self) -> bool:
+        """Whether the cluster has databases that are in no other copy: it is no standby, and not a new one."""
+        if (self.data / "standby.signal").exists():
+            return False
+        try:
+            return psql(OWN_DATABASES) != "0"
+        except PostgresqlError:
+            return self.data.exists()  # a fenced primary does not run
+
+    def copy(self) -> str:
+        """Replace the cluster by a copy of the primary; return the folder in which the former one is kept."""
+        keeps = self.keeps_data()
+        new, former = (self.data.with_name(f"{CLUSTER}.{name}") for name in ("copy", "former"))
+        for folder in (new, former):
+            shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(["systemctl", "stop", self.unit], check=True, capture_output=True)
+        with contextlib.suppress(PostgresqlError):  # it does not exist
+            self.ask_primary(f"DROP_REPLICATION_SLOT {self.slot}")
+        self.ask_primary(f"CREATE_REPLICATION_SLOT {self.slot} PHYSICAL RESERVE_WAL")
+        try:
+            as_postgres(
+                f"/usr/lib/postgresql/{self.version}/bin/pg_basebackup", "--dbname", self.connection, "--pgdata", new,
+                "--wal-method=stream", f"--slot={self.slot}", "--checkpoint=fast", "--no-password",
+            )  # fmt: skip
+        except PostgresqlError:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        signal = new / "standby.signal"
+        signal.touch(0o600)
+        shutil.chown(signal, "postgres", "postgres")
+        kept = self.data.with_name(f"{CLUSTER}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        if self.data.exists():
+            self.data.rename(kept if keeps else former)
+        new.rename(self.data)
+        shutil.rmtree(former, ignore_errors=True)
+        return str(kept) if keeps else ""
+
+    def start(self) -> None:
+        """Start the server, and wait until it follows the primary.
+
+        Raises:
+            PostgresqlError: when it does not; with the end of its log.
+        """
+        if start_mode(self.version) != "auto":
+            write(self.config / "start.conf", "auto\n")
+            subprocess.run(["systemctl", "daemon-reload"], check=True, capture_output=True)
+        subprocess.run(["systemctl", "start", self.unit], capture_output=True)
+        deadline = time.monotonic() + STREAM_TIMEOUT
+        while not self.streams:
+            if self.is_too_late or time.monotonic() > deadline:
+                raise PostgresqlError("\n".join(["it does not follow:", *read(self.log).splitlines()[-15:]]))
+            time.sleep(0.5)
+
+
+def write_files(files: dict[Path, tuple[str, int]]) -> bool:
+    """Write the files that differ; return whether any did."""
+    FOLDER.mkdir(mode=0o750, exist_ok=True)
+    shutil.chown(FOLDER, "root", "postgres")
+    changed = [path for path, (content, _mode) in files.items() if read(path) != content]
+    for path in changed:
+        write(path, *files[path])
+        if path.name == "pgpass":
+            shutil.chown(path, "postgres", "postgres")
+    return bool(changed)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "primary": {"type": "str", "required": True},
+            "authority": {"type": "str", "required": True},
+            "password": {"type": "str", "required": True, "no_log": True},
+            "slot": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    params, version = module.params, cluster_version()
+    if module.check_mode:
+        signal = DATA / (version or "none") / CLUSTER / "standby.signal"
+        module.exit_json(changed=not signal.exists(), copied=False, kept="")
+    if not version:
+        module.fail_json(msg="This host has no PostgreSQL cluster main. Run playbooks/site.yml, which installs it.")
+    standby = Standby(version, params["primary"], params["slot"])
+    copied, kept = False, ""
+    try:
+        changed = write_files(standby.files(params["authority"], params["password"]))
+        other = standby.ask_primary("SHOW server_version").partition(".")[0]
+        if other != version:
+            module.fail_json(
+                msg=f"The primary has PostgreSQL {other}, and this host {version}. A standby needs the same version, so "
+                "the same version of Debian on both. docs/databases.md#a-standby"
+            )
+        if standby.follows and not standby.is_too_late:
+            if changed:
+                psql("SELECT pg_reload_conf();")
+        else:
+            copied, kept = True, standby.copy()
+        changed |= copied or not standby.streams
+        standby.start()
+    except (OSError, PostgresqlError, subprocess.CalledProcessError) as error:
+        module.fail_json(
+            msg=f"This host can't be a standby of {params['primary']}: {error}\nRun this again.", kept=kept
+        )
+    module.exit_json(changed=changed, copied=copied, kept=kept)
+
+
+if __name__ == "__main__":
+    main()
