@@ -71,9 +71,9 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import
     CLUSTER,
     CONFIG,
     PostgresqlError,
+    as_postgres,
     cluster_version,
     control_data,
-    as_postgres,
     psql,
     start_mode,
 )
@@ -230,8 +230,8 @@ def main() -> None:
         other = standby.ask_primary("SHOW server_version").partition(".")[0]
         if other != version:
             module.fail_json(
-                msg=f"The primary has PostgreSQL {other}, and this host {version}. A standby needs the same version, so "
-                "the same version of Debian on both. docs/databases.md#a-standby"
+                msg=f"The primary has PostgreSQL {other}, and this host {version}. A standby needs the same version, so the "
+                "same version of Debian. docs/databases.md#a-standby"
             )
         if standby.follows and not standby.is_too_late:
             if changed:
