@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.blueoctopus.site.plugins.filter.databases import (
+    all_standbys,
     apps_with_database_on,
     database_clients,
     database_servers,
     databases_of,
     hosts_with_databases,
     redis_of,
+    replica_addresses,
+    root_certificates,
     server_address,
+    slot_of,
+    standbys_of,
     with_databases,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import (
@@ -225,3 +230,69 @@ def test_a_webserver_whose_address_is_a_name_needs_its_addresses_for_the_firewal
     hostvars = hosts(web1=[APP | {"postgresql": True}], web2=[])
     hostvars["web1"]["ansible_host"] = "web1.example.org"
     assert problems(hostvars, REMOTE)[0].startswith("web1, key postgresql_client_addresses: nothing")
+
+
+# --- standbys -------------------------------------------------------------------------------------------------------
+
+STANDBY: dict[str, list[str]] = {"webservers": ["web1"], "databases": ["db1", "db2"]}
+
+
+@pytest.fixture
+def pair() -> dict[str, dict[str, Any]]:
+    """A webserver, a primary and its standby."""
+    found = hosts(web1=[APP | {"postgresql": True}])
+    return found | {"db2": {"ansible_host": "10.0.0.10", "postgresql_standby_of": "db1"}}
+
+
+def test_a_standby_has_the_databases_and_clients_of_its_primary_but_creates_none(
+    pair: dict[str, dict[str, Any]],
+) -> None:
+    assert databases_of("db2", pair, STANDBY) == databases_of("db1", pair, STANDBY) != []
+    assert database_clients("db2", pair, STANDBY) == ["10.0.0.1"]
+    assert hosts_with_databases(pair, STANDBY) == ["db1"]
+    assert connections("db2", pair, STANDBY, {"web1": 2}) == connections("db1", pair, STANDBY, {"web1": 2})
+    assert [knows_connections(host, pair, STANDBY, {"web1": 2}) for host in ("db1", "db2")] == [True, False]
+
+
+def test_each_of_the_pair_accepts_the_other_one_as_a_standby(pair: dict[str, dict[str, Any]]) -> None:
+    assert (all_standbys(pair, STANDBY), standbys_of("db1", pair, STANDBY)) == (["db2"], ["db2"])
+    assert replica_addresses("db1", pair, STANDBY) == ["10.0.0.10"]
+    assert replica_addresses("db2", pair, STANDBY) == ["10.0.0.9"]
+    assert replica_addresses("web1", pair, STANDBY) == []
+    assert slot_of("db-2.Example") == "standby_db_2_example"
+
+
+def test_an_app_connects_to_the_one_that_is_the_primary(pair: dict[str, dict[str, Any]]) -> None:
+    app = with_defaults(APP | {"postgresql": True})
+    passwords = {"db1": {"content": base64.b64encode(json.dumps({"shop": "secret"}).encode()).decode()}}
+    url = with_databases(app, "web1", pair, STANDBY, passwords)["secrets"]["DATABASE_URL"]
+    assert url.startswith("postgresql://shop:secret@/shop?host=10.0.0.9,10.0.0.10&target_session_attrs=read-write&")
+
+
+def test_a_webserver_verifies_both_and_keeps_its_certificates_in_a_run_without_one_of_them(
+    pair: dict[str, dict[str, Any]],
+) -> None:
+    roots = {"db1": "one\n", "db2": "two\n"}
+    assert root_certificates(roots, "web1", pair, STANDBY) == {"db1": "one\ntwo\n"}
+    assert root_certificates({"db1": "one\n"}, "web1", pair, STANDBY) == {}
+
+
+@pytest.mark.parametrize("primary", ["db3", "web1"])
+def test_a_standby_of_a_host_without_databases_is_a_problem(pair: dict[str, dict[str, Any]], primary: str) -> None:
+    pair["db2"]["postgresql_standby_of"] = primary
+    assert f"db2, key postgresql_standby_of: {primary}" in problems(pair, STANDBY)
+
+
+def test_a_standby_of_a_standby_is_a_problem(pair: dict[str, dict[str, Any]]) -> None:
+    pair["db3"] = {"ansible_host": "10.0.0.11", "postgresql_standby_of": "db2"}
+    assert problems(pair, STANDBY | {"databases": ["db1", "db2", "db3"]}) == ["db3, key postgresql_standby_of: db2"]
+
+
+def test_a_run_for_the_standby_without_its_primary_is_a_problem(pair: dict[str, dict[str, Any]]) -> None:
+    assert problems(pair, STANDBY, "db2") == ["db2, option --limit: a run without db1, of which db2 is a standby"]
+    assert problems(pair, STANDBY, "web1", "db1") == []
+
+
+def test_an_app_with_its_database_on_a_standby_is_a_problem(pair: dict[str, dict[str, Any]]) -> None:
+    pair["web1"]["apps"] = [APP | {"postgresql": {"host": "db2"}}]
+    assert "web1, app shop, key postgresql: host: db2" in problems(pair, STANDBY)

@@ -215,8 +215,8 @@ def main() -> None:
     is_fenced = bool(version) and start_mode(version) == FENCED
     if is_fenced and not params["standby"]:
         module.fail_json(
-            msg="promote.yml has stopped the PostgreSQL cluster of this host, as another host has its databases now. Set "
-            "postgresql_standby_of of this host to that one, and remove it there. docs/databases.md#a-standby"
+            msg="promote.yml has stopped the PostgreSQL cluster of this host, as another host has its databases now. "
+            "Set postgresql_standby_of of this host to that one, and remove it there. docs/databases.md#a-standby"
         )
     folder = CONFIG / (version or "VERSION") / CLUSTER
     connections = params["max_connections"]

@@ -7,9 +7,9 @@ DOCUMENTATION = r"""
 module: postgresql_promotion
 short_description: Stop the primary of PostgreSQL, and promote its standby
 description:
-  - V(checked) fails on a host that is no standby.
-  - V(fenced) stops the primary, also after a restart of the host, so that no app writes to it any more. Before it stops,
-    it sends its last changes to a standby that is connected.
+  - V(checked) changes nothing.
+  - V(fenced) stops the primary, also after a restart of the host, so that no app writes to it any more. Before it
+    stops, it sends its last changes to a standby that is connected.
   - V(promoted) makes a standby the primary, when it has all changes of the former one.
 options:
   state:
@@ -19,8 +19,8 @@ options:
     required: true
   position:
     description: >-
-      Position in the WAL of the primary that was stopped; the standby is not promoted before it has received the WAL up to
-      there. Empty to promote it with what it has.
+      Position in the WAL of the primary that was stopped; the standby is not promoted before it has received the WAL up
+      to there. Empty to promote it with what it has.
     type: str
     default: ""
 extends_documentation_fragment:

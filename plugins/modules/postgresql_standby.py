@@ -230,8 +230,8 @@ def main() -> None:
         other = standby.ask_primary("SHOW server_version").partition(".")[0]
         if other != version:
             module.fail_json(
-                msg=f"The primary has PostgreSQL {other}, and this host {version}. A standby needs the same version, so the "
-                "same version of Debian. docs/databases.md#a-standby"
+                msg=f"The primary has PostgreSQL {other}, and this host {version}. A standby needs the same version, "
+                "so the same version of Debian. docs/databases.md#a-standby"
             )
         if standby.follows and not standby.is_too_late:
             if changed:
