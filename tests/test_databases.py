@@ -20,7 +20,6 @@ from ansible_collections.blueoctopus.site.plugins.filter.databases import (
     root_certificates,
     server_address,
     slot_of,
-    standbys_of,
     with_databases,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import (
@@ -28,6 +27,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import 
     find_database_problems,
     knows_connections,
     max_connections,
+    standbys_of,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import with_defaults
 
