@@ -68,6 +68,7 @@ def test_a_standby_has_every_entry_and_refuses_to_write(guestbook: Guestbook, at
     assert "read-only transaction" in refused.stderr
 
 
+@pytest.mark.usefixtures("machine")
 def test_the_password_of_replication_is_encrypted_in_transit_and_only_readable_by_the_server(
     at: Callable[[str], Host],
 ) -> None:
