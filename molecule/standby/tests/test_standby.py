@@ -99,7 +99,7 @@ def test_after_a_promotion_the_same_release_writes_to_the_new_primary(
 ) -> None:
     release, before = guestbook.machine.live("guestbook"), sign(guestbook)
     wrong = play("promote", "-e", "promote=db1", limit=ALL)
-    assert "option promote" in wrong.output, wrong.output
+    assert "option -e promote" in wrong.output, wrong.output
     run = play("promote", "-e", "promote=db2", limit=ALL)
     assert run.code == 0, run.output
     assert "db2 is the primary now." in run.output, run.output
