@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import checks
-from status_examples import APP, DISK, NOW, REQUESTS, V1, backup, host
+from status_examples import APP, DISK, NOW, REQUESTS, V1, backup, host, replication
 
 
 def kinds(*apps: dict[str, Any], **changes: Any) -> list[str]:
@@ -64,6 +64,32 @@ def test_problems_of_an_app(app: dict[str, Any], expected: str | None) -> None:
 )
 def test_problems_of_a_host(changes: dict[str, Any], expected: str | None) -> None:
     assert kinds(**changes) == ([expected] if expected else [])
+
+
+DISCONNECTED = {"name": "standby_db2", "state": "not connected", "lag_bytes": 5}
+
+
+@pytest.mark.parametrize(
+    ("found", "subjects"),
+    [
+        (replication(), []),
+        (replication("standby"), []),
+        (replication(standbys=[{**DISCONNECTED, "state": "catchup"}]), []),
+        (replication(standbys=[DISCONNECTED, {**DISCONNECTED, "name": "standby_db3"}]), ["standby_db2", "standby_db3"]),
+        (replication("standby", lag_seconds=60), []),
+        (replication("standby", lag_seconds=61), ["lag"]),
+        (replication("standby", lag_seconds=61, connected=False), ["primary"]),
+        (replication("standby", lag_seconds=None, connected=False), ["primary"]),
+        (replication("fenced"), ["fenced"]),
+        (replication("fenced", problem="still runs"), ["fenced", "server"]),
+        (replication(standbys=[], problem="does not answer"), ["server"]),
+    ],
+)
+def test_problems_of_the_replication(found: dict[str, Any], subjects: list[str]) -> None:
+    problems = host(replication=found)["problems"]
+    assert [(entry["kind"], entry["app"], entry["subject"]) for entry in problems] == [
+        ("replication", "", subject) for subject in subjects
+    ]
 
 
 def test_a_service_that_restarts_again_and_again_is_the_same_problem_in_each_check() -> None:

@@ -23,7 +23,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.request_counters 
 from log_lines import V1, request
 from metric_lines import lines_of
 from nginx_site import Site, needs_nginx
-from status_examples import EVENT
+from status_examples import EVENT, replication
 
 PROJECT = Path(__file__).resolve().parent.parent
 APPS = {"shop": V1, "blog": "20260102T000000Z-11111111bb"}
@@ -311,6 +311,25 @@ def test_logs_that_are_not_sent_and_the_use_of_their_queue_are_metrics() -> None
         assert "host_logs_sent 0" in lines_of(logs=logs | trouble)
 
 
+def test_the_replication_is_a_metric_on_its_hosts_alone() -> None:
+    def found(replicated: dict[str, Any] | None) -> list[str]:
+        return [line for line in lines_of(replication=replicated) if line.startswith("host_replication")]
+
+    assert found(None) == []
+    gone = {"name": "standby_db3", "state": "not connected", "lag_bytes": None}
+    standbys = [{"name": "standby_db2", "state": "streaming", "lag_bytes": 5}, gone]
+    assert found(replication(standbys=standbys)) == [
+        "host_replication_fenced 0",
+        'host_replication_connected{standby="standby_db2"} 1',
+        'host_replication_connected{standby="standby_db3"} 0',
+        'host_replication_lag_bytes{standby="standby_db2"} 5',
+    ]
+    late = replication("standby", lag_seconds=75.5, connected=False)
+    lag = "host_replication_lag_seconds 75.5"
+    assert found(late) == ["host_replication_fenced 0", "host_replication_connected 0", lag]
+    assert found(replication("fenced")) == ["host_replication_fenced 1"]
+
+
 def test_names_are_escaped() -> None:
     assert 'host_unit_failed{unit="a\\"b\\\\x2dc.service"} 1' in lines_of(failed_units=['a"b\\x2dc.service'])
 
@@ -319,7 +338,12 @@ def test_names_are_escaped() -> None:
 def test_promtool_accepts_the_metrics(log: Log) -> None:
     log.add(request(1) * 3)
     events = [("shop", EVENT)]
-    lines = [*request_lines(log.measure()), *lines_of(events=events, failed_units=['a"b\\x2dc.service', "x.service"])]
+    lines = [*request_lines(log.measure())]
+    lines += [
+        *lines_of(
+            events=events, replication=replication(lag_seconds=1.5), failed_units=['a"b\\x2dc.service', "x.service"]
+        )
+    ]
     done = subprocess.run(
         ["promtool", "check", "metrics"], input="\n".join(lines) + "\n", capture_output=True, text=True
     )

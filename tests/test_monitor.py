@@ -142,6 +142,7 @@ def test_the_limits_are_those_of_the_status() -> None:
     assert limits["__monitor_errors_least"] == checks.ERRORS_LEAST
     assert limits["__monitor_disk"] == checks.DISK_PERCENT
     assert limits["__monitor_queue"] == checks.QUEUE_PERCENT
+    assert limits["__monitor_lag"] == checks.LAG_SECONDS
     assert limits["__monitor_certificate"] == checks.CERTIFICATE_DAYS
 
 
@@ -202,6 +203,13 @@ ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"unit": "x.service"},
     ),
     "NginxDown": ({'nginx_up{host="web1"}': gauge(0, 1)}, {}),
+    "StandbyNotConnected": (
+        {'host_replication_connected{host="web1",standby="standby_db2"}': gauge(0, 1)},
+        {"standby": "standby_db2"},
+    ),
+    "StandbyBehind": ({'host_replication_lag_seconds{host="web1"}': gauge(61, 60)}, {}),
+    # A fenced server is stopped.
+    "PostgresqlFenced": ({'host_replication_fenced{host="web1"}': gauge(1, 0), 'pg_up{host="web1"}': gauge(0, 1)}, {}),
     "PostgresqlDown": ({'pg_up{host="web1"}': gauge(0, 1)}, {}),
     # The host measures by its own clock.
     "ClockOff": (dict.fromkeys((TIME, MEASURED), "0+30x19 700+30x39 1800+30x100"), {}),

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.status import document
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.status_table import problem_lines
-from status_examples import LOST, NOW, REQUESTS, SCHEMA, V2, result
+from status_examples import LOST, NOW, REQUESTS, SCHEMA, V2, replication, result
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,8 @@ from status_examples import LOST, NOW, REQUESTS, SCHEMA, V2, result
         {"web1": result({"state": "failed", "live": V2, "certificate": None, "last": None, "history": []})},
         {"web1": {"msg": "MODULE FAILURE", "failed": False}},
         {"web1": result(backup=None, updates=None, disks=[], apps=[])},
+        {"db1": result(replication=replication()), "db2": result(replication=replication("standby", lag_seconds=99))},
+        {"db1": result(replication=replication("fenced", problem="its server still runs"))},
         {
             "web1": result(
                 {"day": {**REQUESTS, "series": [{"time": 1, "requests": 1, "errors": 0, "p50": 1, "p95": None}]}}

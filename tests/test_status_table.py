@@ -14,7 +14,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.status_table impo
     short_commit,
     table,
 )
-from status_examples import EVENT, LOST, NOW, V1, V2, backup, result
+from status_examples import EVENT, LOST, NOW, V1, V2, backup, host, replication, result
 
 
 def test_a_row_for_each_host_and_app_is_aligned() -> None:
@@ -85,6 +85,63 @@ def test_a_problem_is_listed_with_the_last_error_and_the_command_for_the_log() -
     assert lines[3].strip() == "log: sudo journalctl -u 'shop@*' -u 'shop.*' --since '1 hour ago'"
     assert len(lines) == 4
     assert problem_lines(document({"web1": result()}, now=NOW)) == ["No problem."]
+
+
+@pytest.mark.parametrize(
+    ("found", "text", "solution"),
+    [
+        (
+            replication(standbys=[{"name": "standby_db2", "state": "not connected", "lag_bytes": None}]),
+            "standby_db2 is not connected",
+            "playbooks/site.yml connects the standby again",
+        ),
+        (
+            replication("standby", connected=False),
+            "the standby is not connected to its primary",
+            "playbooks/site.yml connects the standby again",
+        ),
+        (replication("standby", lag_seconds=75.4), "the standby is 75 s behind its primary", "look for load"),
+        (
+            replication("fenced"),
+            "PostgreSQL is fenced: another host has its databases now",
+            "if it is to be a standby, set postgresql_standby_of",
+        ),
+        (replication(problem="no socket"), "replication: no socket", "systemctl status 'postgresql@*'"),
+    ],
+)
+def test_a_problem_of_the_replication_comes_first_with_what_to_do(
+    found: dict[str, object], text: str, solution: str
+) -> None:
+    status = document({"web1": result(), "db1": {"host": host(replication=found) | {"apps": []}}}, now=NOW)
+    assert [line.split()[:2] for line in table(status)[1:]] == [["!", "db1"], ["web1", "shop"]]
+    first, second, third = problem_lines(status)
+    assert (first, second) == ("1 problem", f"  db1  {text}")
+    assert third.strip().startswith(f"solution: {solution}")
+    assert third.endswith("docs/databases.md#standby")
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        (replication(), "primary: standby_db2 streaming, 0 B behind"),
+        (replication(standbys=[]), "primary"),
+        (
+            replication(
+                standbys=[
+                    {"name": "standby_db2", "state": "streaming", "lag_bytes": 2048},
+                    {"name": "standby_db3", "state": "not connected", "lag_bytes": None},
+                ]
+            ),
+            "primary: standby_db2 streaming, 2.0 KiB behind, standby_db3 not connected",
+        ),
+        (replication("standby"), "standby: connected, 0 s behind"),
+        (replication("standby", connected=False, lag_seconds=None), "standby: not connected"),
+        (replication("fenced"), "fenced"),
+    ],
+)
+def test_the_replication_of_a_host_is_a_line_below_the_table(found: dict[str, object], line: str) -> None:
+    assert notes(document({"db1": result(replication=found)}, now=NOW)) == [f"db1: PostgreSQL: {line}"]
+    assert notes(document({"db1": result()}, now=NOW)) == []
 
 
 def test_a_known_error_is_listed_with_its_solution() -> None:

@@ -36,12 +36,14 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import
     disks,
     failed_units,
     read_alerts,
+    read_json,
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.shipped_logs import describe_logs
 from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import WINDOW, read_traffic
 
 SETTINGS = Path("/etc/alert/settings.json")
 EVENTS = Path("/run/alert-events/history")  # which root writes before each check, if deploys are to be sent
+REPLICATION = Path("/run/alert-replication/status.json")  # which root writes before each check
 CONFIRMED = 2  # checks in a row that find a problem, or do not find it any more: a restart is no trouble
 TIMEOUT = 10  # seconds to send a message
 TIME_TO_SEND = 30.0  # seconds in one check
@@ -76,6 +78,7 @@ def measure(samples: list[dict[str, Any]], now: float) -> dict[str, Any]:
         "failed_units": failed_units(),
         "backup": describe_backup(),
         "logs": describe_logs(),
+        "replication": read_json(REPLICATION),
         "alerts": {"samples": samples},
     }
 

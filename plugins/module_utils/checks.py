@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import parse_time
+from ansible_collections.blueoctopus.site.plugins.module_utils.replication import NOT_CONNECTED
 
 CERTIFICATE_DAYS = 10
 DISK_PERCENT = 90
@@ -17,6 +18,7 @@ CHECK_AGE = 600  # seconds between two checks of the alerts
 DELIVERY_AGE = 300  # seconds in which alerts may be sent again
 TREND_LEAST = 3 * 3600  # seconds of samples that a trend needs
 QUEUE_PERCENT = 80
+LAG_SECONDS = 60  # of a standby
 Problem = dict[str, str]
 
 
@@ -174,6 +176,24 @@ def check_logs(logs: Mapping[str, Any] | None) -> Iterator[Problem]:
         yield problem("logs", f"{queue_percent(logs)} % {words}", subject="queue")
 
 
+def check_replication(replication: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """Check that standbys of PostgreSQL are connected and up to date, on a host that is one or has some."""
+    if replication is None:
+        return
+    if replication["role"] == "fenced":
+        yield problem("replication", "PostgreSQL is fenced: another host has its databases now", subject="fenced")
+    if replication["problem"]:
+        yield problem("replication", f"replication: {replication['problem']}", subject="server")
+    for standby in replication["standbys"]:
+        if standby["state"] == NOT_CONNECTED:
+            yield problem("replication", f"{standby['name']} is not connected", subject=standby["name"])
+    lag = replication["lag_seconds"]
+    if replication["connected"] is False:
+        yield problem("replication", "the standby is not connected to its primary", subject="primary")
+    elif lag is not None and lag > LAG_SECONDS:
+        yield problem("replication", f"the standby is {lag:.0f} s behind its primary", subject="lag")
+
+
 def find_problems(host: Mapping[str, Any], now: float | None = None) -> list[Problem]:
     """The problems of a host and its apps, the apps first.
 
@@ -197,4 +217,5 @@ def find_problems(host: Mapping[str, Any], now: float | None = None) -> list[Pro
     found += check_alerts(host.get("alerts"), now)
     found += check_monitor(host.get("monitor"))
     found += check_logs(host.get("logs"))
+    found += check_replication(host.get("replication"))
     return found

@@ -33,6 +33,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import
     needs_reboot,
     read_json,
 )
+from ansible_collections.blueoctopus.site.plugins.module_utils.replication import NOT_CONNECTED
 from ansible_collections.blueoctopus.site.plugins.module_utils.request_counters import (
     BOUNDS,
     Counters,
@@ -43,6 +44,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.shipped_logs impo
 
 FOLDER = Path("/run/metrics")
 EVENTS = Path("/run/metrics-events/history")  # which root writes before each measurement
+REPLICATION = Path("/run/metrics-replication/status.json")  # which root writes, too
 Sample = tuple[Mapping[str, str], float]
 
 
@@ -170,7 +172,8 @@ def host_lines(host: Mapping[str, Any]) -> Iterator[str]:
     """The metrics of the host.
 
     Args:
-        host: `disks`, `failed_units`, `backup`, `logs` and `reboot_needed`, as the module host_status returns them.
+        host: `disks`, `failed_units`, `backup`, `logs`, `replication` and `reboot_needed`, as the module host_status
+            returns them.
     """
     used = {"percent": "Used space in per cent", "inodes_percent": "Used inodes in per cent"}
     for key, about in {"size_bytes": "Size", "free_bytes": "Free space", **used}.items():
@@ -192,6 +195,24 @@ def host_lines(host: Mapping[str, Any]) -> Iterator[str]:
         yield from metric("host_logs_sent", "gauge", "Whether the host can send its logs.", [({}, is_sent)])
         about = "Used space of the queue for logs that can't be sent, in per cent."
         yield from metric("host_logs_queue_percent", "gauge", about, [({}, queue_percent(host["logs"]))])
+    if host["replication"] is not None:
+        yield from replication_lines(host["replication"])
+
+
+def replication_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The metrics of the replication of PostgreSQL, on a host that has standbys, is one or is fenced."""
+    about = "Whether the server was replaced by its standby, and must not be started."
+    yield from metric("host_replication_fenced", "gauge", about, [({}, found["role"] == "fenced")])
+    connected: list[Sample] = [({"standby": one["name"]}, one["state"] != NOT_CONNECTED) for one in found["standbys"]]
+    connected += [({}, found["connected"])] if found["connected"] is not None else []
+    about = "Whether a standby is connected to its primary: on the primary by standby, on the standby without a label."
+    yield from metric("host_replication_connected", "gauge", about, connected)
+    lags = [({"standby": one["name"]}, one["lag_bytes"]) for one in found["standbys"] if one["lag_bytes"] is not None]
+    about = "WAL of the primary that a standby has not replayed."
+    yield from metric("host_replication_lag_bytes", "gauge", about, lags)
+    if found["lag_seconds"] is not None:
+        about = "How far a standby is behind its primary."
+        yield from metric("host_replication_lag_seconds", "gauge", about, [({}, found["lag_seconds"])])
 
 
 def main() -> None:
@@ -202,6 +223,7 @@ def main() -> None:
         "failed_units": failed_units(),
         "backup": describe_backup(),
         "logs": describe_logs(),
+        "replication": read_json(REPLICATION),
         "reboot_needed": needs_reboot(),
     }
     described = [describe_service(name) for name in apps]

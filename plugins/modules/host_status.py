@@ -8,7 +8,8 @@ module: host_status
 short_description: Report the state of a host and its apps
 description:
   - Measures in one call what the status shows - each app with its live release, processes, memory, requests,
-    certificate and history, and the host with its disks, updates, failed units, last backup and shipped logs.
+    certificate and history, and the host with its disks, updates, failed units, last backup,
+    shipped logs and PostgreSQL's replication.
   - Lists the problems. On a monitor, asks Prometheus whether alerts can be sent and metrics stored.
   - Reads nginx's log backwards, for a limited time. Changes nothing.
 options:
@@ -42,6 +43,14 @@ host:
   description: The state of the host, as docs/status.schema.json describes it.
   returned: always
   type: dict
+  contains:
+    replication:
+      description:
+        - The replication of PostgreSQL; null on a host that neither is nor has a standby and is not fenced.
+        - Its role, which is C(primary), C(standby) or C(fenced). On a primary, each standby with its name, state and
+          lag in bytes. On a standby, its lag in seconds, and whether it is connected. Why it can't be read, or nothing.
+      type: dict
+      returned: always
 asked:
   description: When the control node has asked the host, in seconds since 1970 by its own clock.
   returned: always
@@ -72,6 +81,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.host_state import
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.monitor import describe_monitor
 from ansible_collections.blueoctopus.site.plugins.module_utils.removal import installed_apps
+from ansible_collections.blueoctopus.site.plugins.module_utils.replication import describe_replication
 from ansible_collections.blueoctopus.site.plugins.module_utils.shipped_logs import describe_logs
 from ansible_collections.blueoctopus.site.plugins.module_utils.traffic import DAY, WINDOW, read_traffic
 
@@ -108,6 +118,7 @@ def main() -> None:
         "backup": describe_backup(),
         "alerts": describe_alerts(),
         "logs": describe_logs(),
+        "replication": describe_replication(),
         "reboot_needed": needs_reboot(),
         "updates": updates.count(),
     }

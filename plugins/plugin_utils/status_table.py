@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_log import log_command
 from ansible_collections.blueoctopus.site.plugins.module_utils.app_status import parse_time
+from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import size as size_text
 from ansible_collections.blueoctopus.site.plugins.module_utils.checks import CERTIFICATE_DAYS, DISK_PERCENT
 from ansible_collections.blueoctopus.site.plugins.module_utils.hints import hint
 
@@ -37,6 +38,14 @@ COLUMNS = {
 # Columns that are left out where no row has a value.
 OPTIONAL = {"COMMIT", "CERT", "BACKUP", "WAL", "REBOOT"}
 NOTHING = "-"
+# What to do about a problem of the replication, by its subject; others are standbys.
+CONNECT = "playbooks/site.yml connects the standby again, or clones it: docs/databases.md#standby"
+REPLICATION = {
+    "fenced": "if it is to be a standby, set postgresql_standby_of for it and run playbooks/site.yml: "
+    "docs/databases.md#standby",
+    "lag": "look for load, a slow disk and a slow network on both hosts: docs/databases.md#standby",
+    "server": "systemctl status 'postgresql@*', and /var/log/postgresql: docs/databases.md#standby",
+}
 
 
 @dataclass
@@ -219,12 +228,33 @@ def notes(status: Mapping[str, Any]) -> list[str]:
                 f"{where} in maintenance; to end it: playbooks/maintenance.yml -e app={app['name']} -e state=off"
             )
     for name, host in status["hosts"].items():
+        if host.get("replication"):
+            lines.append(f"{name}: {replication_note(host['replication'])}")
         delivery = (host.get("alerts") or {}).get("delivery") or {}
         if delivery.get("failing_since"):
             lines.append(
                 f"{name}: alerts could not be sent since {delivery['failing_since']}: {delivery.get('error', '')}"
             )
     return lines
+
+
+def replication_note(found: Mapping[str, Any]) -> str:
+    """The replication of PostgreSQL on a host, in one line."""
+    parts = []
+    for standby in found["standbys"]:
+        lag = "" if standby["lag_bytes"] is None else f", {size_text(standby['lag_bytes'])} behind"
+        parts.append(f"{standby['name']} {standby['state']}{lag}")
+    if found["connected"] is not None:
+        lag = "" if found["lag_seconds"] is None else f", {long_age(found['lag_seconds'])} behind"
+        parts.append(f"{'connected' if found['connected'] else 'not connected'}{lag}")
+    return f"PostgreSQL: {': '.join([found['role'], *filter(None, [', '.join(parts)])])}"
+
+
+def solution_of(entry: Mapping[str, str]) -> str:
+    """What to do about a problem; empty if that is not known."""
+    if entry["kind"] == "replication":
+        return REPLICATION.get(entry["subject"], CONNECT)
+    return hint(entry["log"], entry["app"])
 
 
 def problem_lines(status: Mapping[str, Any]) -> list[str]:
@@ -241,7 +271,7 @@ def problem_lines(status: Mapping[str, Any]) -> list[str]:
         lines.append(f"{margin}{entry['text']}")
         if entry["log"]:
             lines.append(f"{' ' * len(margin)}last error: {entry['log']}")
-        if solution := hint(entry["log"], entry["app"]):
+        if solution := solution_of(entry):
             lines.append(f"{' ' * len(margin)}solution: {solution}")
         if entry["kind"] in ("down", "dying", "process", "errors") and (entry["host"], entry["app"]) not in shown:
             shown.add((entry["host"], entry["app"]))

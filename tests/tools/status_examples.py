@@ -69,6 +69,7 @@ HOST: dict[str, Any] = {
     "backup": {"last_backup": "2026-01-01T13:10:00Z", "size_bytes": 5, "last_check": None, "last_drill": None},
     "alerts": None,
     "logs": None,
+    "replication": None,
     "reboot_needed": False,
     "updates": {"pending": 3, "security": 0},
     "problems": [],
@@ -86,6 +87,13 @@ def backup(*problems: tuple[str, str, str], **changes: Any) -> dict[str, Any]:
     """The backups of a host with problems, each with its app, subject and text."""
     found = [{"app": app, "subject": subject, "text": text} for app, subject, text in problems]
     return HOST["backup"] | {"problems": found, "problem": "; ".join(text for *_, text in problems)} | changes
+
+
+def replication(role: str = "primary", **changes: Any) -> dict[str, Any]:
+    """The replication of a healthy primary or standby, or of a fenced host, with changes."""
+    standbys = [{"name": "standby_db2", "state": "streaming", "lag_bytes": 0}] if role == "primary" else []
+    found = {"role": role, "standbys": standbys, "lag_seconds": None, "connected": None, "problem": ""}
+    return found | ({"lag_seconds": 0.0, "connected": True} if role == "standby" else {}) | changes
 
 
 def result(*apps: dict[str, Any], **changes: Any) -> dict[str, Any]:
