@@ -117,7 +117,7 @@ def test_a_problem_of_the_replication_comes_first_with_what_to_do(
     first, second, third = problem_lines(status)
     assert (first, second) == ("1 problem", f"  db1  {text}")
     assert third.strip().startswith(f"solution: {solution}")
-    assert third.endswith("docs/databases.md#standby")
+    assert third.endswith("docs/databases.md#a-standby")
 
 
 @pytest.mark.parametrize(

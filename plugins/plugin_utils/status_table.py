@@ -39,12 +39,12 @@ COLUMNS = {
 OPTIONAL = {"COMMIT", "CERT", "BACKUP", "WAL", "REBOOT"}
 NOTHING = "-"
 # What to do about a problem of the replication, by its subject; others are standbys.
-CONNECT = "playbooks/site.yml connects the standby again, or clones it: docs/databases.md#standby"
+CONNECT = "playbooks/site.yml connects the standby again, or clones it: docs/databases.md#a-standby"
 REPLICATION = {
     "fenced": "if it is to be a standby, set postgresql_standby_of for it and run playbooks/site.yml: "
-    "docs/databases.md#standby",
-    "lag": "look for load, a slow disk and a slow network on both hosts: docs/databases.md#standby",
-    "server": "systemctl status 'postgresql@*', and /var/log/postgresql: docs/databases.md#standby",
+    "docs/databases.md#a-standby",
+    "lag": "look for load, a slow disk and a slow network on both hosts: docs/databases.md#a-standby",
+    "server": "systemctl status 'postgresql@*', and /var/log/postgresql: docs/databases.md#a-standby",
 }
 
 

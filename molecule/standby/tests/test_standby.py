@@ -61,11 +61,16 @@ def has(host: Host, message: str) -> bool:
     return message in entries(host)
 
 
-def test_a_standby_has_every_entry_and_refuses_to_write(guestbook: Guestbook, at: Callable[[str], Host]) -> None:
+def test_a_standby_has_every_entry_and_refuses_to_write(
+    guestbook: Guestbook, play: Play, at: Callable[[str], Host]
+) -> None:
     message = sign(guestbook)
     wait_for(partial(has, at("db2"), message), 10, "the standby has the entry")
     refused = at("db2").run("sudo sh -c \"cd / && runuser -u postgres -- psql -d guestbook -c 'delete from entry'\"")
     assert "read-only transaction" in refused.stderr
+    shown = play("status", limit=ALL).output
+    assert "db1: PostgreSQL: primary: standby_db2 streaming" in shown, shown
+    assert "db2: PostgreSQL: standby: connected" in shown, shown
 
 
 @pytest.mark.usefixtures("machine")
@@ -111,6 +116,8 @@ def test_after_a_promotion_the_same_release_writes_to_the_new_primary(
         at("db1").run("systemctl restart postgresql")
         assert "online" not in at("db1").check_output("pg_lsclusters --no-header")
     assert play("promote", "-e", "promote=db2", limit=ALL).recap("db2")["changed"] == 0
+    shown = play("status", limit=ALL)
+    assert (shown.code, "PostgreSQL is fenced: another host has its databases now" in shown.output) == (2, True), shown
 
 
 def test_a_run_with_the_former_inventory_starts_no_second_primary(play: Play, at: Callable[[str], Host]) -> None:
