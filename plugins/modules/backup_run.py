@@ -83,7 +83,6 @@ def backup_lines(status: dict[str, Any], since: float) -> tuple[list[str], list[
                 lines.append(
                     f"{app} to {target}: {size(entry['size'])}, {size(entry['added'])} new, {entry['seconds']} s"
                 )
-                lines += [f"  {warning}" for warning in entry.get("warnings", [])]
     return lines, problems
 
 

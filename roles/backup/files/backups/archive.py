@@ -142,6 +142,7 @@ class Archive:
                 [*become, *argv],
                 capture_output=True,
                 text=True,
+                errors="replace",
                 cwd="/",
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,

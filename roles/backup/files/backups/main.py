@@ -164,7 +164,7 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         if names and not any(run.app == given.app for run in found):
             choose(found, given.app, "", "The target")  # explains it
         shown = [run for run in found if not names or run.app == given.app]
-        lines = "\n".join(f"{run.shown}  {run.app}" for run in shown)
+        lines = "\n".join(f"{run.shown}  {run.app}{'  incomplete' * run.incomplete}" for run in shown)
         print(json.dumps([asdict(run) for run in shown]) if given.json else lines)
         return 0
     if given.command in ("prune", "check"):

@@ -87,7 +87,7 @@ class Moments:
             NoArchive: when the target has none, or not that of the moment.
             BackupError: when it can't be read.
         """
-        chosen = choose(engine.snapshots(f"app:{CLUSTER}"), moment, engine.target)
+        chosen = choose(engine.snapshots(f"app:{CLUSTER}", "kind:files"), moment, engine.target)
         folder = self.scratch / f"{stamp}.archive"
         password = cipher((engine.config / "password").read_text().strip())
         archive = replace(

@@ -199,6 +199,7 @@ class Restorer:
         stage = self.state / "stage" / plan.app
         about = json.loads(restored(folder, stage / MANIFEST).read_text())
         plan.facts = {"size": needed, "files": 0, "tables": 0, "rows": 0}
+        plan.note(run.note)
         if plan.data:
             data = plan.restored_data
             restored(folder, APPS / plan.app / "data").rename(data)
