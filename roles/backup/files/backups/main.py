@@ -117,9 +117,8 @@ def restore(given: argparse.Namespace, restorer: Restorer) -> int:
 
 def report(backup: str, given: argparse.Namespace, facts: dict[str, object]) -> str:
     where = f"the copy {given.as_name}" if given.as_name else given.app
-    return f"Restored {where} from the backup of {backup}: " + ", ".join(
-        f"{value} {key}" for key, value in facts.items()
-    )
+    found = ", ".join(f"{value} {key}" for key, value in facts.items() if key != "note")
+    return f"Restored {where} from the backup of {backup}: {found}\n{facts.get('note', '')}".strip()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -38,10 +38,16 @@ class Run:
         """Its time, in the time zone of this host."""
         return self.time.astimezone().strftime(SHOWN)
 
-    @property
-    def note(self) -> str:
-        """What a restore of it has to say."""
-        return "The backup is incomplete: something could not be read when it was made." if self.incomplete else ""
+    def note(self, at: str) -> str:
+        """What a restore of it has to say.
+
+        Args:
+            at: the time that was asked for; empty for the newest backup.
+        """
+        older = before(self.time, at)
+        notes = [f"The backup is that of {self.shown}{older}."] if older else []
+        notes += ["The backup is incomplete: something could not be read when it was made."] if self.incomplete else []
+        return " ".join(notes)
 
 
 def new_stamp(now: datetime | None = None) -> str:
@@ -88,6 +94,15 @@ def latest_moment(at: str) -> datetime:
     elif re.fullmatch(r"[\d-]+[T ]\d\d:?\d\d([Z+-].*)?", text):
         found += timedelta(seconds=59)
     return found.astimezone(UTC)  # a time without a zone is one of this host
+
+
+def before(moment: datetime, at: str) -> str:
+    """How old a moment is against the time that was asked for, in its two largest units; empty if it is that time."""
+    left, parts = int((latest_moment(at) - moment).total_seconds()) if at else 0, []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        parts += [f"{count} {unit}"] if count else []
+    return f", {' '.join(parts[:2])} before the time that was asked for" if parts else ""
 
 
 def choose(runs: list[Run], app: str, at: str, where: str) -> Run:

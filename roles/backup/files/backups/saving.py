@@ -217,9 +217,11 @@ class Saver:
             snapshots = restic.snapshots()
             gone = runs.to_forget(snapshots, self.settings.keep)
             restic.forget(gone)
-            archives = [run for run in runs.runs_of(snapshots) if run.app == CLUSTER]
+            whole = {run.files: run.time.timestamp() for run in runs.runs_of(snapshots) if not run.incomplete}
+            kept = [one for one in snapshots if one.id in whole and one.id not in gone]
+            archives = {runs.tag(one, "archive"): whole[one.id] for one in kept if runs.tag(one, "app") == CLUSTER}
             if archives and target.has_log:
-                Log(restic).prune(archives[-1].time.timestamp())
+                Log(restic).prune(archives)
         except BackupError as error:
             Status(self.state).record("targets", target.name, error=str(error))
             raise
