@@ -201,7 +201,7 @@ def test_the_drill_restores_checks_and_cleans_up(
     )
     found = status.Status(folders["state"]).read()["drills"]["shop"]
     assert found["error"] == ""
-    assert (found["files"], found["sqlite"]) == (3, 1)
+    assert (found["files"], found["sqlite"]) == (2, 1)
     assert list((folders["state"] / "drill").iterdir()) == []
 
 

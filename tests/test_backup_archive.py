@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.backups import archives_wal
 from ansible_collections.blueoctopus.site.plugins.module_utils import backup_status
-from backups.archive import Base, NoArchive, Segment, base_for, position, since
+from backups.archive import Archive, Base, NoArchive, Segment, base_for, position, since
 from backups.engine import Snapshot
-from backups.moments import choose, wanted
+from backups.moments import Moments, choose
+from backups.postgres import Server
 from backups.runs import Run
 from backups.settings import BackupError, Target
 
@@ -52,21 +53,52 @@ def test_moments_after_missing_wal_are_refused_and_those_before_it_are_not() -> 
     assert since([], left) is None
 
 
-def test_only_a_time_that_is_no_backup_and_has_come_is_a_moment() -> None:
-    run = Run("shop", "20260102T030405Z", "files", "database")
-    assert wanted("", "shop", [run]) is None
-    assert wanted("2026-01-02 03:04:05+00:00", "shop", [run]) is None
-    assert wanted("2026-01-02 03:04:06+00:00", "shop", [run]) == datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
-    assert wanted("2026-01-02 03:04:05+00:00", "blog", [run]) is not None
-    assert wanted((datetime.now(UTC) + timedelta(hours=1)).isoformat(), "shop", [run]) is None
+def saved(archive: str, hour: int) -> Snapshot:
+    """A backup of an archive."""
+    return Snapshot(f"{archive}{hour}", "", ("app:x", f"run:20260102T{hour:02}0000Z", f"archive:{archive}"), ())
+
+
+def test_a_time_that_is_no_backup_is_a_moment_which_is_now_at_most(tmp_path: Path) -> None:
+    moments, run = Moments(Server(), Archive(tmp_path)), Run("shop", "20260102T030405Z", "files", "database")
+
+    def wanted(at: str, *snapshots: Snapshot) -> datetime | None:
+        found = moments.wanted(at, run, list(snapshots), own=True)
+        return found.moment if found else None
+
+    assert wanted("2026-01-02 03:04:05+00:00") is None
+    assert wanted("2026-01-02 03:04:06+00:00") == datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
+    for begun in (datetime.now().strftime("%Y-%m-%d %H:%M"), (datetime.now(UTC) + timedelta(days=1)).isoformat()):
+        assert datetime.now(UTC) - (wanted(begun) or run.time) < timedelta(minutes=1)
     with pytest.raises(BackupError, match="is not a time"):
-        wanted("noon", "shop", [run])
+        wanted("noon")
+
+
+def test_without_a_time_the_end_of_an_archive_is_restored_unless_it_is_that_of_this_host(tmp_path: Path) -> None:
+    moments, run = Moments(Server(), Archive(tmp_path)), Run("shop", "20260102T030405Z", "files", "database")
+    assert moments.wanted("", run, [], own=True) is None
+    for own in ("", "new"):
+        if own:
+            (tmp_path / "id").write_text(f"{own}\n")
+        found = moments.wanted("", run, [saved("old", 1)], own=True)
+        assert found
+        assert not found.own
+        assert datetime.now(UTC) - found.moment < timedelta(minutes=1)
+        later = moments.wanted("2026-01-03", run, [saved("old", 1)], own=True)
+        assert later
+        assert not later.own  # what the new host has archived so far may be of an empty app
+    assert moments.wanted("", run, [saved("old", 1), saved("new", 2)], own=True) is None
+
+
+def test_a_restore_says_how_old_a_backup_is_against_the_time_that_was_asked_for() -> None:
+    run = Run("shop", "20260102T030405Z", "files", "database")
+    assert run.note("2026-01-02 17:06:07+00:00") == (
+        f"The backup is that of {run.shown}, 14 h 2 min before the time that was asked for."
+    )
+    assert ", 2 d before" in run.note("2026-01-04 03:04:05+00:00")
+    assert run.note("2026-01-02 03:04:05+00:00") == run.note("") == ""
 
 
 def test_a_target_restores_the_archive_that_had_begun_before_the_moment() -> None:
-    def saved(archive: str, hour: int) -> Snapshot:
-        return Snapshot(f"{archive}{hour}", "", ("app:x", f"run:20260102T{hour:02}0000Z", f"archive:{archive}"), ())
-
     snapshots = [saved("old", 1), saved("old", 3), saved("new", 5), saved("new", 7)]
     target = Target("store", "rclone:web1")
 

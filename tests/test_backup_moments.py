@@ -2,170 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import archived_cluster
 import pytest
-from backups import restoring, saving, settings, units
-from backups.archive import Archive, NoArchive, base_for, cipher, since
-from backups.moments import Moments
-from backups.postgres import Server
+from archived_cluster import BIN, Cluster, Writer, rows, text_of
+from backups.archive import NoArchive, base_for, since
 from backups.restoring import Restorer
 from backups.saving import Saver
-from backups.settings import App, BackupError, Settings, Target
+from backups.settings import BackupError, Settings
 from backups.shipping import Log, Shipper
 from backups.status import Status
-from programs import find
 
-BIN = Path(find("initdb")).parent
 pytestmark = [pytest.mark.needs("root", "restic", "initdb", "pgbackrest"), pytest.mark.slow]
-ROLES = """
-CREATE ROLE shop LOGIN;
-CREATE ROLE other LOGIN;
-CREATE ROLE backups LOGIN BYPASSRLS IN ROLE pg_read_all_data;
-CREATE ROLE "backups-restore" LOGIN CREATEDB;
-"""
-Render = Callable[..., str]
-
-
-@dataclass
-class Cluster:
-    """A running cluster whose WAL is archived."""
-
-    folder: Path
-    server: Server
-    archive: Archive
-
-    def control(self, *argv: str) -> None:
-        self.archive.run(f"{BIN}/pg_ctl", "--pgdata", f"{self.folder}/data", "--wait", *argv)
-
-    def base(self) -> None:
-        assert self.archive.back_up(f"{self.folder}/data")
-
-
-@pytest.fixture
-def cluster(render: Render) -> Iterator[Cluster]:
-    folder = Path(tempfile.mkdtemp(prefix="cluster-", dir="/tmp"))
-    shutil.chown(folder, "postgres")
-    folder.chmod(0o755)
-    config = folder / "pgbackrest.conf"
-    archive = Archive(folder / "repository", config)
-    made = Cluster(folder, Server(role="postgres"), archive)
-    text = render("backup", "pgbackrest.conf.j2", backup_point_in_time_queue=1024, __backup_cipher=cipher("squid-ink"))
-    config.write_text(f"{text}\n[main]\npg1-socket-path={folder}\n".replace("/run/pgbackrest", f"{folder}/lock"))
-    archive.run("mkdir", str(archive.repository))
-    archive.run(f"{BIN}/initdb", f"--pgdata={folder}/data", "--auth=trust", "--no-sync", "--locale=C.UTF-8")
-    push = f'pgbackrest --config={config} --repo1-path={archive.repository} --stanza=main --pg1-path="$PWD"'
-    values = {
-        "listen_addresses": "",
-        "unix_socket_directories": str(folder),
-        "fsync": "off",
-        "archive_mode": "on",
-        "archive_timeout": "2",
-        "archive_command": f'{push} archive-push "%p"',
-    }
-    with (folder / "data/postgresql.conf").open("a") as file:
-        file.writelines(f"{name} = '{value}'\n" for name, value in values.items())
-    before = os.environ.get("PGHOST")
-    try:
-        made.control("--log", f"{folder}/log", "start")
-        os.environ["PGHOST"] = str(folder)
-        made.server.sql(ROLES)
-        made.server.create("shop", "shop")
-        made.server.let_connect("shop", "backups")
-        made.server.sql("SET ROLE shop; CREATE TABLE public.ticks (at timestamptz, n int)", "shop")
-        made.server.create("other", "other")
-        yield made
-    finally:
-        os.environ.pop("PGHOST", None)
-        if before:
-            os.environ["PGHOST"] = before
-        if (folder / "data/postmaster.pid").exists():
-            made.control("--mode=immediate", "stop")
-        shutil.rmtree(folder)
-
-
-@pytest.fixture
-def folders(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    for module in (settings, saving, restoring):
-        monkeypatch.setattr(module, "APPS", tmp_path / "srv")
-    monkeypatch.setattr(units, "systemctl", lambda *_: "")
-    monkeypatch.setattr(saving, "Server", lambda: Server(role="backups"))
-    monkeypatch.setattr(
-        saving, "dump_command", lambda name: ["pg_dump", "--format=custom", f"--dbname={name}", "-Ubackups"]
-    )
-    scratch = cluster.folder / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(restoring, "Moments", lambda server: Moments(server, cluster.archive, scratch))
-    for folder in ("etc", "state", "state/shared"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "etc/password").write_text("squid-ink\n")
-    return {"state": tmp_path / "state", "config": tmp_path / "etc"}
-
-
-@pytest.fixture
-def chosen(tmp_path: Path) -> Settings:
-    targets = (Target("disk", str(tmp_path / "repository")),)
-    return Settings("db1", (App("shop", data=False, database=True),), targets, point_in_time=True)
-
-
-@pytest.fixture
-def saver(chosen: Settings, folders: dict[str, Any], cluster: Cluster) -> Saver:
-    return Saver(chosen, cache=None, archive=cluster.archive, **folders)
-
-
-@pytest.fixture
-def restorer(chosen: Settings, folders: dict[str, Any], cluster: Cluster) -> Restorer:
-    return Restorer(chosen, server=cluster.server, loader=Server(role="backups-restore"), **folders)
-
-
-@pytest.fixture
-def shipper(saver: Saver, chosen: Settings, folders: dict[str, Any], cluster: Cluster) -> Shipper:
-    return Shipper(saver.engine(chosen.targets[0]), folders["state"], cluster.archive, cluster.server)
-
-
-class Writer(threading.Thread):
-    """Writes a row each 100 ms, and keeps when each one was committed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ended = threading.Event()
-        self.committed: list[float] = []
-
-    def run(self) -> None:
-        psql = ["psql", "--username=shop", "--no-psqlrc", "--quiet", "--dbname=shop"]
-        with subprocess.Popen(psql, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdin
-            assert process.stdout
-            while not self.ended.wait(0.1):  # the computer may be busy, so that it takes longer
-                process.stdin.write(f"INSERT INTO ticks VALUES (clock_timestamp(), {len(self.committed)});\n\\echo x\n")
-                process.stdin.flush()
-                process.stdout.readline()
-                self.committed.append(time.time())
-
-    def write(self, count: int) -> None:
-        self.start()
-        while len(self.committed) < count:
-            time.sleep(0.1)
-        self.ended.set()
-        self.join()
-
-
-def text_of(moment: datetime) -> str:
-    return moment.astimezone().isoformat(sep=" ")
-
-
-def rows(server: Server, name: str) -> list[int]:
-    return [int(n) for n in server.sql("SELECT n FROM public.ticks ORDER BY n", name).splitlines()]
+cluster, chosen, folders = archived_cluster.cluster, archived_cluster.chosen, archived_cluster.folders
+saver, restorer, shipper = archived_cluster.saver, archived_cluster.restorer, archived_cluster.shipper
 
 
 def test_a_restore_to_a_second_has_all_rows_before_it_and_none_after(
@@ -190,24 +45,19 @@ def test_a_restore_to_a_second_has_all_rows_before_it_and_none_after(
     assert list((cluster.folder / "scratch").iterdir()) == []
 
 
-def test_a_lost_host_is_restored_from_what_its_target_has(
-    saver: Saver, restorer: Restorer, shipper: Shipper, cluster: Cluster, chosen: Settings, folders: dict[str, Any]
+def test_the_present_minute_is_restored_to_now_and_not_to_the_last_backup(
+    saver: Saver, restorer: Restorer, cluster: Cluster
 ) -> None:
     cluster.base()
     assert saver.run([]) == []
-    writer = Writer()
-    writer.write(5)
-    time.sleep(2.5)  # archive_timeout
-    assert shipper.once() == ""
-    sent = time.time()
-    cluster.server.sql("DELETE FROM public.ticks", "shop")
-    shutil.rmtree(cluster.archive.repository / "archive/main")
-    shutil.rmtree(cluster.archive.repository / "backup/main")
-    plan = restorer.prepare("shop", at=text_of(datetime.fromtimestamp(sent, UTC)), as_name="shop-copy", target="disk")
-    assert rows(cluster.server, "shop-copy") == list(range(len(writer.committed)))
-    assert "The archive ends before that moment" in plan.facts["note"]
-    other = replace(chosen, host="db1")
-    assert Restorer(other, server=cluster.server, **folders).backups("disk", "db1")
+    cluster.server.sql("INSERT INTO public.ticks VALUES (now(), 1)", "shop")
+    minute = (datetime.now() + timedelta(minutes=1)).strftime("%Y-%m-%d %H:%M")
+    with pytest.raises(BackupError, match=r"backup of 2.* before the time that was asked for, with the database of 2"):
+        restorer.prepare("shop", at=minute)
+    plan = restorer.prepare("shop", at=minute, as_name="shop-copy")
+    assert rows(cluster.server, "shop-copy") == [1]
+    assert "The backup is that of" in plan.facts["note"]
+    assert "The database is that of" in plan.facts["note"]
 
 
 def test_the_time_of_a_backup_restores_its_dump(saver: Saver, restorer: Restorer, cluster: Cluster) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
 from ansible_collections.blueoctopus.site.plugins.modules import backup_run
+from modules import call
 
 
 def test_results_since_the_start_are_shown() -> None:
@@ -20,3 +26,40 @@ def test_results_since_the_start_are_shown() -> None:
     assert backup_run.drill_lines(drills, 100) == (["shop from store: 3 rows, 5 B, 2 s"], [])
     drills["drills"]["shop"]["note"] = "not loaded"
     assert backup_run.drill_lines(drills, 100)[0][1] == "  not loaded"
+
+
+@pytest.mark.parametrize(
+    ("status", "kept", "options", "starts"),
+    [
+        ({}, "[]", {"only_first": True}, True),
+        ({}, '[{"app": "shop"}]', {"only_first": True}, False),  # a new host in place of a lost one
+        ({}, '[{"app": "shop"}]', {"only_first": True, "new_archive": True}, False),
+        ({}, "no repository", {"only_first": True}, True),
+        ({"shop": {}}, '[{"app": "shop"}]', {"only_first": True}, False),
+        ({"shop": {}}, '[{"app": "shop"}]', {"only_first": True, "new_archive": True}, True),
+        ({"shop": {}}, '[{"app": "shop"}]', {}, True),
+    ],
+)
+def test_a_new_host_in_place_of_a_lost_one_adds_no_backup_of_its_empty_apps(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: dict[str, Any],
+    kept: str,
+    options: dict[str, Any],
+    starts: bool,
+) -> None:
+    """The first backup is made at the first run on a host; a restore takes the newest one."""
+    (tmp_path / "settings.json").write_text('{"targets": [{"name": "new"}, {"name": "store"}]}')
+    (tmp_path / "backup").write_text(
+        f"#!/bin/sh\n[ \"$*\" != 'list --target new --json' ] || exec echo '[]'\n"
+        f"[ '{kept}' != 'no repository' ] || exit 1\n[ \"$*\" = 'list --target store --json' ] && echo '{kept}'\n"
+    )
+    (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/started\n')
+    for program in ("backup", "systemctl"):
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(backup_run, "PROGRAM", str(tmp_path / "backup"))
+    monkeypatch.setattr(backup_run, "SETTINGS", tmp_path / "settings.json")
+    monkeypatch.setattr(backup_run, "read_status", lambda: {"backups": status, "drills": {}})
+    assert call(backup_run, **options)["changed"] == starts
+    assert (tmp_path / "started").exists() == starts

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.modules import backup_access
-from backups import store
+from backups import runs, store
+from backups.saving import Saver
 from backups.settings import BackupError
 from backups.shipping import unpack
 
@@ -85,3 +86,27 @@ def test_a_file_of_a_stolen_host_writes_nothing_but_wal(tmp_path: Path, name: st
     with pytest.raises(BackupError, match="among its WAL"):
         unpack(file, tmp_path / "inner")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs("restic")
+def test_the_wal_of_a_lost_host_stays_until_its_backups_have_expired(saver: Saver, tmp_path: Path) -> None:
+    """The host that replaces it has an archive of its own. No backup of that contains WAL of the old one."""
+    target, restic = saver.settings.target(), saver.engine(saver.settings.target())
+    old, new, expired = ("a" * 32, "b" * 32, "c" * 32)
+    restic.create()
+    for archive, stamp in ((old, "20260110T030000Z"), (new, "20260120T030000Z")):
+        tags = [*runs.tags_of("postgresql.cluster", "files", stamp), f"archive:{archive}"]
+        restic.save_files([tmp_path / "etc"], [], tags)
+    log = tmp_path / "repository.wal"
+    log.mkdir()
+    names = [
+        f"{archive}-202601{day}T120000.000000Z.tar"
+        for archive, days in ((old, ("01", "10", "11")), (new, ("11", "19", "21")), (expired, ("02",)))
+        for day in days
+    ]
+    for name in names:
+        (log / name).touch()
+    saver.prune(target)
+    kept = sorted(path.name for path in log.iterdir())
+    assert kept == [names[1], names[2], names[4], names[5]]

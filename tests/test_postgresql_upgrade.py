@@ -161,20 +161,70 @@ upgrade.MARKER.write_text("16")
 shell("pg_ctlcluster --skip-systemctl-redirect 15 main stop")
 shown["interrupted"] = step("check")["interrupted"]
 shown["repeated"] = step("upgrade"), clusters()["16"]
-# Killed before the new one was started for its clients.
-shell("pg_ctlcluster --skip-systemctl-redirect 16 main stop; rm /etc/postgresql/16/main/conf.d/*")
-upgrade.MARKER.write_text("16")
-shown["finished"] = step("upgrade")["changed"], psql("SHOW max_connections;"), upgrade.MARKER.exists()
+# Killed before the new one was started for its clients: after both were compared, and before.
+def kill(marker):
+    shell("pg_ctlcluster --skip-systemctl-redirect 16 main stop")
+    upgrade.MARKER.write_text(marker)
+psql("CREATE TABLE public.later ();", "shop")
+kill("16 compared")
+shown["finished"] = step("upgrade")["changed"], upgrade.MARKER.exists()
+psql("DROP TABLE public.later; DELETE FROM public.entry WHERE n = 1;", "shop")
+kill("16 compared")
+shown["written"] = step("upgrade")["changed"], upgrade.MARKER.exists()
+psql("INSERT INTO public.entry VALUES (1);", "shop")
+kill("16")
+shell("rm /etc/postgresql/16/main/conf.d/*; pg_ctlcluster --skip-systemctl-redirect 15 main start")
+shown["compared"] = step("upgrade"), psql("SHOW max_connections;"), upgrade.MARKER.exists()
+psql("DELETE FROM public.entry WHERE n = 1;", "shop")
+kill("16")
+shown["differs"] = step("upgrade").get("msg", ""), clusters(), upgrade.MARKER.exists()
 """)
     message, clusters, rows = shown["lost"]
-    assert "does not have the same rows in: shop: public.entry" in message
+    assert "does not have the same content in: shop: public.entry" in message
     assert "PostgreSQL 15 runs as before" in message
     assert (clusters, rows) == ({"15": [5432, "online"]}, "500")
     assert "a second cluster with databases, PostgreSQL 16 on port 5433" in shown["refused"]
     assert shown["interrupted"] is True
     assert shown["repeated"][0].get("rows") == 500, shown["repeated"]
     assert shown["repeated"][1] == [5432, "online"]
-    assert shown["finished"] == [True, "33", False]
+    assert shown["finished"] == shown["written"] == [True, False]
+    compared, settings, begun = shown["compared"]
+    assert (compared.get("rows"), settings, begun) == (500, "33", False), compared
+    message, clusters, begun = shown["differs"]
+    assert "does not have the same content in: shop: public.entry\n" in message
+    assert (clusters, begun) == ({"15": [5432, "online"]}, False)
+
+
+def test_sequences_views_functions_indexes_and_extensions_are_compared(
+    host: Callable[[str], dict[str, Any]],
+) -> None:
+    """A materialized view is refreshed in the copy, as pg_upgradecluster leaves it empty; so its rows may differ."""
+    shown = host("""
+psql('''CREATE SEQUENCE public.numbers; SELECT nextval('public.numbers'); CREATE SEQUENCE public.unused;
+    CREATE EXTENSION pg_trgm SCHEMA public; CREATE INDEX by_n ON public.entry (n);
+    CREATE VIEW public.some AS SELECT n FROM public.entry WHERE n < 3;
+    CREATE FUNCTION public.one() RETURNS int LANGUAGE sql AS 'SELECT 1';
+    INSERT INTO public.entry VALUES (0);
+    CREATE MATERIALIZED VIEW public.counted AS SELECT n FROM public.entry WHERE n < 10;
+    DELETE FROM public.entry WHERE n = 0;
+    ''', "shop")
+real = upgrade.copy_settings
+def copied(old, new):
+    real(old, new)
+    shell(f"pg_ctlcluster --skip-systemctl-redirect {new} main start")
+    psql('''DROP VIEW public.some; DROP INDEX public.by_n; DROP FUNCTION public.one(); DROP EXTENSION pg_trgm;
+        SELECT setval('public.numbers', 9);''', "shop", upgrade.cluster(new).port)
+    shell(f"pg_ctlcluster --skip-systemctl-redirect {new} main stop")
+upgrade.copy_settings = copied
+shown["lost"] = step("upgrade").get("msg", "")
+upgrade.copy_settings = real
+shown["whole"] = step("upgrade"), psql("SELECT count(*) FROM public.counted;", "shop")
+""")
+    for name in ("views", "indexes", "functions", "extensions", "sequence public.numbers"):
+        assert f"shop: {name}" in shown["lost"], shown
+    assert "unused" not in shown["lost"]
+    upgraded, refreshed = shown["whole"]
+    assert (upgraded.get("rows"), refreshed) == (500, "9"), shown["whole"]
 
 
 def test_a_replica_and_too_small_a_disk_are_refused_before_anything_is_changed(

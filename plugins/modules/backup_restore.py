@@ -22,7 +22,9 @@ options:
     choices: [prepare, stop, swap, start, undo]
     required: true
   at:
-    description: A time. The newest backup that is not younger is restored; the newest one of all when empty.
+    description: >-
+      A time. The newest backup that is not younger is restored, and a database with an archive as of that time; the
+      newest backup when empty, and the end of the archive of a lost host.
     type: str
     default: ""
   as_name:

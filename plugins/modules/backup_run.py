@@ -21,7 +21,13 @@ options:
     choices: [backup, drill, check, prune]
     default: backup
   only_first:
-    description: Do nothing if the host has backups already.
+    description: >-
+      Do nothing if the host has made backups already, or if a target has backups of a host of its name. Those are of a
+      host that this one replaces, and the data of this one is not restored yet.
+    type: bool
+    default: false
+  new_archive:
+    description: Whether a host that has made backups has a new archive of PostgreSQL, which O(only_first) saves.
     type: bool
     default: false
   config:
@@ -67,6 +73,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status imp
     NOT_INSTALLED,
     PROGRAM,
     SETTINGS,
+    read_json,
     read_status,
     size,
 )
@@ -83,7 +90,6 @@ def backup_lines(status: dict[str, Any], since: float) -> tuple[list[str], list[
                 lines.append(
                     f"{app} to {target}: {size(entry['size'])}, {size(entry['added'])} new, {entry['seconds']} s"
                 )
-                lines += [f"  {warning}" for warning in entry.get("warnings", [])]
     return lines, problems
 
 
@@ -104,12 +110,19 @@ def drill_lines(status: dict[str, Any], since: float) -> tuple[list[str], list[s
     return lines, problems
 
 
+def target_has_backups(module: AnsibleModule) -> bool:
+    """Whether a target has backups of this host; one without a repository has none."""
+    listed = ([PROGRAM, "list", "--target", target["name"], "--json"] for target in read_json(SETTINGS)["targets"])
+    return any(not code and json.loads(output) for code, output, _ in map(module.run_command, listed))
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "app": {"type": "str", "default": ""},
             "operation": {"type": "str", "choices": ["backup", "drill", "check", "prune"], "default": "backup"},
             "only_first": {"type": "bool", "default": False},
+            "new_archive": {"type": "bool", "default": False},
             "config": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -120,7 +133,8 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(changed=True, lines=[], problems=[])
         module.fail_json(msg=NOT_INSTALLED, problems=[])
-    if params["only_first"] and read_status()["backups"]:
+    made = bool(read_status()["backups"])
+    if params["only_first"] and (not params["new_archive"] if made else target_has_backups(module)):
         module.exit_json(changed=False, lines=[], problems=[])
     if module.check_mode:
         module.exit_json(changed=True, lines=[], problems=[])

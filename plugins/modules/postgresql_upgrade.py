@@ -9,8 +9,10 @@ short_description: Upgrade the PostgreSQL cluster of a host to a newer major ver
 description:
   - Copies the cluster C(main) on port 5432 to a new one of the newest major version that is installed, with Debian's
     C(pg_upgradecluster). The new cluster gets the port; the former one is kept, stopped.
-  - Compares the number of rows of every table afterwards. If they differ, or a step fails, the former cluster is
-    started again, and the new one is dropped. Clients can't connect in the meantime.
+  - Refreshes the materialized views that had content, as C(pg_upgradecluster) leaves them empty. Then compares the
+    number of rows of every table, the values of sequences, and the numbers of views, indexes, functions and extensions,
+    also when an earlier run was interrupted before that. If they differ, or a step fails, the former cluster is started
+    again, and the new one is dropped. Clients can't connect in the meantime.
 options:
   step:
     description: >-
@@ -67,7 +69,6 @@ dropped:
 """
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -81,10 +82,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils import postgresql
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import read, write
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import CLUSTER, PostgresqlError, psql
+from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql_contents import objects, refresh, rows
 
 PROGRAMS = Path("/usr/lib/postgresql")
-# Exists while a cluster is copied. The version in it is that of a cluster that is not complete.
+# Exists while a cluster is copied. The version in it is that of a cluster that is not complete. After the comparison,
+# it has another word: clients may then have written to that cluster.
 MARKER = Path("/etc/postgresql-upgrade-to")
+COMPARED = "compared"
 SPARE = 512 * 2**20  # bytes that stay free
 FIRST_OWN = 16384  # the lowest number of a database that is not from initdb
 START_TIMEOUT = 120  # seconds
@@ -98,11 +102,6 @@ SIZE = "SELECT coalesce(sum(pg_database_size(oid)), 0) FROM pg_database;"
 REPLICAS = """SELECT CASE WHEN pg_is_in_recovery() THEN 'it is a replica itself'
   WHEN EXISTS (SELECT FROM pg_stat_replication) THEN 'a replica is connected'
   WHEN EXISTS (SELECT FROM pg_replication_slots) THEN 'it has replication slots' ELSE '' END;"""
-DATABASES = "SELECT json_agg(datname ORDER BY datname) FROM pg_database WHERE datallowconn;"
-# Exact numbers of rows. Statistics would not tell that rows are missing.
-ROWS = """SELECT coalesce(json_object_agg(format('%I.%I', schemaname, tablename), (xpath('/row/n/text()',
-    query_to_xml(format('SELECT count(*) AS n FROM %I.%I', schemaname, tablename), false, true, '')))[1]::text), '{}')
-  FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema');"""
 
 
 @dataclass(frozen=True)
@@ -218,17 +217,7 @@ def check(old: Cluster, new: str, dump: str) -> None:
 
 def interrupted() -> str:
     """The version of the new cluster of an upgrade that was interrupted; empty without one."""
-    return MARKER.read_text().strip() if MARKER.exists() else ""
-
-
-def rows(port: int) -> dict[str, str]:
-    """The number of rows of each table, by the names of database and table; an empty database is listed, too."""
-    found = {}
-    for database in json.loads(psql(DATABASES, port=port)):
-        found[database] = ""
-        counts = json.loads(psql(ROWS, database, port))
-        found |= {f"{database}: {table}": count for table, count in counts.items()}
-    return found
+    return MARKER.read_text().split()[0] if MARKER.exists() else ""
 
 
 def wait(server: Cluster) -> None:
@@ -263,6 +252,8 @@ def start(server: Cluster) -> None:
 @contextlib.contextmanager
 def without_clients(server: Cluster) -> Iterator[None]:
     """A running server that only its superuser can connect to."""
+    if "down" not in server.status:  # an interrupted run has left it
+        run("pg_ctlcluster", "--skip-systemctl-redirect", server.version, CLUSTER, "stop")
     access = postgresql.SOCKETS / "upgrade_hba.conf"
     write(access, "local all postgres peer\n")
     options = f"-c hba_file={access} -c listen_addresses="
@@ -310,25 +301,38 @@ def write_dump(path: Path) -> None:
     partial.replace(path)
 
 
-def upgrade(old: str, new: str) -> int:
+def upgrade(old: str, new: str, copied: bool = False) -> int:
     """Copy the cluster to a new one, which then has its port, and return the number of rows in all tables.
+
+    Args:
+        old: version of the cluster.
+        new: version of the new one.
+        copied: whether an earlier run has copied it, and was interrupted before it had compared both.
 
     Raises:
         PostgresqlError: when it fails; the old cluster runs as before.
     """
-    if cluster(new):  # an empty one, as an upgrade of Debian creates it
+    if cluster(new) and not copied:  # an empty one, as an upgrade of Debian creates it
         run("pg_dropcluster", "--stop", new, CLUSTER)
     write(MARKER, f"{new}\n")
     try:
-        run("pg_upgradecluster", "--no-start", "-v", new, old, CLUSTER)
+        if not copied:
+            run("pg_upgradecluster", "--no-start", "-v", new, old, CLUSTER)
         copy_settings(old, new)
-        found = []
+        found: list[dict[str, str]] = []
+        others: list[dict[str, str | None]] = []
         # Both without clients: pg_upgradecluster goes on when a table can't be restored.
         for one in (one for one in clusters() if one.version in (old, new)):
             with without_clients(one):
+                if others:
+                    refresh(one.port, others[0])
                 found.append(rows(one.port))
-        if missing := [name for name, count in found[0].items() if found[1].get(name) != count]:
-            raise PostgresqlError(f"PostgreSQL {new} does not have the same rows in: {', '.join(missing[:10])}")
+                others.append(objects(one.port))
+        missing = [name for name, count in found[0].items() if found[1].get(name) != count]
+        missing += [name for name, value in others[0].items() if others[1].get(name, "") != value]
+        if missing:
+            raise PostgresqlError(f"PostgreSQL {new} does not have the same content in: {', '.join(missing[:10])}")
+        write(MARKER, f"{new} {COMPARED}\n")
         start(current())
     except PostgresqlError as error:
         undo(old, new)
@@ -372,9 +376,11 @@ def main() -> None:
         needed = int(new) > int(old.version) or begun == old.version
         if step == "upgrade" and begun and not module.check_mode:
             if begun == old.version:  # the copy was complete
-                copy_settings(former()[-1].version, begun)
-                start(old)
-                module.exit_json(changed=True, needed=True, old=former()[-1].version, new=begun, rows=0)
+                before = [one.version for one in clusters() if int(one.version) < int(begun)][-1]
+                if COMPARED in MARKER.read_text():
+                    start(old)
+                count = upgrade(before, begun, copied=True) if MARKER.exists() else 0
+                module.exit_json(changed=True, needed=True, old=before, new=begun, rows=count)
             undo(old.version, begun)
             old = current()
         if needed and not (begun and (step == "check" or module.check_mode)):

@@ -142,6 +142,7 @@ class Archive:
                 [*become, *argv],
                 capture_output=True,
                 text=True,
+                errors="replace",
                 cwd="/",
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
@@ -228,14 +229,21 @@ class Archive:
                 found.append(Segment(inner, timeline, number, path.stat().st_mtime))
         return sorted(found, key=lambda one: (one.timeline, one.number, one.time))
 
-    def restore(self, moment: datetime, data: Path) -> None:
-        """Restore the cluster as of a moment into an empty folder. PostgreSQL gets the WAL when it starts there."""
-        target = moment.strftime("%Y-%m-%d %H:%M:%S.%f+00")
-        self.pgbackrest(
-            "restore",
-            f"--pg1-path={data}",
-            "--type=time",
-            f"--target={target}",
-            "--target-action=promote",
-            "--archive-mode=off",
-        )
+    def end(self, moment: float) -> float:
+        """When the newest WAL was archived that continues the base backup for a moment."""
+        segments = self.segments()
+        base = base_for(moment, self.bases(), segments)
+        return max((one.time for one in segments if one.timeline == base.start[0]), default=base.stop)
+
+    def restore(self, moment: datetime | None, data: Path) -> None:
+        """Restore the cluster into an empty folder. PostgreSQL gets the WAL when it starts there.
+
+        Args:
+            moment: the moment; None for all WAL.
+            data: the folder.
+        """
+        end = ["--type=default"]
+        if moment:
+            target = moment.strftime("%Y-%m-%d %H:%M:%S.%f+00")
+            end = ["--type=time", f"--target={target}", "--target-action=promote"]
+        self.pgbackrest("restore", f"--pg1-path={data}", *end, "--archive-mode=off")

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import time
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ class Drill:
                 raise BackupError(f"The drill needs {needed >> 20} MiB, but {folder} has {free >> 20} MiB free.")
             engine.restore(run.files, folder)
             about = json.loads(restored(folder, self.state / "stage" / app.name / MANIFEST).read_text())
-            found = {"backup": run.stamp, "size": needed, **self.check_files(app, folder, about)}
+            saved = engine.files(run.files, APPS / app.name / "data") if app.data else 0
+            found = {"backup": run.stamp, "size": needed, **self.check_files(app, folder, about, saved)}
             if app.redis and about.get("redis"):
                 found["keys"] = redis.check(restored(folder, Path(app.redis_folder, Path(about["redis"]).name)))
             if database:
@@ -100,16 +102,28 @@ class Drill:
             make_removable(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def check_files(self, app: App, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-        """Check the restored files, whose contents restic has verified, and the SQLite databases among them."""
+    def check_files(self, app: App, folder: Path, about: dict[str, Any], saved: int) -> dict[str, Any]:
+        """Check the restored files, whose contents restic has verified, and the SQLite databases among them.
+
+        Args:
+            app: the app.
+            folder: where the backup was restored.
+            about: its description.
+            saved: number of files that the repository has of the data folder.
+        """
         if not app.data:
             return {}
         data = restored(folder, APPS / app.name / "data")
         make_removable(data)
+        if (found := files_in(data)) != saved:
+            raise BackupError(f"The backup of {app.name} has {saved} files, but {found} were restored.")
         put_copies(Path(f"{folder}{self.state}/stage/{app.name}/sqlite"), data, about["sqlite"])
         if damaged := problems(data):
             raise BackupError(f"Damaged SQLite databases in the backup of {app.name}: {'; '.join(damaged)}")
-        return {"files": sum(len(names) for _, _, names in os.walk(data)), "sqlite": len(about["sqlite"])}
+        files = files_in(data)
+        if not files and about.get("has_files"):
+            raise BackupError(f"The backup of {app.name} has no files. The app had some when it was made.")
+        return {"files": files, "sqlite": len(about["sqlite"])}
 
     def check_database(self, dump: Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
         """Load a dump into a scratch database, and count its tables and rows.
@@ -148,6 +162,7 @@ class Drill:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                errors="replace",
                 timeout=COMMAND_TIMEOUT,
             )
         except subprocess.TimeoutExpired:
@@ -156,6 +171,11 @@ class Drill:
         if done.returncode:
             said = done.stdout.strip()[-600:]
             raise BackupError(f"{self.settings.drill_command} ended with exit status {done.returncode}: {said}")
+
+
+def files_in(folder: Path) -> int:
+    """The number of regular files in a folder, and in the folders below it."""
+    return sum(stat.S_ISREG(os.lstat(Path(root, name)).st_mode) for root, _, names in os.walk(folder) for name in names)
 
 
 def make_removable(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -108,12 +109,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Saved:
-    """The result of a backup: the snapshot, the size of the content and of its new part, and unreadable files."""
+    """The result of a backup: the snapshot, the size of the content and of its new part, and files that it lacks."""
 
     id: str
     size: int
     added: int
-    warnings: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 class Restic:
@@ -196,7 +197,12 @@ class Restic:
         """
         try:
             done = subprocess.run(
-                self.argv(*words), env=self.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+                self.argv(*words),
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",  # names of files
             )
         except FileNotFoundError:
             raise BackupError("restic is not installed on this host. Run playbooks/site.yml.") from None
@@ -216,7 +222,7 @@ class Restic:
         excluded = [word for pattern in exclude for word in ("--exclude", pattern)]
         words = ["backup", "--json", "--host", self.host, *self.tags(tags), *excluded, "--", *map(str, paths)]
         done = self.call(*words, accept=(0, INCOMPLETE))
-        return summary(done.stdout, warnings_of(done.stderr) if done.returncode == INCOMPLETE else ())
+        return summary(done.stdout, unreadable(done.stderr) if done.returncode == INCOMPLETE else ())
 
     def save_output(self, command: list[str], name: str, tags: Iterable[str]) -> Saved:
         """Save what a command prints. If the command fails, nothing is saved.
@@ -238,10 +244,16 @@ class Restic:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                errors="replace",
             )
             os.close(reader)
             source = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, text=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=writer,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
             )
             said = read_all(source.stderr)
             if source.wait() != 0 and not ends_by_itself(restic):
@@ -273,6 +285,11 @@ class Restic:
     def size(self, snapshot: str) -> int:
         """The bytes that a restore of a snapshot writes."""
         return int(json.loads(self.call("stats", "--json", "--mode", "restore-size", snapshot).stdout)["total_size"])
+
+    def files(self, snapshot: str, folder: Path) -> int:
+        """The number of regular files in a folder of a snapshot, and in the folders below it."""
+        listed = self.call("ls", "--json", "--recursive", snapshot, str(folder)).stdout.splitlines()
+        return sum(json.loads(line).get("type") == "file" for line in listed)
 
     def forget(self, snapshots: list[str]) -> None:
         """Delete snapshots and the data that no other snapshot needs."""
@@ -306,20 +323,27 @@ def read_all(stream: IO[str] | None) -> str:
     return stream.read() if stream else ""
 
 
-def summary(output: str, warnings: tuple[str, ...] = ()) -> Saved:
+def summary(output: str, lacks: tuple[str, ...] = ()) -> Saved:
     """The last message of `restic backup --json`."""
     last = json.loads(output.strip().splitlines()[-1])
-    return Saved(str(last["snapshot_id"]), int(last["total_bytes_processed"]), int(last["data_added"]), warnings)
+    return Saved(str(last["snapshot_id"]), int(last["total_bytes_processed"]), int(last["data_added"]), lacks)
 
 
-def warnings_of(errors: str) -> tuple[str, ...]:
-    """The files that restic could not read."""
+def unreadable(errors: str) -> tuple[str, ...]:
+    """The files that restic could not read, without those that were deleted while it ran."""
     found = []
     for line in errors.splitlines():
-        try:
+        with contextlib.suppress(ValueError):
             message = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(message, dict) and message.get("message_type") == "error":
-            found.append(f"{message.get('item', '')} was not readable")
-    return tuple(found) or ("some files were not readable",)
+            if isinstance(message, dict) and message.get("message_type") == "error":
+                found.append((f"/{message.get('item', '').lstrip('/')}", message.get("error") or {}))
+    if not found:
+        return ("some files",)
+    return tuple(dict.fromkeys(path for path, error in found if not is_gone(path, error)))
+
+
+def is_gone(path: str, error: dict[str, Any]) -> bool:
+    """Whether a file does not exist. Debian 12's restic tells no cause for folders."""
+    if error.get("Err") == errno.ENOENT or "no such file" in str(error.get("message", "")):
+        return True
+    return "\ufffd" not in path and not os.path.lexists(path)  # with that character, it is not the name itself

@@ -117,9 +117,8 @@ def restore(given: argparse.Namespace, restorer: Restorer) -> int:
 
 def report(backup: str, given: argparse.Namespace, facts: dict[str, object]) -> str:
     where = f"the copy {given.as_name}" if given.as_name else given.app
-    return f"Restored {where} from the backup of {backup}: " + ", ".join(
-        f"{value} {key}" for key, value in facts.items()
-    )
+    found = ", ".join(f"{value} {key}" for key, value in facts.items() if key != "note")
+    return f"Restored {where} from the backup of {backup}: {found}\n{facts.get('note', '')}".strip()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -164,7 +163,7 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         if names and not any(run.app == given.app for run in found):
             choose(found, given.app, "", "The target")  # explains it
         shown = [run for run in found if not names or run.app == given.app]
-        lines = "\n".join(f"{run.shown}  {run.app}" for run in shown)
+        lines = "\n".join(f"{run.shown}  {run.app}{'  incomplete' * run.incomplete}" for run in shown)
         print(json.dumps([asdict(run) for run in shown]) if given.json else lines)
         return 0
     if given.command in ("prune", "check"):

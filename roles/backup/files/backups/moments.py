@@ -25,7 +25,7 @@ PATIENCE = 60  # seconds to wait until the newest WAL is in the archive
 RECOVERY_TIMEOUT = 86400  # seconds
 STOPPED = 3  # exit status of pg_ctl for a server that does not run
 TOO_EARLY = "recovery ended before configured recovery target was reached"
-MARGIN = 3600  # seconds by which the WAL of a moment may be sent later, at most
+MARGIN = 3600  # seconds within which PostgreSQL archives its WAL, unless that fails
 # One client, and hardly any memory. Nothing is archived, and nothing has to survive a crash. What the server needs for
 # the replay, such as its locks, has at least the size that the live cluster may have.
 SETTINGS = {
@@ -46,6 +46,33 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """A moment to restore a database to.
+
+    Args:
+        moment: the moment.
+        at: the time that was asked for; empty for the newest state.
+        own: whether it may be restored from the archive of this host, which needs no target.
+        run: the backup of that time, which has an older dump of the database.
+    """
+
+    moment: datetime
+    at: str
+    own: bool
+    run: runs.Run
+
+    def __str__(self) -> str:
+        return f", with the database of {shown(self.moment.timestamp())} or the end of its archive"
+
+    def note(self, end: float) -> str:
+        """Which moment was restored from an archive that ends at a moment."""
+        seconds = self.moment.timestamp()
+        last = datetime.fromtimestamp(min(end, seconds), UTC)
+        ends = " The archive ends there: it has nothing that was committed later." if end < seconds else ""
+        return f"The database is that of {shown(last.timestamp())}{runs.before(last, self.at)}.{ends}"
+
+
+@dataclass(frozen=True)
 class Moments:
     """Restores the cluster as of a moment.
 
@@ -58,6 +85,30 @@ class Moments:
     server: Server
     archive: Archive = Archive()  # noqa: RUF009
     scratch: Path = SCRATCH
+
+    def wanted(self, at: str, run: runs.Run, snapshots: list[Snapshot], own: bool) -> Wanted | None:
+        """The moment to restore a database to; None for that of a backup.
+
+        Without a time, it is the end of the newest archive of the target, if that is not the archive of this host, but
+        that of a host which is lost, or of another one. The end of its own archive is what this host has already, with
+        all damage.
+
+        Args:
+            at: a time, or nothing for the newest state.
+            run: the backup of that time.
+            snapshots: those of the target.
+            own: whether the archive of this host may be used.
+
+        Raises:
+            BackupError: when it is no time.
+        """
+        now = datetime.now(UTC)
+        newest = [found for one in snapshots if (found := runs.tag(one, "archive"))][-1:]
+        with contextlib.suppress(NoArchive):
+            newest = [] if newest == [self.archive.id] else newest
+        moment = min(runs.latest_moment(at), now) if at else now
+        wanted = Wanted(moment, at, own and not newest, run)
+        return None if moment == run.time or not (at or newest) else wanted
 
     def archive_all(self) -> None:
         """Have everything archived that was committed until now, and a transaction after it that ends a restore."""
@@ -87,7 +138,7 @@ class Moments:
             NoArchive: when the target has none, or not that of the moment.
             BackupError: when it can't be read.
         """
-        chosen = choose(engine.snapshots(f"app:{CLUSTER}"), moment, engine.target)
+        chosen = choose(engine.snapshots(f"app:{CLUSTER}", "kind:files"), moment, engine.target)
         folder = self.scratch / f"{stamp}.archive"
         password = cipher((engine.config / "password").read_text().strip())
         archive = replace(
@@ -97,9 +148,10 @@ class Moments:
         check_space(folder, engine.size(chosen.id), "the archive")
         engine.restore(chosen.id, folder)
         restored(folder, self.archive.repository)
-        if engine.target.has_log:
-            log, end = Log(engine), moment.timestamp() + MARGIN
-            for name in log.names(runs.tag(chosen, "archive"), saved_at(chosen) - MARGIN, end):
+        # WAL may be sent at any time later, as a target may have been down.
+        if engine.target.has_log and saved_at(chosen) < moment.timestamp() + MARGIN:
+            log = Log(engine)
+            for name in log.names(runs.tag(chosen, "archive"), saved_at(chosen) - MARGIN):
                 unpack(log.read(name), archive.repository)
         for root, folders, files in os.walk(folder):
             for name in (*folders, *files):
@@ -107,46 +159,47 @@ class Moments:
         base_for(moment.timestamp(), archive.bases(), archive.segments())
         return archive
 
-    def dump(
-        self, name: str, moment: datetime, engine: Restic, own: bool, stamp: str, to: Path
-    ) -> tuple[dict[str, Any], str]:
-        """Dump a database as of a moment.
+    def dump(self, name: str, wanted: Wanted, engine: Restic, stamp: str, to: Path) -> tuple[dict[str, Any], str]:
+        """Dump a database as of a moment, or as of the end of the archive, if that is before it.
 
         Args:
             name: the database.
-            moment: the moment.
+            wanted: the moment.
             engine: the target with the archive.
-            own: whether it may be the archive of this host, which needs no target.
             stamp: when the restore began.
             to: the file to write.
 
         Returns:
-            The version and the extensions, and a note on what the archive lacks.
+            The version and the extensions, and which moment that is.
 
         Raises:
-            NoArchive: when no archive has that moment.
+            NoArchive: when no archive has that moment, or one that is younger than the backup.
             BackupError: when the restore fails.
         """
+        moment = wanted.moment
         with contextlib.ExitStack() as stack:
             stack.callback(self.clean, stamp)
             try:
-                archive = self.own(moment) if own else self.fetched(engine, moment, stamp)
+                archive = self.own(moment) if wanted.own else self.fetched(engine, moment, stamp)
             except NoArchive as here:
-                if not own:
+                if not wanted.own:
                     raise
                 try:
                     archive = self.fetched(engine, moment, stamp)
                 except NoArchive as there:
                     raise NoArchive(f"{here} {there}") from None
-            server, note = self.cluster(archive, moment, stamp)
+            end = archive.end(moment.timestamp())
+            if end < wanted.run.time.timestamp():
+                raise NoArchive(f"The archive of PostgreSQL ends before it, at {shown(end)}.")
+            server = self.cluster(archive, moment, stamp)
             if not server.exists(name):
                 raise BackupError(f"PostgreSQL had no database {name} at that moment. Choose a later one: -e at=TIME")
             check_space(to.parent, 2 * server.size(name), "the database")
             server.dump(name, to)
-            return {"postgresql": server.major(), "extensions": server.extensions(name)}, note
+            return {"postgresql": server.major(), "extensions": server.extensions(name)}, wanted.note(end)
 
-    def cluster(self, archive: Archive, moment: datetime, stamp: str) -> tuple[Server, str]:
-        """A running cluster as of a moment, until `clean` removes it, and a note on what it lacks.
+    def cluster(self, archive: Archive, moment: datetime, stamp: str) -> Server:
+        """A running cluster as of a moment, or as of the end of its archive, until `clean` removes it.
 
         Raises:
             BackupError: when it does not start, or the disk is too small.
@@ -156,9 +209,9 @@ class Moments:
         size = base_for(moment.timestamp(), archive.bases(), archive.segments()).size
         check_space(folder, size, "the cluster")
         shutil.chown(folder, archive.user)
-        archive.restore(moment, folder / "data")
-        note = self.start(archive, folder / "data")
-        return scratch_server(archive, folder), note
+        archive.restore(moment if archive.end(moment.timestamp()) >= moment.timestamp() else None, folder / "data")
+        self.start(archive, folder / "data")
+        return scratch_server(archive, folder)
 
     def clean(self, stamp: str) -> None:
         """Remove what a restore has left: its cluster and its archive."""
@@ -170,8 +223,8 @@ class Moments:
             shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.scratch / f"{stamp}.archive", ignore_errors=True)
 
-    def start(self, archive: Archive, data: Path) -> str:
-        """Start a restored cluster and wait until it has replayed the WAL; return a note if the WAL has ended early."""
+    def start(self, archive: Archive, data: Path) -> None:
+        """Start a restored cluster and wait until it has replayed the WAL."""
         folder = data.parent
         lines = [f"{name} = '{value}'" for name, value in SETTINGS.items()]
         lines += [f"unix_socket_directories = '{folder}'", f"hba_file = '{folder}/pg_hba.conf'"]
@@ -179,13 +232,11 @@ class Moments:
         archive.run("sh", "-c", write, f"{folder}/pg_hba.conf", f"local all {archive.user} peer")
         archive.run("sh", "-c", write, f"{folder}/postgresql.conf", "\n".join(lines))
         if self.replay(archive, data):
-            return ""
+            return
         # All WAL was replayed, and no transaction in it is younger than the moment: its end is the state of the moment.
         archive.run("sh", "-c", """echo "recovery_target_time = ''" >> "$0" """, f"{data}/postgresql.auto.conf")
         if not self.replay(archive, data):
             raise BackupError("The restored cluster does not start at the end of its archive.")
-        newest = max((one.time for one in archive.segments()), default=0)
-        return f"The archive ends before that moment, at {shown(newest)}: what was committed later is not in it."
 
     def replay(self, archive: Archive, data: Path) -> bool:
         """Start a restored cluster, and wait until it accepts connections; return whether the WAL reached the moment.
@@ -229,24 +280,7 @@ def choose(snapshots: list[Snapshot], moment: datetime, target: Target) -> Snaps
     if not begun:
         raise NoArchive(f"The target {target.name} has no archive of PostgreSQL from that time.")
     own = [one for one in snapshots if runs.tag(one, "archive") == runs.tag(begun[-1], "archive")]
-    return next((one for one in own if saved_at(one) > moment.timestamp()), own[-1])
-
-
-def wanted(at: str, app: str, found: list[runs.Run]) -> datetime | None:
-    """The moment to restore a database to; None when the time is that of a backup, or has not come yet.
-
-    Args:
-        at: a time, or nothing for the newest backup.
-        app: name of the app.
-        found: the backups.
-
-    Raises:
-        BackupError: when it is no time.
-    """
-    moment = runs.latest_moment(at) if at else None
-    if not moment or moment > datetime.now(UTC) or any(run.app == app and run.time == moment for run in found):
-        return None
-    return moment
+    return next((one for one in own if saved_at(one) > moment.timestamp() + MARGIN), own[-1])
 
 
 def saved_at(snapshot: Snapshot) -> float:
@@ -264,7 +298,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     if needed + SPARE > free:
         raise BackupError(
             f"A restore to a moment needs {needed + SPARE >> 20} MiB for {what}, but {folder.parent} has "
-            f"{free >> 20} MiB free. Nothing was changed."
+            f"{free >> 20} MiB free."
         )
 
 

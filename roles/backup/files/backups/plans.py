@@ -114,8 +114,9 @@ class Plan:
         return f"{self.app}.undone-{self.stamp}"
 
     def note(self, text: str) -> None:
-        """Add a sentence to the report."""
-        self.facts["note"] = f"{self.facts.get('note', '')} {text}".strip()
+        """Add a sentence to the report, if there is one."""
+        if text:
+            self.facts["note"] = f"{self.facts.get('note', '')} {text}".strip()
 
     def interrupted(self) -> BackupError:
         """The error for a restore that has begun to change the live data, and has not ended."""

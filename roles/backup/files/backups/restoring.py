@@ -18,14 +18,13 @@ import pwd
 import re
 import shutil
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from backups import archive, moments, redis, runs
+from backups import redis, runs
 from backups.archive import NoArchive
 from backups.engine import Restic
-from backups.moments import Moments
+from backups.moments import Moments, Wanted
 from backups.placing import check_space, give_to, put_copies, remove_privileges, restored
 from backups.plans import Plan, Plans, checked_stamp, has_lock
 from backups.postgres import Server
@@ -100,11 +99,12 @@ class Restorer:
         """
         app = self.settings.app(name)
         self.check_former_plan(name, stamp)
-        self.refuse(app, as_name, replace)
         engine = self.engine(target, host)
-        found = runs.runs_of(engine.snapshots())
-        run = runs.choose(found, name, at, f"The target {engine.target.name}")
-        moment = moments.wanted(at, name, found) if app.database and self.settings.point_in_time else None
+        snapshots = engine.snapshots()
+        run = runs.choose(runs.runs_of(snapshots), name, at, f"The target {engine.target.name}")
+        archived, own = app.database and self.settings.point_in_time, not (host or target)
+        wanted = self.moments.wanted(at, run, snapshots, own) if archived else None
+        self.refuse(app, as_name, replace, f"{run.shown}{runs.before(run.time, at)}{wanted or ''}")
         if app.database and not run.database:
             raise BackupError(
                 f"The backup of {run.shown} has no database, but the app has one. Choose another one: -e at=TIME"
@@ -119,7 +119,7 @@ class Restorer:
                 self.undo(former)
             self.plans.store(plan)
             try:
-                self.fetch(plan, run, engine, moment, own=not (host or target))
+                self.fetch(plan, run, engine, at, wanted)
             except BaseException:
                 self.undo(plan)
                 raise
@@ -141,7 +141,7 @@ class Restorer:
             )
         return found
 
-    def refuse(self, app: App, as_name: str, replace: bool) -> None:
+    def refuse(self, app: App, as_name: str, replace: bool, backup: str) -> None:
         """Refuse a restore that would overwrite something, or that lacks its user, role or folder.
 
         Raises:
@@ -168,8 +168,8 @@ class Restorer:
             )
         if not replace and self.has_content(app):
             raise BackupError(
-                f"{app.name} has data on this host. Nothing was changed.\nTo replace it with the backup: "
-                f"-e yes=replace. The former data is kept. To inspect the backup first: -e as={app.name}-copy"
+                f"{app.name} has data on this host. Nothing was changed.\nTo replace it with the backup of "
+                f"{backup}: -e yes=replace. The former data is kept. To inspect the backup first: -e as={app.name}-copy"
             )
 
     def has_content(self, app: App) -> bool:
@@ -180,15 +180,15 @@ class Restorer:
             return True
         return app.database and self.server.exists(app.name) and self.server.rows(app.name)[0] > 0
 
-    def fetch(self, plan: Plan, run: runs.Run, engine: Restic, moment: datetime | None, own: bool) -> None:
+    def fetch(self, plan: Plan, run: runs.Run, engine: Restic, at: str, wanted: Wanted | None) -> None:
         """Restore files and database from the repository, or the database as of a moment from the archive.
 
         Args:
             plan: the restore.
             run: the backup with the files.
             engine: the repository.
-            moment: the moment of the database; that of the backup when None.
-            own: whether the archive may be that of this host.
+            at: the time that was asked for, if any.
+            wanted: the moment of the database; that of the backup when None.
         """
         folder = Path(plan.folder)
         folder.mkdir(mode=0o700)
@@ -199,6 +199,7 @@ class Restorer:
         stage = self.state / "stage" / plan.app
         about = json.loads(restored(folder, stage / MANIFEST).read_text())
         plan.facts = {"size": needed, "files": 0, "tables": 0, "rows": 0}
+        plan.note(run.note(at))
         if plan.data:
             data = plan.restored_data
             restored(folder, APPS / plan.app / "data").rename(data)
@@ -212,15 +213,17 @@ class Restorer:
             redis.put(plan, folder, about.get("redis", ""), owner)
         if plan.database:
             dump = folder / f"{plan.app}.dump"
-            if moment:
+            if wanted:
                 try:
-                    found, note = self.moments.dump(plan.app, moment, engine, own, plan.stamp, dump)
+                    found, note = self.moments.dump(plan.app, wanted, engine, plan.stamp, dump)
                     about |= found
-                    plan.note(f"The database is that of {archive.shown(moment.timestamp())}. {note}")
-                except NoArchive as error:
-                    moment = None
-                    plan.note(f"The database is that of the backup, as that moment is not archived: {error}")
-            if not moment:
+                    plan.note(note)
+                except BackupError as error:
+                    if at and not isinstance(error, NoArchive):
+                        raise
+                    wanted = None
+                    plan.note(f"The database is that of the backup. {error}")
+            if not wanted:
                 engine.restore(run.database, folder)
             self.load(plan, restored(folder, Path(f"/{plan.app}.dump")), about)
         if plan.as_name:

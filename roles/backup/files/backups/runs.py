@@ -1,7 +1,7 @@
 """Backups of an app: which snapshots belong together, which one belongs to a time, and which ones are kept.
 
 One backup of an app has up to two snapshots with the same tag `run:TIME`: first `kind:database`, then `kind:files`. A
-backup without `kind:files` was interrupted, and counts for nothing.
+backup without `kind:files` was interrupted, and counts for nothing. One with `kind:incomplete` lacks something.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ LISTED = 12  # backups that an error lists
 
 @dataclass(frozen=True)
 class Run:
-    """A complete backup of an app."""
+    """A backup of an app that has ended."""
 
     app: str
     stamp: str
     files: str
     database: str = ""
+    incomplete: bool = False
 
     @property
     def time(self) -> datetime:
@@ -36,6 +37,17 @@ class Run:
     def shown(self) -> str:
         """Its time, in the time zone of this host."""
         return self.time.astimezone().strftime(SHOWN)
+
+    def note(self, at: str) -> str:
+        """What a restore of it has to say.
+
+        Args:
+            at: the time that was asked for; empty for the newest backup.
+        """
+        older = before(self.time, at)
+        notes = [f"The backup is that of {self.shown}{older}."] if older else []
+        notes += ["The backup is incomplete: something could not be read when it was made."] if self.incomplete else []
+        return " ".join(notes)
 
 
 def new_stamp(now: datetime | None = None) -> str:
@@ -53,14 +65,14 @@ def tag(snapshot: Snapshot, key: str) -> str:
 
 
 def runs_of(snapshots: Iterable[Snapshot]) -> list[Run]:
-    """The complete backups in a list of snapshots, the oldest first."""
+    """The backups that have ended in a list of snapshots, the oldest first."""
     kinds: dict[tuple[str, str], dict[str, str]] = {}
     for snapshot in snapshots:
         app, stamp, kind = (tag(snapshot, key) for key in ("app", "run", "kind"))
         if app and kind and re.fullmatch(r"\d{8}T\d{6}Z", stamp):
             kinds.setdefault((stamp, app), {})[kind] = snapshot.id
     return [
-        Run(app, stamp, found["files"], found.get("database", ""))
+        Run(app, stamp, found["files"], found.get("database", ""), "incomplete" in found)
         for (stamp, app), found in sorted(kinds.items())
         if "files" in found
     ]
@@ -82,6 +94,15 @@ def latest_moment(at: str) -> datetime:
     elif re.fullmatch(r"[\d-]+[T ]\d\d:?\d\d([Z+-].*)?", text):
         found += timedelta(seconds=59)
     return found.astimezone(UTC)  # a time without a zone is one of this host
+
+
+def before(moment: datetime, at: str) -> str:
+    """How old a moment is against the time that was asked for, in its two largest units; empty if it is that time."""
+    left, parts = int((latest_moment(at) - moment).total_seconds()) if at else 0, []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        parts += [f"{count} {unit}"] if count else []
+    return f", {' '.join(parts[:2])} before the time that was asked for" if parts else ""
 
 
 def choose(runs: list[Run], app: str, at: str, where: str) -> Run:
@@ -111,25 +132,26 @@ def choose(runs: list[Run], app: str, at: str, where: str) -> Run:
 def to_forget(snapshots: list[Snapshot], keep: dict[str, int]) -> list[str]:
     """The snapshots that are no longer kept: of each app, all but the newest backup of the last days, weeks and months.
 
-    Snapshots of an interrupted backup are kept for a day, as that backup may still run.
+    Incomplete backups are counted apart, so that none of them replaces a complete one. Snapshots of an interrupted
+    backup are kept for a day, as that backup may still run.
     """
     runs = runs_of(snapshots)
     kept: set[tuple[str, str]] = set()
-    for app in {run.app for run in runs}:
-        newest_first = [run for run in reversed(runs) if run.app == app]
+    for app, incomplete in {(run.app, run.incomplete) for run in runs}:
+        newest_first = [run for run in reversed(runs) if (run.app, run.incomplete) == (app, incomplete)]
         kept.add((app, newest_first[0].stamp))
         for rule, form in (("daily", "%Y-%m-%d"), ("weekly", "%G-%V"), ("monthly", "%Y-%m")):
             periods: dict[str, str] = {}
             for run in newest_first:
                 periods.setdefault(run.time.strftime(form), run.stamp)
             kept |= {(app, stamp) for stamp in list(periods.values())[: keep.get(rule, 0)]}
-    complete = {(run.app, run.stamp) for run in runs}
+    ended = {(run.app, run.stamp) for run in runs}
     recent = new_stamp(datetime.now(UTC) - timedelta(days=1))
     gone = []
     for snapshot in snapshots:
         app, stamp = tag(snapshot, "app"), tag(snapshot, "run")
         if not app or not stamp:  # not made by this program
             continue
-        if (app, stamp) in complete - kept or ((app, stamp) not in complete and stamp < recent):
+        if (app, stamp) in ended - kept or ((app, stamp) not in ended and stamp < recent):
             gone.append(snapshot.id)
     return gone

@@ -17,7 +17,7 @@ from typing import Any
 
 from backups import copies, redis, runs
 from backups.archive import CLUSTER, Archive
-from backups.engine import NoRepository, Restic
+from backups.engine import NoRepository, Restic, Saved
 from backups.postgres import Server, dump_command
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
 from backups.shipping import Log
@@ -27,6 +27,7 @@ CHECKED_EVERY = 7 * 86400  # seconds
 CHECKED_PART = 10  # a check reads one of so many parts of the data
 CACHE = Path("/var/cache/backup")
 MANIFEST = "backup.json"
+NAMED = 5  # unreadable files that an error names
 
 
 @dataclass
@@ -95,7 +96,8 @@ class Saver:
         stamp = runs.new_stamp()
         tags = [*runs.tags_of(CLUSTER, "files", stamp), f"archive:{self.archive.id}"]
         saved = restic.save_files([self.archive.repository], [], tags)
-        return {"size": saved.size, "added": saved.added, "stamp": stamp, "warnings": list(saved.warnings)}
+        self.check_complete(restic, CLUSTER, stamp, listed(saved))
+        return {"size": saved.size, "added": saved.added, "stamp": stamp}
 
     def save(self, app: App, restic: Restic) -> dict[str, Any]:
         """Save one app: first its database, then its files, so that no row has a file that was not there yet."""
@@ -108,9 +110,19 @@ class Saver:
             restic.create()
             size, added = self.save_once(app, restic, stamp, about)
         Status(self.state).record("targets", restic.target.name, repository=restic.target.repository)
-        if about.get("redis_error"):
-            raise BackupError(f"Its other data was saved, but not that in Redis: {about['redis_error']}")
-        return {"size": size, "added": added, "stamp": stamp, "warnings": about.get("warnings", [])}
+        self.check_complete(restic, app.name, stamp, about["lacks"])
+        return {"size": size, "added": added, "stamp": stamp}
+
+    @staticmethod
+    def check_complete(restic: Restic, name: str, stamp: str, lacks: list[str]) -> None:
+        """Mark a backup that lacks something as incomplete.
+
+        Raises:
+            BackupError: when it does; with what is missing.
+        """
+        if lacks:
+            restic.save_output(["printf", "%s\n", *lacks], "/incomplete", runs.tags_of(name, "incomplete", stamp))
+            raise BackupError(f"Its other data was saved, but not {', and not '.join(lacks)}")
 
     def check_first_time(self, target: Target) -> None:
         """Check that this host has not had a repository on a target.
@@ -150,7 +162,8 @@ class Saver:
             own = [str(app.folder / pattern.lstrip("/")) for pattern in self.settings.exclude if "/" in pattern]
             own += [f"{app.folder}/**/{pattern}" for pattern in self.settings.exclude if "/" not in pattern]
             saved = restic.save_files(paths, [*exclude, *own], runs.tags_of(app.name, "files", stamp))
-        about["warnings"] = list(saved.warnings)
+        about["lacks"] = listed(saved)
+        about["lacks"] += [f"that in Redis: {about['redis_error']}"] if about.get("redis_error") else []
         return size + saved.size, added + saved.added
 
     @contextlib.contextmanager
@@ -171,6 +184,8 @@ class Saver:
                     raise BackupError(f"{app.folder} is missing. Deploy the app, or remove it from the inventory.")
                 copied = copies.copy_all(app.folder, stage / "sqlite")
                 about |= {"sqlite": [asdict(one) for one in copied], **account(app)}
+                has_files = any(names for _, _, names in os.walk(app.folder))
+                about["has_files"] = has_files and not self.settings.exclude  # which may match all of them
                 for one in copied:
                     literal = re.sub(r"([*?\[\\])", r"\\\1", str(app.folder / one.path))
                     exclude += [literal, *(f"{literal}{end}" for end in copies.SIDE_FILES)]
@@ -202,9 +217,11 @@ class Saver:
             snapshots = restic.snapshots()
             gone = runs.to_forget(snapshots, self.settings.keep)
             restic.forget(gone)
-            archives = [run for run in runs.runs_of(snapshots) if run.app == CLUSTER]
+            whole = {run.files: run.time.timestamp() for run in runs.runs_of(snapshots) if not run.incomplete}
+            kept = [one for one in snapshots if one.id in whole and one.id not in gone]
+            archives = {runs.tag(one, "archive"): whole[one.id] for one in kept if runs.tag(one, "app") == CLUSTER}
             if archives and target.has_log:
-                Log(restic).prune(archives[-1].time.timestamp())
+                Log(restic).prune(archives)
         except BackupError as error:
             Status(self.state).record("targets", target.name, error=str(error))
             raise
@@ -231,3 +248,10 @@ def account(app: App) -> dict[str, int]:
         found_stat = os.stat(APPS / app.name / "data")
         return {"uid": found_stat.st_uid, "gid": found_stat.st_gid}
     return {"uid": found.pw_uid, "gid": found.pw_gid}
+
+
+def listed(saved: Saved) -> list[str]:
+    """What could not be read, for an error; some of it, if it is much."""
+    names, more = saved.unreadable[:NAMED], len(saved.unreadable) - NAMED
+    end = f" and {more} more" if more > 0 else ""
+    return [f"what can't be read: {', '.join(names)}{end}"] if names else []

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,10 +81,10 @@ class Log:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         self.call("put", f"{archive}-{stamp}.tar", str(size), file=content)
 
-    def names(self, archive: str = "", begin: float = 0, end: float = 2**40) -> list[str]:
-        """The files of an archive, or of all, that were sent between two moments; the oldest first."""
+    def names(self, archive: str = "", begin: float = 0) -> list[str]:
+        """The files of an archive, or of all, that were sent since a moment; the oldest first."""
         listed = [line.split()[0] for line in self.call("list").splitlines()]
-        own = [name for name in listed if name.startswith(archive) and begin <= sent_at(name) <= end]
+        own = [name for name in listed if name.startswith(archive) and begin <= sent_at(name)]
         return sorted(own, key=sent_at)
 
     def read(self, name: str) -> IO[bytes]:
@@ -94,13 +94,15 @@ class Log:
         file.seek(0)
         return file
 
-    def prune(self, saved: float) -> int:
+    def prune(self, saved: Mapping[str, float]) -> int:
         """Delete the files whose WAL a backup contains; return their number.
 
         Args:
-            saved: when the newest backup of the archive was made.
+            saved: when the newest backup of each archive was made. The files of an archive without any are kept as long
+                as they are newer than those of all others.
         """
-        gone = self.names(end=saved - KEPT)
+        newest = max(saved.values())
+        gone = [one for one in self.names() if sent_at(one) < saved.get(one.partition("-")[0], newest) - KEPT]
         for name in gone:
             self.call("delete", name)
         return len(gone)
