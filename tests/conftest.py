@@ -150,8 +150,10 @@ def render() -> Render:
 
 @pytest.fixture
 def evaluate() -> Callable[..., Any]:
-    """Evaluate a variable of a role, with the given keys of the app."""
-    return lambda role, name, app: templar(role, app).template(trust_as_template("{{ " + name + " }}"))
+    """Evaluate a variable of a role, with the given keys of the app, and other values."""
+    return lambda role, name, app=None, **values: templar(role, app, **values).template(
+        trust_as_template("{{ " + name + " }}")
+    )
 
 
 @pytest.fixture
