@@ -20,6 +20,7 @@ from ansible_collections.blueoctopus.site.plugins.filter.databases import (
     root_certificates,
     server_address,
     slot_of,
+    trusted_hosts,
     with_databases,
 )
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.databases import (
@@ -269,12 +270,25 @@ def test_an_app_connects_to_the_one_that_is_the_primary(pair: dict[str, dict[str
     assert url.startswith("postgresql://shop:secret@/shop?host=10.0.0.9,10.0.0.10&target_session_attrs=read-write&")
 
 
-def test_a_webserver_verifies_both_and_keeps_its_certificates_in_a_run_without_one_of_them(
+def test_a_webserver_verifies_both_and_keeps_what_it_has_in_a_run_without_one_of_them(
     pair: dict[str, dict[str, Any]],
 ) -> None:
-    roots = {"db1": "one\n", "db2": "two\n"}
-    assert root_certificates(roots, "web1", pair, STANDBY) == {"db1": "one\ntwo\n"}
-    assert root_certificates({"db1": "one\n"}, "web1", pair, STANDBY) == {}
+    roots = {"db1": "one\n", "db2": "two\n", "db3": "three\n"}
+    assert root_certificates(roots, "web1", pair, STANDBY) == {"hosts/db1": "one\n", "hosts/db2": "two\n"}
+    assert root_certificates({"db1": "one\n"}, "web1", pair, STANDBY) == {"hosts/db1": "one\n"}
+    assert trusted_hosts("web1", pair, STANDBY) == {"db1": ["db1", "db2"]}
+
+
+def test_a_webserver_verifies_a_database_host_without_a_standby_alone() -> None:
+    hostvars = hosts(web1=[APP | {"postgresql": True}])
+    assert root_certificates({"db1": "one\n"}, "web1", hostvars, REMOTE | {"webservers": ["web1"]}) == {"db1": "one\n"}
+    assert trusted_hosts("web1", hostvars, REMOTE) == {}
+
+
+def test_a_database_host_with_a_standby_runs_no_apps(pair: dict[str, dict[str, Any]]) -> None:
+    pair["db1"]["apps"] = []
+    found = problems(pair, STANDBY | {"webservers": ["web1", "db1"]})
+    assert "db2, key postgresql_standby_of: db1 is in webservers" in found
 
 
 @pytest.mark.parametrize("primary", ["db3", "web1"])

@@ -16,8 +16,7 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What this host's server answers, by the beginning of the statement; `state` is that of pg_controldata."""
     (tmp_path / "etc/17/main").mkdir(parents=True)
     found = {module.IS_STANDBY: "t", module.STREAMS: "1", "SELECT pg_promote": "t", "state": "shut down"}
-    for place in (module, postgresql):
-        monkeypatch.setattr(place, "CONFIG", tmp_path / "etc")
+    monkeypatch.setattr(postgresql, "CONFIG", tmp_path / "etc")
 
     def psql(sql: str) -> str:
         return next(answer for beginning, answer in found.items() if sql.startswith(beginning))
@@ -38,7 +37,19 @@ def test_a_primary_is_stopped_also_for_restarts_of_the_host(tmp_path: Path, prog
     assert (result["changed"], result["position"]) == (True, "0/5000028")
     assert (tmp_path / "etc/17/main/start.conf").read_text() == "disabled\n"
     assert "systemctl stop postgresql@17-main.service" in programs.calls()
-    assert not call(module, state="fenced")["changed"]
+    again = call(module, state="fenced")
+    assert (again["changed"], again["position"]) == (False, "0/5000028")
+    assert call(module, state="checked")["is_stopped"]
+
+
+def test_a_run_that_was_interrupted_before_the_stop_is_completed(programs: Programs, answers: dict[str, str]) -> None:
+    answers["state"] = "in production"
+    call(module, state="fenced")
+    programs.calls()
+    assert not call(module, state="checked")["is_stopped"]
+    answers["state"] = "shut down"
+    call(module, state="fenced")
+    assert "systemctl stop postgresql@17-main.service" in programs.calls()
 
 
 @pytest.mark.usefixtures("programs")

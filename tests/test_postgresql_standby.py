@@ -24,6 +24,8 @@ class Hosts:
         self.data, self.config = folder / "lib/17/main", folder / "etc/17/main"
         self.log = folder / "log"
         self.system, self.primary, self.version = "1", "2", "17"
+        self.timeline, self.position = "1", "0/9000000"  # of the primary
+        self.own = {"timeline": "1", "position": "0/5000028"}
         self.databases = "0"  # of this host
         self.runs = self.streams = True
         self.commands: list[str] = []
@@ -33,8 +35,6 @@ class Hosts:
 
     def as_postgres(self, *argv: object) -> str:
         words = [str(word) for word in argv]
-        if words[0].endswith("pg_controldata"):
-            return f"Database system identifier: {self.system}\n"
         if words[0].endswith("pg_basebackup"):
             new = Path(words[words.index("--pgdata") + 1])
             new.mkdir()
@@ -42,9 +42,20 @@ class Hosts:
             self.system = self.primary
             return ""
         self.commands.append(words[-1])
-        return {"IDENTIFY_SYSTEM": f"{self.primary}|1|0/0|", "SHOW server_version": f"{self.version}.4"}.get(
-            words[-1], ""
-        )
+        return {
+            "IDENTIFY_SYSTEM": f"{self.primary}|{self.timeline}|{self.position}|",
+            "SHOW server_version": f"{self.version}.4",
+        }.get(words[-1], "")
+
+    def control_data(self, *_args: object) -> dict[str, str]:
+        return {
+            "Database system identifier": self.system,
+            "Latest checkpoint's TimeLineID": self.own["timeline"],
+            "Min recovery ending loc's timeline": "0",
+            "Latest checkpoint location": self.own["position"],
+            "Minimum recovery ending location": "0/0",
+            "max_connections setting": "150",
+        }
 
     def psql(self, sql: str) -> str:
         if not self.runs and not self.is_copy:
@@ -65,6 +76,8 @@ def hosts(tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch) -
     """The hosts, in place of real servers."""
     programs.add("runuser")
     made = Hosts(tmp_path)
+    (made.config / "conf.d").mkdir()
+    (made.config / "conf.d/40-machine.conf").write_text("max_connections = 100\nwork_mem = 4MB\n")
     monkeypatch.setattr(postgresql, "CONFIG", tmp_path / "etc")
     for name, value in {
         "FOLDER": tmp_path / "standby",
@@ -72,7 +85,7 @@ def hosts(tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch) -
         "CONFIG": tmp_path / "etc",
         "STREAM_TIMEOUT": 0.1,
         "cluster_version": lambda: "17",
-        "control_data": lambda *_args: {"Database system identifier": made.system},
+        "control_data": made.control_data,
         "as_postgres": made.as_postgres,
         "psql": made.psql,
     }.items():
@@ -124,10 +137,45 @@ def test_a_standby_that_follows_is_not_copied_again(hosts: Hosts) -> None:
     assert not [command for command in hosts.commands if "SLOT" in command]
 
 
-def test_a_standby_of_another_primary_is_copied(hosts: Hosts) -> None:
+def test_a_standby_accepts_as_many_connections_as_its_primary(hosts: Hosts) -> None:
+    run()
+    assert (hosts.config / "conf.d/40-machine.conf").read_text() == "max_connections = 150\nwork_mem = 4MB\n"
+
+
+def refused(hosts: Hosts) -> str:
+    """Why the host is refused; its cluster stays as it was."""
+    before = sorted(hosts.data.iterdir())
+    result = run()
+    assert result["failed"]
+    assert sorted(hosts.data.iterdir()) == before
+    assert [path.name for path in hosts.data.parent.iterdir()] == ["main"]
+    return str(result["msg"])
+
+
+def test_a_standby_of_a_host_that_was_installed_again_is_refused(hosts: Hosts) -> None:
     run()
     hosts.primary = "3"
+    assert "it is a standby of another cluster" in refused(hosts)
+
+
+def test_a_standby_that_is_ahead_of_an_old_image_of_its_primary_is_refused(hosts: Hosts) -> None:
+    run()
+    hosts.log.write_text('FATAL: replication slot "standby_db2" does not exist\n')
+    hosts.streams, hosts.own["position"] = False, "0/A000000"
+    assert "it has changes that the primary lacks" in refused(hosts)
+
+
+def test_a_host_that_was_promoted_is_refused(hosts: Hosts) -> None:
+    hosts.system, hosts.own["timeline"], hosts.databases = hosts.primary, "2", "1"
+    assert "it was promoted after the primary was its primary" in refused(hosts)
+
+
+def test_a_host_without_its_data_folder_is_copied(hosts: Hosts) -> None:
+    run()
+    shutil.rmtree(hosts.data)  # a power cut between the two renames
+    hosts.runs = False
     assert run()["copied"]
+    assert hosts.is_copy
 
 
 def test_a_standby_that_lacks_removed_changes_is_copied_again_and_its_copy_is_not_kept(

@@ -30,7 +30,9 @@ DEFINED = {
 # The options -e of the playbooks, and the list of the inventory.
 OPTIONS = {
     "app", "apps", "canary", "canary_watch", "data", "drill", "drop_old", "everywhere", "former", "lines", "operation",
-    "patience", "prune", "rebuild", "release", "report", "retire", "server", "state", "take_over_lock", "target",
+    "patience", "prune", "rebuild", "release", "report", "primary_is_off",
+    "promote",
+    "retire", "server", "state", "take_over_lock", "target",
     "skip_unreachable", "untested_system",
 }  # fmt: skip
 # Results of roles for others, and those that ansible-lint demands where errors are ignored.

@@ -71,8 +71,15 @@ def all_standbys(hostvars: Hostvars, groups: Groups) -> list[str]:
     return [host for host in groups.get("databases", []) if primary_of(host, hostvars) != host]
 
 
+def trusted_hosts(host: str, hostvars: Hostvars, groups: Groups) -> dict[str, list[str]]:
+    """The primaries that a webserver uses, each with the hosts that its apps trust: itself and its standbys."""
+    servers = database_servers(host, hostvars, groups)
+    found = {server: standbys_of(server, hostvars, groups) for server in servers}
+    return {server: [server, *standbys] for server, standbys in found.items() if standbys}
+
+
 def root_certificates(roots: Mapping[str, str], host: str, hostvars: Hostvars, groups: Groups) -> dict[str, str]:
-    """The root certificates with which the apps of a host verify each of their databases: that of its standbys, too.
+    """The root certificates with which the apps of a host verify their databases.
 
     Args:
         roots: the root certificates of the hosts that this run has configured, by their names.
@@ -81,14 +88,13 @@ def root_certificates(roots: Mapping[str, str], host: str, hostvars: Hostvars, g
         groups: the groups of the inventory.
 
     Returns:
-        The certificates by the names of the database hosts, without those that are not complete in this run.
+        The certificates by the names of the hosts; those of a primary with standbys, and of these, are in `hosts/`.
     """
-    wanted = {
-        server: [server, *standbys_of(server, hostvars, groups)] for server in database_servers(host, hostvars, groups)
-    }
-    return {
-        server: "".join(roots[one] for one in hosts) for server, hosts in wanted.items() if {*hosts} <= roots.keys()
-    }
+    trusted = trusted_hosts(host, hostvars, groups)
+    alone = [server for server in database_servers(host, hostvars, groups) if server not in trusted]
+    files = {server: server for server in alone}
+    files |= {f"hosts/{one}": one for hosts in trusted.values() for one in hosts}
+    return {file: roots[one] for file, one in files.items() if one in roots}
 
 
 def database_servers(host: str, hostvars: Hostvars, groups: Groups) -> list[str]:
@@ -197,5 +203,6 @@ class FilterModule:
             "server_address": server_address,
             "slot_of": slot_of,
             "standbys_of": standbys_of,
+            "trusted_hosts": trusted_hosts,
             "with_databases": with_databases,
         }

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.blueoctopus.site.plugins.module_utils.files import read
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import read, write
 
 SOCKETS = Path("/run/postgresql")
 PORT = 5432
@@ -94,6 +94,13 @@ def start_mode(version: str) -> str:
     """How the host starts its cluster: auto, manual or disabled."""
     lines = read(CONFIG / version / CLUSTER / "start.conf").splitlines()
     return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "auto")
+
+
+def set_start_mode(version: str, mode: str) -> None:
+    """Change how the host starts its cluster, also after a restart."""
+    if start_mode(version) != mode:
+        write(CONFIG / version / CLUSTER / "start.conf", f"{mode}\n")
+        subprocess.run(["systemctl", "daemon-reload"], check=True, capture_output=True)
 
 
 def identifier(name: str) -> str:

@@ -35,8 +35,8 @@ options:
     default: false
   standby:
     description: >-
-      Whether the cluster is, or becomes, a standby. If C(promote.yml) has stopped it, its files are written, and
-      M(blueoctopus.site.postgresql_standby) starts it. Otherwise, such a cluster is an error.
+      Whether the cluster is, or becomes, a standby. If it does not run, only its files are written, and
+      M(blueoctopus.site.postgresql_standby) starts it. Of others, one that C(promote.yml) has stopped is an error.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -234,7 +234,7 @@ def main() -> None:
         module.exit_json(changed=bool(written) or pending, version=version, restarted=False, diff=diff)
     for path in written:
         write(path, files[path], MODE)
-    if is_fenced:
+    if is_fenced or (params["standby"] and not server.answers):
         module.exit_json(changed=bool(written), version=version, restarted=False, diff=diff)
     try:
         applied, restarted = server.apply()

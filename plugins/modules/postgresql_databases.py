@@ -51,6 +51,12 @@ options:
     type: list
     elements: str
     default: []
+  standbys:
+    description: >-
+      Names of the replication slots of standbys. Other slots C(standby_*) that no standby uses are dropped, as the
+      server keeps WAL for them.
+    type: list
+    elements: str
   replication:
     description: Whether to create the role C(site_replication), with which standbys connect. It has a password.
     type: bool
@@ -115,6 +121,8 @@ SELECT json_build_object(
       'owner', pg_get_userbyid(datdba), 'open', has_database_privilege('public', oid, 'CONNECT'))), '{}')
       FROM pg_database));
 """
+SLOTS = r"""SELECT coalesce(json_agg(slot_name), '[]') FROM pg_replication_slots
+  WHERE slot_type = 'physical' AND NOT active AND slot_name LIKE 'standby\_%';"""
 EXTENSIONS = "SELECT coalesce(json_agg(extname), '[]') FROM pg_extension;"
 PLAIN = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
 REPLICATES = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE REPLICATION NOBYPASSRLS"
@@ -220,6 +228,14 @@ def steps(module: AnsibleModule, state: dict[str, Any], database: dict[str, Any]
     ]
 
 
+def slot_steps(kept: list[str]) -> Iterator[Step]:
+    """Drop the replication slots of standbys that are no longer in the inventory."""
+    for slot in json.loads(psql(SLOTS)):
+        if slot not in kept:
+            statement = f"SELECT pg_drop_replication_slot({literal(slot)});"
+            yield f"drop the replication slot {slot}", statement, "postgres"
+
+
 def replication_steps(module: AnsibleModule, state: dict[str, Any], passwords: Passwords) -> list[Step]:
     """The steps that are left for the role with which standbys connect."""
     if REPLICATION not in passwords.known and not module.check_mode:
@@ -262,6 +278,7 @@ def main() -> None:
             "passwords": {"type": "path", "default": "/etc/postgresql-passwords.json", "no_log": False},
             "connections": {"type": "int", "default": 0},
             "server_extensions": {"type": "list", "elements": "str", "default": []},
+            "standbys": {"type": "list", "elements": "str"},
             "replication": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -274,6 +291,8 @@ def main() -> None:
             check_connections(module)
         work = [("postgres", list(extension_steps("postgres", params["server_extensions"], state is not EMPTY)))]
         work += [(entry["name"], steps(module, state, entry, passwords)) for entry in params["databases"]]
+        if params["standbys"] is not None and state is not EMPTY:
+            work.append(("standbys", list(slot_steps(params["standbys"]))))
         if params["replication"]:
             work.append((REPLICATION, replication_steps(module, state, passwords)))
         for name, left in work:

@@ -46,12 +46,16 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+is_stopped:
+  description: Whether the host is a primary that was stopped.
+  returned: V(checked)
+  type: bool
 is_primary:
-  description: Whether the host is a primary already.
+  description: Whether the host is a primary that runs.
   returned: V(checked)
   type: bool
 streams:
-  description: Whether the standby is connected to its primary.
+  description: Whether the standby is connected to its primary, and applies its changes.
   returned: V(checked)
   type: bool
 position:
@@ -65,38 +69,44 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import (
     CLUSTER,
-    CONFIG,
     FENCED,
     PostgresqlError,
     cluster_version,
     control_data,
     literal,
     psql,
+    set_start_mode,
     start_mode,
 )
 
 DATA = Path("/var/lib/postgresql")
 RECEIVE_TIMEOUT = 30  # seconds
 IS_STANDBY = "SELECT pg_is_in_recovery();"
-STREAMS = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming';"
+# A standby that accepts fewer connections than its primary receives changes, but pauses before it applies them.
+STREAMS = """SELECT count(*) FROM pg_stat_wal_receiver
+WHERE status = 'streaming' AND pg_get_wal_replay_pause_state() = 'not paused';"""
 
 
-def fence(version: str, check: bool) -> tuple[bool, str]:
-    """Stop the server, also after a restart of the host; return whether it was changed, and its position in the WAL."""
-    changed = start_mode(version) != FENCED
-    if changed and not check:
-        # First: a host that restarts now does not start it again.
-        write(CONFIG / version / CLUSTER / "start.conf", f"{FENCED}\n")
-        unit = f"postgresql@{version}-{CLUSTER}.service"
-        subprocess.run(["systemctl", "daemon-reload"], check=True, capture_output=True)
-        subprocess.run(["systemctl", "stop", unit], check=True, capture_output=True)
+def is_stopped(version: str) -> bool:
+    """Whether the primary is stopped, also for restarts of the host, and has shut down in order."""
+    state = control_data(version, DATA / version / CLUSTER)["Database cluster state"]
+    return start_mode(version) == FENCED and state == "shut down"
+
+
+def fence(version: str) -> str:
+    """Stop the server, also for restarts of the host; return its position in the WAL.
+
+    Raises:
+        PostgresqlError: when it does not shut down in order.
+    """
+    set_start_mode(version, FENCED)  # first: a host that restarts now does not start it again
+    subprocess.run(["systemctl", "stop", f"postgresql@{version}-{CLUSTER}.service"], check=True, capture_output=True)
     control = control_data(version, DATA / version / CLUSTER)
-    if not check and control["Database cluster state"] != "shut down":
+    if control["Database cluster state"] != "shut down":
         raise PostgresqlError(f"the primary has not shut down: its state is {control['Database cluster state']}")
-    return changed, control["Latest checkpoint location"]
+    return control["Latest checkpoint location"]
 
 
 def promote(position: str) -> None:
@@ -128,11 +138,15 @@ def main() -> None:
         module.fail_json(msg="This host has no PostgreSQL cluster. Nothing was changed.")
     try:
         if state == "fenced":
-            changed, position = fence(version, module.check_mode)
-            module.exit_json(changed=changed, position=position)
+            stopped = is_stopped(version)
+            position = "" if module.check_mode else fence(version)
+            module.exit_json(changed=not stopped, position=position)
+        if state == "checked" and is_stopped(version):
+            module.exit_json(changed=False, is_stopped=True, is_primary=False, streams=False)
         is_standby = psql(IS_STANDBY) == "t"
         if state == "checked":
-            module.exit_json(changed=False, is_primary=not is_standby, streams=is_standby and psql(STREAMS) == "1")
+            streams = is_standby and psql(STREAMS) == "1"
+            module.exit_json(changed=False, is_stopped=False, is_primary=not is_standby, streams=streams)
         if is_standby and not module.check_mode:
             promote(module.params["position"])
         module.exit_json(changed=is_standby)

@@ -10,8 +10,10 @@ description:
   - Copies the cluster of the primary with C(pg_basebackup), and follows it from then on (streaming replication). Over
     TLS, with the password of the role C(site_replication).
   - The primary keeps a replication slot for the standby.
-  - Nothing is lost. A cluster that is not a copy of the primary, and has databases, is kept beside the new one, such as
-    that of a former primary. A standby that lacks changes which the primary no longer has is copied again.
+  - Nothing is lost. A former primary is kept beside the new cluster. A standby that lacks changes which the primary no
+    longer has is copied again.
+  - Fails on a host whose data may be newer than that of the primary - a host that was promoted, and a standby of
+    another cluster, or with changes that the primary lacks.
 options:
   primary:
     description: Address of the primary, as it is in its certificate.
@@ -70,19 +72,25 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import read
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import (
     CLUSTER,
     CONFIG,
+    FENCED,
     PostgresqlError,
     as_postgres,
     cluster_version,
     control_data,
     psql,
-    start_mode,
+    set_start_mode,
 )
 
 FOLDER = Path("/etc/postgresql-standby")
 DATA = Path("/var/lib/postgresql")
 STREAM_TIMEOUT = 60  # seconds
+SWAP = (
+    "Nothing was changed. If this host has the data that the apps need, make it the primary in the inventory. If not, "
+    "stop its server and move its folder /var/lib/postgresql/VERSION/main away. docs/databases.md#a-standby"
+)
 OWN_DATABASES = "SELECT count(*) FROM pg_database WHERE oid >= 16384;"
 STREAMING = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming';"
+CONNECTIONS = re.compile(r"^max_connections = (\d+)$", re.MULTILINE)
 # In the log of a standby that can't follow any more: the primary has removed the WAL, or the slot.
 TOO_LATE = re.compile(r"has already been removed|can no longer get changes|replication slot .* does not exist")
 
@@ -121,13 +129,28 @@ class Standby:
         shown = as_postgres("psql", "-XAtd", f"{self.connection} dbname=postgres replication=true", "-c", command)
         return shown.strip()
 
-    @property
-    def follows(self) -> bool:
-        """Whether the cluster is a standby, and a copy of this primary."""
-        system = self.ask_primary("IDENTIFY_SYSTEM").partition("|")[0]
-        if not (self.data / "standby.signal").exists():
+    def check(self) -> bool:
+        """Whether the cluster is a standby of this primary.
+
+        Raises:
+            PostgresqlError: when its data may be newer than that of the primary.
+        """
+        if not self.data.exists():
             return False
-        return control_data(self.version, self.data).get("Database system identifier") == system
+        own = control_data(self.version, self.data)  # before the primary's position, which is the later one
+        system, timeline, position = self.ask_primary("IDENTIFY_SYSTEM").split("|")[:3]
+        is_standby, is_copy = (self.data / "standby.signal").exists(), own["Database system identifier"] == system
+        timelines = [own["Latest checkpoint's TimeLineID"], own["Min recovery ending loc's timeline"]]
+        reached = max(number(own["Latest checkpoint location"]), number(own["Minimum recovery ending location"]))
+        if is_copy and max(map(int, timelines)) > int(timeline):
+            raise PostgresqlError(f"it was promoted after the primary was its primary. {SWAP}")
+        if is_standby and not is_copy:
+            raise PostgresqlError(
+                f"it is a standby of another cluster, such as that of a host with the same name. {SWAP}"
+            )
+        if is_standby and reached > number(position):
+            raise PostgresqlError(f"it has changes that the primary lacks, such as one from an old image. {SWAP}")
+        return is_standby
 
     @property
     def streams(self) -> bool:
@@ -156,9 +179,11 @@ class Standby:
         new, former = (self.data.with_name(f"{CLUSTER}.{name}") for name in ("copy", "former"))
         for folder in (new, former):
             shutil.rmtree(folder, ignore_errors=True)
+        # A former primary must not run again before it is a standby, also when this is interrupted.
+        set_start_mode(self.version, FENCED)
         subprocess.run(["systemctl", "stop", self.unit], check=True, capture_output=True)
         with contextlib.suppress(PostgresqlError):  # it does not exist
-            self.ask_primary(f"DROP_REPLICATION_SLOT {self.slot}")
+            self.ask_primary(f"DROP_REPLICATION_SLOT {self.slot} WAIT")
         self.ask_primary(f"CREATE_REPLICATION_SLOT {self.slot} PHYSICAL RESERVE_WAL")
         try:
             as_postgres(
@@ -178,15 +203,22 @@ class Standby:
         shutil.rmtree(former, ignore_errors=True)
         return str(kept) if keeps else ""
 
+    def accept_connections(self) -> None:
+        """Accept at least as many connections as the primary, without which a standby does not start."""
+        file = self.config / "conf.d/40-machine.conf"
+        needed = int(control_data(self.version, self.data)["max_connections setting"])
+        found = CONNECTIONS.search(before := read(file))
+        if found and int(found[1]) < needed:
+            write(file, CONNECTIONS.sub(f"max_connections = {needed}", before))
+
     def start(self) -> None:
         """Start the server, and wait until it follows the primary.
 
         Raises:
             PostgresqlError: when it does not; with the end of its log.
         """
-        if start_mode(self.version) != "auto":
-            write(self.config / "start.conf", "auto\n")
-            subprocess.run(["systemctl", "daemon-reload"], check=True, capture_output=True)
+        self.accept_connections()
+        set_start_mode(self.version, "auto")
         subprocess.run(["systemctl", "start", self.unit], capture_output=True)
         deadline = time.monotonic() + STREAM_TIMEOUT
         while not self.streams:
@@ -202,9 +234,14 @@ def write_files(files: dict[Path, tuple[str, int]]) -> bool:
     changed = [path for path, (content, _mode) in files.items() if read(path) != content]
     for path in changed:
         write(path, *files[path])
-        if path.name == "pgpass":
-            shutil.chown(path, "postgres", "postgres")
+    shutil.chown(FOLDER / "pgpass", "postgres", "postgres")  # always: an earlier run may have ended before
     return bool(changed)
+
+
+def number(position: str) -> int:
+    """A position in the WAL, such as 0/5000028, as a number."""
+    high, _, low = position.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
 
 
 def main() -> None:
@@ -233,7 +270,7 @@ def main() -> None:
                 msg=f"The primary has PostgreSQL {other}, and this host {version}. A standby needs the same version, "
                 "so the same version of Debian. docs/databases.md#a-standby"
             )
-        if standby.follows and not standby.is_too_late:
+        if standby.check() and not standby.is_too_late:
             if changed:
                 psql("SELECT pg_reload_conf();")
         else:

@@ -162,7 +162,7 @@ def find_database_problems(hosts: Iterable[str], hostvars: Hostvars, groups: Gro
 def find_standby_problems(hostvars: Hostvars, groups: Groups, chosen: list[str]) -> Iterator[tuple[str, Problem]]:
     """Find what can't work with the standbys of the inventory."""
     for host in groups.get("databases", []):
-        primary = primary_of(host, hostvars)
+        primary, webs = primary_of(host, hostvars), list(groups.get("webservers", []))
         others = [other for other in primaries(hostvars, groups) if other != host]
         if primary != host and primary not in others:
             shown = f"another host of the group databases, which is no standby: {', '.join(others) or 'there is none'}"
@@ -172,6 +172,11 @@ def find_standby_problems(hostvars: Hostvars, groups: Groups, chosen: list[str])
             found = f"a run without {primary}, of which {host} is a standby"
             yield host, Problem("option --limit", found, f"a run with {primary}", f"--limit '{host},{primary}'")
         elif primary != host:
+            for one in {host, primary}.intersection(webs):
+                expected = (
+                    "no host of the group webservers: the apps of a database host with a standby are on other hosts"
+                )
+                yield host, Problem("key postgresql_standby_of", f"{one} is in webservers", expected, "web1")
             yield from find_addresses_without_number(host, hostvars[host], primary)
 
 
