@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.template import trust_as_template
 from ansible_collections.blueoctopus.site.plugins.filter.programs import PACKAGE, program_files
 from ansible_collections.blueoctopus.site.plugins.module_utils import (
     alerts,
@@ -24,7 +23,6 @@ from ansible_collections.blueoctopus.site.plugins.module_utils import (
 )
 from ansible_collections.blueoctopus.site.plugins.module_utils.checks import find_problems
 from ansible_collections.blueoctopus.site.plugins.modules import host_status
-from conftest import templar
 from modules import call
 from postgresql_server import PORT, PROGRAMS, as_superuser, needs_server
 from status_examples import NOW, PROJECT
@@ -274,10 +272,10 @@ def test_root_writes_the_replication_where_the_program_of_a_role_reads_it(
 
 
 @pytest.mark.parametrize("role", ["alert", "metrics"])
-def test_only_hosts_with_databases_get_that_program(role: str) -> None:
+def test_only_hosts_with_databases_get_that_program(evaluate: Callable[..., Any], role: str) -> None:
     def installed(has_cluster: bool) -> set[str]:
         values = {f"{role}_postgresql": has_cluster, "lookup": lambda *_: ""}
-        files = templar(role, **values).template(trust_as_template("{{ __" + role + "_files }}"))
+        files = evaluate(role, f"__{role}_files", **values)
         return {path for path in files if path.startswith(f"/usr/local/lib/{role}-replication/")}
 
     assert installed(False) == set()
