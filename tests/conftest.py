@@ -151,9 +151,11 @@ def render() -> Render:
 @pytest.fixture
 def evaluate() -> Callable[..., Any]:
     """Evaluate a variable of a role, with the given keys of the app, and other values."""
-    return lambda role, name, app=None, **values: templar(role, app, **values).template(
-        trust_as_template("{{ " + name + " }}")
-    )
+
+    def evaluated(role: str, name: str, app: dict[str, Any] | None = None, **values: Any) -> Any:
+        return templar(role, app, **values).template(trust_as_template("{{ " + name + " }}"))
+
+    return evaluated
 
 
 @pytest.fixture

@@ -204,7 +204,10 @@ ALERTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "NginxDown": ({'nginx_up{host="web1"}': gauge(0, 1)}, {}),
     "StandbyNotConnected": (
-        {'host_replication_connected{host="web1",standby="standby_db2"}': gauge(0, 1)},
+        {
+            'host_replication_connected{host="web1",standby="standby_db2"}': gauge(0, 1),
+            'host_replication_lag_seconds{host="web1"}': gauge(99, 0),
+        },
         {"standby": "standby_db2"},
     ),
     "StandbyBehind": ({'host_replication_lag_seconds{host="web1"}': gauge(61, 60)}, {}),

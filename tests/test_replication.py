@@ -188,6 +188,16 @@ def test_a_copy_in_progress_is_no_connected_standby(primary: Host) -> None:
         receiver.wait()
 
 
+def test_a_standby_that_is_ahead_is_not_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the primary may be ahead, and its position in the WAL is read before that of the standby."""
+    (tmp_path / VERSION / "main/pg_replslot/standby_db2").mkdir(parents=True)
+    answer = {"is_standby": False, "standbys": [{"name": "standby_db2", "state": "streaming", "lag_bytes": -8}]}
+    monkeypatch.setattr(replication, "psql", lambda _: json.dumps(answer))
+    assert replication.describe_replication(tmp_path, tmp_path) == example()
+    answer |= {"is_standby": True, "connected": True, "is_replayed": False, "age": -1.5}
+    assert replication.describe_replication(tmp_path, tmp_path) == example("standby")
+
+
 # --- who reads it -----------------------------------------------------------------------------------------------------
 
 
@@ -262,7 +272,7 @@ def test_root_writes_the_replication_where_the_program_of_a_role_reads_it(
 
 
 @pytest.mark.parametrize("role", ["alert", "metrics"])
-def test_only_hosts_with_databases_get_that_program(role: str, evaluate: Callable[..., Any]) -> None:
+def test_only_hosts_with_databases_get_that_program(evaluate: Callable[..., Any], role: str) -> None:
     def installed(has_cluster: bool) -> set[str]:
         values = {f"{role}_postgresql": has_cluster, "lookup": lambda *_: ""}
         files = evaluate(role, f"__{role}_files", **values)
