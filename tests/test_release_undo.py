@@ -211,3 +211,14 @@ def test_a_restarted_host_removes_the_previous_release_that_a_run_no_longer_drai
     monkeypatch.setattr(release_undo, "restore", restore)
     release_undo.restore_after_restart(Lock("shop", tmp_path / "locks"), store)
     assert calls == [store.confirmed]
+
+
+def test_a_restarted_host_removes_a_release_that_is_not_complete(
+    tmp_path: Path, store: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm(store)
+    building = store.folder / f".building-{V2}"
+    building.mkdir()
+    monkeypatch.setattr(release_undo, "restore", lambda store, _to, _reason: store.sweep())
+    release_undo.restore_after_restart(Lock("shop", tmp_path / "locks"), store)
+    assert not building.exists()

@@ -210,7 +210,12 @@ def watch(lock: Lock, store: Releases, token: str) -> None:
 
 def restore_after_restart(lock: Lock, store: Releases) -> None:
     """Restore the confirmed release alone, unless the host has it, or another run does the same."""
-    while store.unfinished() or store.live != store.confirmed or installed_units(store.name).keys() - {store.confirmed}:
+    while (
+        store.unfinished()
+        or store.live != store.confirmed
+        or installed_units(store.name).keys() - {store.confirmed}
+        or any(store.leftovers())
+    ):
         try:
             token = lock.acquire("this host, after a restart")
             try:

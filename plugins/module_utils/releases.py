@@ -330,12 +330,13 @@ class Releases:
 
     def sweep(self) -> None:
         """Remove leftovers of crashes: partly built and partly removed releases, and those that are not good."""
-        for leftover in self._leftovers():
+        for leftover in self.leftovers():
             shutil.rmtree(leftover)
         for release in set(self.complete()) - {self.live, *self.good()}:
             self.remove(release)
 
-    def _leftovers(self) -> Iterator[Path]:
+    def leftovers(self) -> Iterator[Path]:
+        """Partly built and partly removed releases, if no run is building or removing one."""
         yield from self.folder.glob(".removed-*")
         yield from self.folder.glob(".building-*")
 
