@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class Hosts:
         self.timeline, self.position = "1", "0/9000000"  # of the primary
         self.own = {"timeline": "1", "position": "0/5000028"}
         self.databases = "0"  # of this host
-        self.runs = self.streams = True
+        self.runs = True
+        self.streaming: Callable[[], bool] = lambda: True
         self.commands: list[str] = []
         for path in (self.data, self.config):
             path.mkdir(parents=True)
@@ -60,7 +62,7 @@ class Hosts:
     def psql(self, sql: str) -> str:
         if not self.runs and not self.is_copy:
             raise PostgresqlError("it does not answer")
-        return {module.OWN_DATABASES: self.databases, module.STREAMING: str(int(self.streams))}.get(sql, "")
+        return {module.OWN_DATABASES: self.databases, module.STREAMING: str(int(self.streaming()))}.get(sql, "")
 
     @property
     def is_copy(self) -> bool:
@@ -161,7 +163,7 @@ def test_a_standby_of_a_host_that_was_installed_again_is_refused(hosts: Hosts) -
 def test_a_standby_that_is_ahead_of_an_old_image_of_its_primary_is_refused(hosts: Hosts) -> None:
     run()
     hosts.log.write_text('FATAL: replication slot "standby_db2" does not exist\n')
-    hosts.streams, hosts.own["position"] = False, "0/A000000"
+    hosts.streaming, hosts.own["position"] = (lambda: False), "0/A000000"
     assert "it has changes that the primary lacks" in refused(hosts)
 
 
@@ -179,12 +181,14 @@ def test_a_host_without_its_data_folder_is_copied(hosts: Hosts) -> None:
 
 
 def test_a_standby_that_lacks_removed_changes_is_copied_again_and_its_copy_is_not_kept(
-    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+    hosts: Hosts, programs: Programs
 ) -> None:
     run()
-    hosts.log.write_text("FATAL: requested WAL segment 0001 has already been removed\n")
+    hosts.log.write_text('FATAL: replication slot "standby_db2" does not exist\n')  # an old one
+    assert not run()["copied"]
+    programs.add("systemctl", f'[ "$1" != start ] || echo "WAL segment 1 has already been removed" >> {hosts.log}')
     answers = iter([False, False])
-    monkeypatch.setattr(module.Standby, "streams", property(lambda _self: next(answers, True)))
+    hosts.streaming = lambda: next(answers, True)
     assert run()["copied"]
     assert [path.name for path in hosts.data.parent.iterdir()] == ["main"]
 

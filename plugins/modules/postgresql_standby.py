@@ -159,11 +159,6 @@ class Standby:
         except PostgresqlError:
             return False
 
-    @property
-    def is_too_late(self) -> bool:
-        """Whether the primary no longer has the changes that the standby lacks."""
-        return not self.streams and bool(TOO_LATE.search("\n".join(read(self.log).splitlines()[-20:])))
-
     def keeps_data(self) -> bool:
         """Whether the cluster has databases that are in no other copy: it is no standby, and not a new one."""
         if (self.data / "standby.signal").exists():
@@ -211,20 +206,25 @@ class Standby:
         if found and int(found[1]) < needed:
             write(file, CONNECTIONS.sub(f"max_connections = {needed}", before))
 
-    def start(self) -> None:
-        """Start the server, and wait until it follows the primary.
+    def start(self) -> bool:
+        """Start the server, and wait until it follows the primary; False if that lacks changes for it.
 
         Raises:
-            PostgresqlError: when it does not; with the end of its log.
+            PostgresqlError: when it does not follow; with the end of its log.
         """
         self.accept_connections()
         set_start_mode(self.version, "auto")
+        logged = len(read(self.log))
         subprocess.run(["systemctl", "start", self.unit], capture_output=True)
         deadline = time.monotonic() + STREAM_TIMEOUT
         while not self.streams:
-            if self.is_too_late or time.monotonic() > deadline:
-                raise PostgresqlError("\n".join(["it does not follow:", *read(self.log).splitlines()[-15:]]))
+            new = read(self.log)[logged:]  # it tries again every five seconds
+            if TOO_LATE.search(new):
+                return False
+            if time.monotonic() > deadline:
+                raise PostgresqlError("\n".join(["it does not follow:", *new.splitlines()[-15:]]))
             time.sleep(0.5)
+        return True
 
 
 def write_files(files: dict[Path, tuple[str, int]]) -> bool:
@@ -270,18 +270,19 @@ def main() -> None:
                 msg=f"The primary has PostgreSQL {other}, and this host {version}. A standby needs the same version, "
                 "so the same version of Debian. docs/databases.md#a-standby"
             )
-        if standby.check() and not standby.is_too_late:
-            if changed:
-                psql("SELECT pg_reload_conf();")
-        else:
+        is_standby = standby.check()
+        if is_standby and changed and standby.streams:
+            psql("SELECT pg_reload_conf();")
+        changed |= not standby.streams
+        if not (is_standby and standby.start()):
             copied, kept = True, standby.copy()
-        changed |= copied or not standby.streams
-        standby.start()
+            if not standby.start():
+                raise PostgresqlError("the primary has removed changes since the copy began")
     except (OSError, PostgresqlError, subprocess.CalledProcessError) as error:
         module.fail_json(
             msg=f"This host can't be a standby of {params['primary']}: {error}\nRun this again.", kept=kept
         )
-    module.exit_json(changed=changed, copied=copied, kept=kept)
+    module.exit_json(changed=changed or copied, copied=copied, kept=kept)
 
 
 if __name__ == "__main__":
