@@ -23,6 +23,7 @@ def state(*stack: str, live: str | None = None, rolled_back: tuple[str, ...] = (
     """The state of a host with these good releases; the last one is live by default."""
     return {
         "live": (stack or ("",))[-1] if live is None else live,
+        "confirmed": (stack or ("",))[-1] if live is None else live and (stack or ("",))[-1],
         "stack": list(stack),
         "rolled_back": list(rolled_back),
         "releases": dict.fromkeys([*stack, *rolled_back], "digest"),
@@ -196,10 +197,15 @@ def test_a_host_without_a_previous_release_is_refused(only: dict[str, Any]) -> N
 
 
 def test_a_stopped_app_on_one_host_does_not_take_back_the_others() -> None:
-    live = {"live": V2, "stack": [V1, V2], "rolled_back": []}
-    stopped = {"live": "", "stack": [V1, V2], "rolled_back": []}
+    live, stopped = state(V1, V2), state(V1, V2, live="")
     assert former_release([live, stopped], V2) == V2
     assert former_release([stopped, stopped], V2) == ""
+
+
+def test_a_live_release_that_was_never_confirmed_is_nothing_to_return_to() -> None:
+    # The run before was interrupted, and the confirmed release did not start any more.
+    assert former_release([state(V1, V2, live=V3)], V4) == V2
+    assert former_release([state(V1, V2, live=V3), state(V1, V2)], V4) == V2
 
 
 def test_a_rollback_of_a_stopped_app_goes_to_its_last_good_release() -> None:

@@ -130,6 +130,25 @@ def test_a_guard_that_fails_tries_again(lock: Lock, watch: Watch, monkeypatch: p
     assert (attempts, lock.token) == (["a"] * 3, "")
 
 
+def test_a_run_that_waits_for_a_dead_run_takes_the_lock_while_the_guard_restores_the_host(
+    lock: Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock.take("dead", OWNER)
+
+    def pause(_seconds: float) -> None:
+        grow_old(lock, STALE_AFTER + 1)
+        lock.adopt("dead")  # the guard is faster
+
+    monkeypatch.setattr(time, "sleep", pause)
+    assert lock.acquire("me@here") == lock.token
+
+
+def test_a_guard_adopts_no_lock_of_a_living_run(lock: Lock) -> None:
+    lock.take("alive", OWNER)
+    assert not lock.adopt("dead")
+    assert lock.token == "alive"
+
+
 # --- the module -------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import instances, release_undo
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 from ansible_collections.blueoctopus.site.plugins.modules import release_undo as module
@@ -17,7 +19,7 @@ from modules import Programs, Steps
 from nginx_site import needs_nginx
 
 NAME = release_undo.__name__
-V1, V2 = (f"2026010{n}T000000Z-{n:010x}" for n in (1, 2))
+V1, V2, V3 = (f"2026010{n}T000000Z-{n:010x}" for n in (1, 2, 3))
 
 
 # --- the module -------------------------------------------------------------------------------------------------------
@@ -51,12 +53,63 @@ def test_a_release_that_is_not_good_on_this_host_is_not_restored_but_its_own_one
 
 
 @needs_nginx
-def test_a_stopped_app_stays_stopped(steps: Steps) -> None:
+def test_a_stopped_app_stays_stopped_also_if_this_host_has_confirmed_the_new_release(steps: Steps) -> None:
     steps.build(V1)
     steps.store.record("deploy", V1, "ok")
     steps.store.record("stop", V1, "ok")
-    assert steps.store.stopped
-    assert steps.run(module, V1, former=V1)["live"] == ""
+    steps.store.record("deploy", V2, "begun")
+    steps.store.make_live(steps.build(V2))
+    steps.store.record("deploy", V2, "ok")
+    assert steps.run(module, V2, former=V1, stopped=True)["live"] == ""
+    assert (steps.store.stopped, steps.store.complete()) == (True, [V1])
+
+
+def test_without_the_release_from_before_nothing_is_changed(failed: Steps) -> None:
+    shutil.rmtree(failed.store.path(V1))
+    result = failed.run(module, V2, former=V2, own=V1)
+    assert f"release {V1}, which was live before, is no longer on this host" in result["msg"]
+    assert (failed.store.live, failed.store.complete()) == (V2, [V2])
+
+
+def test_when_the_common_release_does_not_start_the_host_returns_to_its_own(
+    failed: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed.store.record("deploy", failed.build(V3), "ok")
+    tried: list[str] = []
+
+    def restore(_store: Releases, to: str, *_args: Any) -> None:
+        tried.append(to)
+        if to == V1:
+            raise NotReady("it stopped right after the start")
+
+    monkeypatch.setattr(module, "restore", restore)
+    assert failed.run(module, V2, former=V1, own=V3)["changed"]
+    assert tried == [V1, V3]
+
+
+@needs_nginx
+@pytest.mark.parametrize("former", [V1, ""], ids=["a former release", "the first deploy"])
+def test_on_a_full_disk_the_failed_release_is_removed_before_the_undo_is_recorded(
+    steps: Steps, programs: Programs, monkeypatch: pytest.MonkeyPatch, former: str
+) -> None:
+    if former:
+        steps.store.make_live(steps.build(former))
+        steps.store.record("deploy", former, "ok")
+    steps.store.record("deploy", steps.build(V2), "begun")
+    steps.store.make_live(V2)
+    steps.store.record("deploy", V2, "ok")  # this host has confirmed it, another one has failed
+    programs.prints("systemctl is-active", "active")
+    real = Releases.record
+
+    def record(self: Releases, *args: Any) -> None:
+        if self.path(V2).exists():
+            raise OSError(errno.ENOSPC, "no space left on device")
+        real(self, *args)
+
+    monkeypatch.setattr(Releases, "record", record)
+    release_undo.restore(steps.store, former, "web2 failed", {"action": "deploy", "release": V2, "by": "me"})
+    assert (steps.store.confirmed, steps.store.complete()) == (former, [former] * bool(former))
+    assert "failed" in [event["result"] for event in steps.store.history()]
 
 
 def test_a_first_deploy_that_failed_before_its_build_leaves_nothing(steps: Steps) -> None:

@@ -148,7 +148,8 @@ def new_events(state: State, host: str, now: float, with_log: bool, path: Path =
         if known is None or key in known:
             continue
         commit, by = (clean(str(event.get(key) or "")) for key in ("commit", "by"))
-        what = f"{event['action']} of {event['release']}{f' (commit {commit[:12]})' if commit else ''}"
+        release = event["release"] or "the first release"
+        what = f"{event['action']} of {release}{f' (commit {commit[:12]})' if commit else ''}"
         entry = {"app": app, "kind": "deploy", "subject": str(event["release"])}
         entry["text"] = f"{what}{f' by {by}' if by else ''}: {event['result']}"
         log = {"log": clean(str(event["reason"])[:MOST_LOG])} if with_log and event.get("reason") else {}

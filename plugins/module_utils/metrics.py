@@ -106,7 +106,9 @@ def confirmed_releases(events: Iterable[tuple[str, Mapping[str, Any]]], folder: 
     """
     found: dict[str, str] = {}
     for name, event in events:
-        if event["result"] == "ok" and event["action"] == "stop":
+        if event["result"] == "ok" and (
+            event["action"] == "stop" or not event["release"]
+        ):  # or a first deploy was undone
             found.pop(name, None)
         elif event["result"] == "ok" and (folder / name / "releases" / event["release"]).is_dir():
             found[name] = event["release"]

@@ -162,6 +162,17 @@ class Lock:
             time.sleep(PAUSE)
         return token
 
+    def adopt(self, token: str) -> bool:
+        """Take a stale lock for the guard of this run; return whether it has the lock now.
+
+        The lock stays stale, so that the next run can take it, which then waits until the guard has ended its work.
+        """
+        with self._held("mutex", 5):
+            if is_stale := self.is_stale:
+                self._write("guard", token)
+                self._write("token", token)
+            return is_stale
+
     def set_guard(self, token: str) -> None:
         """Make the guard of this run responsible for the host, if this run has the lock."""
         with self._held("mutex", 5):

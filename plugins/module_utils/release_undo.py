@@ -22,6 +22,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils import (
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import (
     Instance,
+    NotReady,
     installed_units,
     stop_builds,
     stop_other_releases,
@@ -71,9 +72,21 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
     stop_builds(store.name)
     failed = failed or store.unfinished()
     commit = store.about(failed["release"]).get("commit", "") if failed else ""
-    # First, so that it is repeated in the same direction if it fails. On a full disk, it is recorded below.
-    with contextlib.suppress(OSError):
-        record_undo(store, to, reason)
+    # Set when this host has confirmed another release, but the run has failed on another host.
+    undo = to if to != store.confirmed else None
+
+    def record() -> None:
+        if failed and store.root.is_dir():  # a first deploy that failed before its build has no folder
+            store.record(failed["action"], failed["release"], "failed", reason, failed["by"], commit)
+        if undo is not None:
+            store.record("undo", undo, "ok", reason)
+
+    is_recorded = False
+    if undo is not None:
+        # First, so that it is repeated in the same direction if it fails. On a full disk, removals free space before.
+        with contextlib.suppress(OSError):
+            record()
+            is_recorded = True
     differs = False
     if not to:
         if differs := store.site.is_symlink() or store.paths.is_symlink():
@@ -86,7 +99,7 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
         if instances.systemctl("is-active", instance.service) != "active":
             instance.start_web()
             if to != store.live:
-                instance.wait_until_healthy()
+                wait_or_stop(instance)
         instance.enable(*instance.web, *instance.background)
         if differs := store.site_differs(to):
             nginx.reload_pending().touch()
@@ -96,17 +109,22 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
     if Path(nginx.NGINX).exists() and (differs or nginx.reload_pending().exists()):
         nginx.reload()
     stop_other_releases(store, to)
-    store.sweep()
-    # Last: on a full disk, the removals have freed space. A first deploy that failed before its build has no folder.
-    if failed and store.root.is_dir():
-        store.record(failed["action"], failed["release"], "failed", reason, failed["by"], commit)
-    record_undo(store, to, reason)
+    store.sweep(undo)
+    if not is_recorded:
+        record()
 
 
-def record_undo(store: Releases, to: str, reason: str) -> None:
-    """Record that the live release shall be another one than the confirmed one, which this host alone has confirmed."""
-    if to != store.confirmed:
-        store.record("undo", to, "ok", reason)
+def wait_or_stop(instance: Instance) -> None:
+    """Wait until a release that was started is healthy; otherwise stop it, so that the next attempt checks it again.
+
+    Raises:
+        NotReady: when it is not.
+    """
+    try:
+        instance.wait_until_healthy()
+    except NotReady:
+        instances.systemctl("stop", *instance.web)
+        raise
 
 
 # --- the guard, which runs on the host ------------------------------------------------------------------------------
@@ -195,8 +213,7 @@ def watch(lock: Lock, store: Releases, token: str) -> None:
         try:
             # A module of that run may still be running for a long time.
             with lock.work(lock.token, patience=3600):
-                if lock.is_stale and token in (lock.token, lock.guard) and lock.take(token, lock.owner or {}):
-                    lock.set_guard(token)
+                if token in (lock.token, lock.guard) and lock.adopt(token):
                     restore(store, store.confirmed, INTERRUPTED)
                     lock.free(token)
         except LockLost:

@@ -260,12 +260,12 @@ class Releases:
         self._history.chmod(0o640)
         sync_folder(self.root)
 
-    def _replay(self) -> Good:
-        """The good releases after the last event."""
+    def _replay(self, *more: dict[str, str]) -> Good:
+        """The good releases after the last event, or after further ones."""
         present = set(self.complete())
         past: list[Good] = []
         good = Good()
-        for event in self.history():
+        for event in (*self.history(), *more):
             release, action = event["release"], event["action"]
             if event["result"] != "ok" or (action != "stop" and release and release not in present):
                 continue
@@ -305,9 +305,13 @@ class Releases:
         """The release of the last successful deploy or rollback; empty when there is none, or the app was stopped."""
         return self._replay().confirmed
 
-    def good(self) -> list[str]:
-        """All good releases that still exist. Pruning removes the first ones first."""
-        good = self._replay()
+    def good(self, undo: str | None = None) -> list[str]:
+        """All good releases that still exist. Pruning removes the first ones first.
+
+        Args:
+            undo: the release that an undo makes live, if that is not recorded yet; empty for none.
+        """
+        good = self._replay(*([] if undo is None else [{"action": "undo", "release": undo, "result": "ok"}]))
         return [*good.left, *good.stack]
 
     def previous(self) -> str:
@@ -328,11 +332,15 @@ class Releases:
             self.path(release).rename(removed)
             shutil.rmtree(removed)
 
-    def sweep(self) -> None:
-        """Remove leftovers of crashes: partly built and partly removed releases, and those that are not good."""
+    def sweep(self, undo: str | None = None) -> None:
+        """Remove leftovers of crashes: partly built and partly removed releases, and those that are not good.
+
+        Args:
+            undo: see `good`.
+        """
         for leftover in self.leftovers():
             shutil.rmtree(leftover)
-        for release in set(self.complete()) - {self.live, *self.good()}:
+        for release in set(self.complete()) - {self.live, *self.good(undo)}:
             self.remove(release)
 
     def leftovers(self) -> Iterator[Path]:

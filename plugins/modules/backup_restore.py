@@ -82,7 +82,6 @@ plan:
   type: dict
 """
 
-import contextlib
 import json
 import os
 import time
@@ -90,7 +89,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import NOT_INSTALLED, PROGRAM
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockLost
 
 PLANS = "/var/lib/backup/restores"
 
@@ -148,12 +147,16 @@ def main() -> None:
         lock.free(token)
         module.exit_json(changed=False, plan={})
     owner = {"by": params["by"], "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())}
-    takes_lock = params["step"] in ("prepare", "stop", "swap")
-    if takes_lock and not lock.take(token, owner):
+    if not lock.take(token, owner):
         by = lock.owner["by"] if lock.owner else "another run"
         module.fail_json(msg=f"{params['name']} is being changed by {by}. Nothing was changed. Try again when it ends.")
-    with lock.kept(token) if takes_lock else contextlib.nullcontext():
-        code, output, error = module.run_command(command(params))
+    # The guard of a deploy that was interrupted before must not start the app in the meantime. It ends now.
+    lock.set_guard(token)
+    try:
+        with lock.kept(token), lock.work(token):
+            code, output, error = module.run_command(command(params))
+    except LockLost as lost:
+        module.fail_json(msg=f"{params['name']}: {lost}")
     is_copy_or_failed = params["step"] == "prepare" and (code or params["as_name"])
     if params["step"] in ("start", "undo") or is_copy_or_failed:
         lock.free(token)

@@ -64,6 +64,20 @@ live:
   description: Id of the live release; empty when there is none.
   returned: when the lock was taken, or in check mode
   type: str
+confirmed:
+  description: Id of the release that a failed run returns to; empty when there is none, or the app was stopped.
+  returned: when the lock was taken, or in check mode
+  type: str
+stopped:
+  description: Whether the app was stopped.
+  returned: when the lock was taken, or in check mode
+  type: bool
+restored:
+  description: >-
+    Whether the confirmed release is live. If it no longer starts after an interrupted run, there is a warning, and the
+    host must repeat that when this run has changed nothing.
+  returned: when the lock was taken
+  type: bool
 stack:
   description: >-
     Ids of the good releases. The last one is the live one; a rollback goes to the one before it.
@@ -106,6 +120,8 @@ def snapshot(store: Releases) -> dict[str, Any]:
     """The state of the host that a deploy or rollback requires for its plan."""
     return {
         "live": store.live,
+        "confirmed": store.confirmed,
+        "stopped": store.stopped,
         "stack": store.stack,
         "rolled_back": store.rolled_back,
         "releases": {
@@ -116,16 +132,18 @@ def snapshot(store: Releases) -> dict[str, Any]:
     }
 
 
-def restore_if_it_starts(module: AnsibleModule, store: Releases) -> None:
+def restore_if_it_starts(module: AnsibleModule, store: Releases) -> bool:
     """Restore the confirmed release after an interrupted run. A release that no longer starts blocks no deploy."""
     try:
         restore(store, store.confirmed, INTERRUPTED)
+        return True
     except NotReady as error:
         live = f"release {store.live} stays live for now" if store.live else "no release is live"
         module.warn(
             f"{store.name}: the run before was interrupted, and the confirmed release {store.confirmed} could not be "
             f"restored: {error}. So {live}."
         )
+        return False
 
 
 def main() -> None:
@@ -156,15 +174,15 @@ def main() -> None:
         with lock.kept(params["token"]), work(module):
             start_guard(params["name"], params["root"], params["token"])
             lock.set_guard(params["token"])
-            if not (settled := is_settled(store)):
-                restore_if_it_starts(module, store)
+            settled = is_settled(store)
+            restored = settled or restore_if_it_starts(module, store)
             state = snapshot(store)
     except BaseException:
         # The guard waits until no module of another run is running, and then restores the host. Without a guard,
         # nothing was changed.
         (lock.abandon if lock.guard == params["token"] else lock.free)(params["token"])
         raise
-    module.exit_json(changed=not settled and bool(state["releases"]), token=params["token"], **state)
+    module.exit_json(changed=not settled and bool(state["releases"]), token=params["token"], restored=restored, **state)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,13 @@ options:
     type: str
     default: ""
   own:
-    description: Id of the release that was live on this host before the run.
+    description: Id of the release that was confirmed on this host before the run.
     type: str
     default: ""
+  stopped:
+    description: Whether the app was stopped on this host before the run. It stays stopped.
+    type: bool
+    default: false
   release:
     description: Id of the release that failed, for the history.
     type: str
@@ -57,6 +61,7 @@ live:
   type: str
 """
 
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import is_settled, restore
 
@@ -65,6 +70,7 @@ def main() -> None:
     module, store = release_module(
         former={"type": "str", "default": ""},
         own={"type": "str", "default": ""},
+        stopped={"type": "bool", "default": False},
         release={"type": "str", "default": ""},
         reason={"type": "str", "default": ""},
         **HISTORY,
@@ -73,13 +79,20 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, live=store.live)
     with work(module):
-        own = params["own"]
-        # An app that was stopped on this host stays stopped.
-        choices = [] if store.stopped and not own else [params["former"], own]
-        former = next((release for release in choices if release in store.good()), "")
+        own, good = params["own"], store.good()
+        former = next((release for release in (params["former"], own) if release in good), "")
+        if params["stopped"]:
+            former = ""
+        elif own and not former:
+            module.fail_json(msg=f"{params['name']}: release {own}, which was live before, is no longer on this host.")
         changed = not is_settled(store) or former != store.live
         failed = {key: params[key] for key in ("action", "release", "by")} if params["release"] else None
-        restore(store, former, params["reason"], failed)
+        try:
+            restore(store, former, params["reason"], failed)
+        except NotReady:
+            if former == own or own not in good:
+                raise
+            restore(store, own, params["reason"], failed)
     module.exit_json(changed=changed, live=store.live)
 
 

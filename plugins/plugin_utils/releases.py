@@ -36,9 +36,9 @@ def former_release(states: Iterable[State], target: str) -> str:
 
     Hosts without a good release, or with an app that was stopped, do not count. Empty when there is no such release.
     """
-    serving = [state for state in states if state["stack"] and state["live"]]
+    serving = [state for state in states if state["confirmed"]]
     stacks = [[release for release in state["stack"] if release != target] for state in serving]
-    lives = {state["live"] for state in serving}
+    lives = {state["confirmed"] for state in serving}
     if len(lives) == 1:  # this may be the target itself, when only a new host lacks it
         return str(lives.pop())
     return common(stacks)
