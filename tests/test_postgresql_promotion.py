@@ -24,6 +24,7 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     def control_data(*_args: Any) -> dict[str, str]:
         return {"Database cluster state": found["state"], "Latest checkpoint location": "0/5000028"}
 
+    monkeypatch.setattr(module, "DATA", tmp_path / "lib")
     monkeypatch.setattr(module, "psql", psql)
     monkeypatch.setattr(module, "control_data", control_data)
     monkeypatch.setattr(module, "cluster_version", lambda: "17")
@@ -66,10 +67,10 @@ def test_check_mode_stops_nothing(tmp_path: Path, programs: Programs) -> None:
 
 
 def test_a_standby_is_promoted_only_with_all_changes_of_the_primary(answers: dict[str, str]) -> None:
-    answers["SELECT pg_last_wal_receive_lsn() >= '0/5000028'"] = "f"
+    answers["SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) >= '0/5000028'"] = "f"
     result = call(module, state="promoted", position="0/5000028")
     assert "it lacks the last changes of the former primary" in result["msg"]
-    answers["SELECT pg_last_wal_receive_lsn() >= '0/5000028'"] = "t"
+    answers["SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) >= '0/5000028'"] = "t"
     assert call(module, state="promoted", position="0/5000028")["changed"]
 
 
@@ -82,3 +83,11 @@ def test_a_primary_is_not_promoted_again(answers: dict[str, str]) -> None:
 def test_a_promotion_that_takes_too_long_is_an_error(answers: dict[str, str]) -> None:
     answers["SELECT pg_promote"] = "f"
     assert "it has not become the primary within 60 seconds" in call(module, state="promoted")["msg"]
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_standby_is_not_stopped_as_if_it_were_the_primary(tmp_path: Path, programs: Programs) -> None:
+    (tmp_path / "lib/17/main").mkdir(parents=True)
+    (tmp_path / "lib/17/main/standby.signal").touch()
+    assert "it is a standby, and no primary" in call(module, state="fenced")["msg"]
+    assert programs.calls() == []

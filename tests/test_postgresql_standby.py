@@ -27,6 +27,7 @@ class Hosts:
         self.system, self.primary, self.version = "1", "2", "17"
         self.timeline, self.position = "1", "0/9000000"  # of the primary
         self.own = {"timeline": "1", "position": "0/5000028"}
+        self.in_standby = "off"  # of the primary
         self.databases = "0"  # of this host
         self.runs = True
         self.streaming: Callable[[], bool] = lambda: True
@@ -170,6 +171,20 @@ def test_a_standby_that_is_ahead_of_an_old_image_of_its_primary_is_refused(hosts
 def test_a_host_that_was_promoted_is_refused(hosts: Hosts) -> None:
     hosts.system, hosts.own["timeline"], hosts.databases = hosts.primary, "2", "1"
     assert "it was promoted after the primary was its primary" in refused(hosts)
+
+
+def test_a_primary_that_is_a_standby_now_is_refused(hosts: Hosts) -> None:
+    hosts.system, hosts.databases, hosts.in_standby = hosts.primary, "1", "on"  # an old inventory after a promotion
+    assert "that host is itself a standby" in refused(hosts)
+
+
+def test_without_the_credentials_of_this_run_those_of_before_stay(hosts: Hosts, tmp_path: Path) -> None:
+    run()
+    before = (tmp_path / "standby/pgpass").read_text()
+    result = call(module, primary="10.0.0.9", authority="", password="", slot="standby_db2")
+    assert "This run has not configured 10.0.0.9" in result["msg"]
+    assert (tmp_path / "standby/pgpass").read_text() == before
+    assert hosts.is_copy
 
 
 def test_a_host_without_its_data_folder_is_copied(hosts: Hosts) -> None:

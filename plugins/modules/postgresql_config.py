@@ -85,6 +85,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import
     start_mode,
 )
 
+DATA = Path("/var/lib/postgresql")
 SERVER_FILE = "conf.d/40-machine.conf"
 START_TIMEOUT = 120  # seconds: after a power cut, the server replays its log first
 RELOAD_TIMEOUT = 15  # seconds
@@ -217,6 +218,11 @@ def main() -> None:
         module.fail_json(
             msg="promote.yml has stopped the PostgreSQL cluster of this host, as another host has its databases now. "
             "Set postgresql_standby_of of this host to that one, and remove it there. docs/databases.md#a-standby"
+        )
+    if not params["standby"] and (DATA / (version or "VERSION") / CLUSTER / "standby.signal").exists():
+        module.fail_json(
+            msg="The PostgreSQL cluster of this host is a standby, but the inventory says nothing of that. If its primary is "
+            "lost, run promote.yml with postgresql_standby_of still set for this host. docs/databases.md#a-standby"
         )
     folder = CONFIG / (version or "VERSION") / CLUSTER
     connections = params["max_connections"]

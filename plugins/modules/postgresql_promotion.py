@@ -101,6 +101,8 @@ def fence(version: str) -> str:
     Raises:
         PostgresqlError: when it does not shut down in order.
     """
+    if (DATA / version / CLUSTER / "standby.signal").exists():
+        raise PostgresqlError("it is a standby, and no primary")
     set_start_mode(version, FENCED)  # first: a host that restarts now does not start it again
     subprocess.run(["systemctl", "stop", f"postgresql@{version}-{CLUSTER}.service"], check=True, capture_output=True)
     control = control_data(version, DATA / version / CLUSTER)
@@ -116,7 +118,7 @@ def promote(position: str) -> None:
         PostgresqlError: when it has not, or does not become the primary.
     """
     deadline = time.monotonic() + RECEIVE_TIMEOUT
-    has_all = f"SELECT pg_last_wal_receive_lsn() >= {literal(position)}::pg_lsn;"
+    has_all = f"SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) >= {literal(position)}::pg_lsn;"
     while position and psql(has_all) != "t":
         if time.monotonic() > deadline:
             raise PostgresqlError("it lacks the last changes of the former primary")
@@ -152,7 +154,7 @@ def main() -> None:
         module.exit_json(changed=is_standby)
     except (OSError, PostgresqlError, subprocess.CalledProcessError) as error:
         problem = {"fenced": "The primary could not be stopped", "promoted": "The standby could not be promoted"}
-        module.fail_json(msg=f"{problem.get(state, 'The standby could not be checked')}: {error}")
+        module.fail_json(msg=f"{problem.get(state, 'PostgreSQL does not answer')}: {error}")
 
 
 if __name__ == "__main__":

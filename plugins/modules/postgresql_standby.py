@@ -135,6 +135,8 @@ class Standby:
         Raises:
             PostgresqlError: when its data may be newer than that of the primary.
         """
+        if self.ask_primary("SHOW in_hot_standby") == "on":
+            raise PostgresqlError(f"that host is itself a standby. {SWAP}")
         if not self.data.exists():
             return False
         own = control_data(self.version, self.data)  # before the primary's position, which is the later one
@@ -216,6 +218,9 @@ class Standby:
         set_start_mode(self.version, "auto")
         logged = len(read(self.log))
         subprocess.run(["systemctl", "start", self.unit], capture_output=True)
+        if not self.streams:
+            with contextlib.suppress(PostgresqlError):  # it still starts
+                psql("SELECT pg_reload_conf();")  # the primary may be another one
         deadline = time.monotonic() + STREAM_TIMEOUT
         while not self.streams:
             new = read(self.log)[logged:]  # it tries again every five seconds
@@ -260,6 +265,10 @@ def main() -> None:
         module.exit_json(changed=not signal.exists(), copied=False, kept="")
     if not version:
         module.fail_json(msg="This host has no PostgreSQL cluster main. Run playbooks/site.yml, which installs it.")
+    if not (params["authority"] and params["password"]):
+        module.fail_json(
+            msg=f"This run has not configured {params['primary']}, the primary: see its error above. Nothing was changed."
+        )
     standby = Standby(version, params["primary"], params["slot"])
     copied, kept = False, ""
     try:

@@ -145,6 +145,17 @@ def test_the_former_primary_becomes_a_standby_and_its_data_is_kept(
     assert [checked.recap(name)["changed"] for name in ("web", "db1", "db2")] == [0, 0, 0], checked.output
 
 
+def test_a_run_with_the_former_inventory_changes_neither_the_primary_nor_the_standby(
+    guestbook: Guestbook, play: Play, at: Callable[[str], Host]
+) -> None:
+    run = play("site", limit=ALL)
+    assert run.code != 0
+    assert "is a standby, but the inventory says nothing of that" in run.output, run.output
+    assert "that host is itself a standby" in run.output or "This run has not configured" in run.output, run.output
+    sign(guestbook)
+    assert follows(at("db1"))
+
+
 def test_a_standby_that_was_off_for_long_is_copied_again(
     guestbook: Guestbook, play: Play, at: Callable[[str], Host]
 ) -> None:
