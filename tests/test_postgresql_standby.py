@@ -48,6 +48,7 @@ class Hosts:
         return {
             "IDENTIFY_SYSTEM": f"{self.primary}|{self.timeline}|{self.position}|",
             "SHOW server_version": f"{self.version}.4",
+            "SHOW in_hot_standby": self.in_standby,
         }.get(words[-1], "")
 
     def control_data(self, *_args: object) -> dict[str, str]:
@@ -202,7 +203,7 @@ def test_a_standby_that_lacks_removed_changes_is_copied_again_and_its_copy_is_no
     hosts.log.write_text('FATAL: replication slot "standby_db2" does not exist\n')  # an old one
     assert not run()["copied"]
     programs.add("systemctl", f'[ "$1" != start ] || echo "WAL segment 1 has already been removed" >> {hosts.log}')
-    answers = iter([False, False])
+    answers = iter([False, False, False])
     hosts.streaming = lambda: next(answers, True)
     assert run()["copied"]
     assert [path.name for path in hosts.data.parent.iterdir()] == ["main"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import psql
+from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import PostgresqlError, psql
 
 DATABASES = "SELECT json_agg(datname ORDER BY datname) FROM pg_database WHERE datallowconn;"
 # Exact numbers of rows. Statistics would not tell that rows are missing.
@@ -24,7 +25,7 @@ OBJECTS = """WITH own AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' A
       WHERE indisready AND (indisvalid OR relkind = 'p')
     UNION ALL SELECT 'functions', count(*)::text FROM pg_proc
       WHERE pronamespace IN (TABLE own) AND ('pg_proc'::regclass, oid) NOT IN (TABLE member)
-    UNION ALL SELECT 'extensions', count(*)::text FROM pg_extension
+    UNION ALL SELECT format('extension %I', extname), '' FROM pg_extension
     UNION ALL SELECT format('sequence %s.%I', relnamespace::regnamespace, relname), pg_sequence_last_value(oid)::text
       FROM relation WHERE relkind = 'S'
     UNION ALL SELECT format('materialized view %s.%I', relnamespace::regnamespace, relname), relispopulated::text
@@ -33,6 +34,24 @@ OBJECTS = """WITH own AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' A
 # A view comes after those that it uses, as it was created later.
 EMPTY_VIEWS = """SELECT coalesce(json_agg(format('%s.%I', relnamespace::regnamespace, relname) ORDER BY oid), '[]')
   FROM pg_class WHERE relkind = 'm' AND NOT relispopulated;"""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a cluster contains: the results of `rows` and `objects`."""
+
+    rows: dict[str, str]
+    objects: dict[str, str | None]
+
+    def missing_in(self, copy: Contents) -> list[str]:
+        """The names of what the copy does not have, or has with another value."""
+        missing = [name for name, count in self.rows.items() if copy.rows.get(name) != count]
+        return missing + [name for name, value in self.objects.items() if copy.objects.get(name, "missing") != value]
+
+
+def contents(port: int) -> Contents:
+    """What the cluster on a port contains."""
+    return Contents(rows(port), objects(port))
 
 
 def rows(port: int) -> dict[str, str]:
@@ -55,14 +74,33 @@ def objects(port: int) -> dict[str, str | None]:
     return found
 
 
-def refresh(port: int, before: Mapping[str, str | None]) -> None:
+def refresh(port: int, before: Mapping[str, str | None]) -> list[str]:
     """Refresh the materialized views that had content before: pg_upgradecluster leaves them without.
 
     Args:
         port: port of the copy.
         before: what `objects` has returned for the original.
+
+    Returns:
+        Those that could not be refreshed, such as one of data on another server. They stay without content.
     """
+    left = []
     for database in json.loads(psql(DATABASES, port=port)):
-        for view in json.loads(psql(EMPTY_VIEWS, database, port)):
-            if before.get(f"{database}: materialized view {view}") == "true":
-                psql(f"REFRESH MATERIALIZED VIEW {view};", database, port)  # quoted by PostgreSQL itself
+        views = json.loads(psql(EMPTY_VIEWS, database, port))
+        due = [view for view in views if before.get(f"{database}: materialized view {view}") == "true"]
+        while due:  # a view may use another one that is later in the list
+            failed = [view for view in due if not is_refreshed(view, database, port)]
+            if failed == due:
+                break
+            due = failed
+        left += [f"{database}: materialized view {view}" for view in due]
+    return left
+
+
+def is_refreshed(view: str, database: str, port: int) -> bool:
+    """Refresh a materialized view; return whether that has succeeded."""
+    try:
+        psql(f"REFRESH MATERIALIZED VIEW {view};", database, port)  # quoted by PostgreSQL itself
+    except PostgresqlError:
+        return False
+    return True

@@ -82,15 +82,18 @@ plan:
   type: dict
 """
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.backup_status import NOT_INSTALLED, PROGRAM
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockLost
 
+UNDO_TIMEOUT = 120  # seconds
 PLANS = "/var/lib/backup/restores"
 
 
@@ -116,6 +119,14 @@ def stamp_of(name: str) -> str:
             return str(json.load(file)["stamp"])
     except (OSError, ValueError):
         return ""
+
+
+@contextlib.contextmanager
+def changing(lock: Lock, token: str) -> Iterator[None]:
+    """Run the block as the only process that changes the app. The guard of an earlier, interrupted deploy ends."""
+    with lock.work(token):
+        lock.set_guard(token)
+        yield
 
 
 def main() -> None:
@@ -147,18 +158,21 @@ def main() -> None:
         lock.free(token)
         module.exit_json(changed=False, plan={})
     owner = {"by": params["by"], "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())}
-    if not lock.take(token, owner):
-        by = lock.owner["by"] if lock.owner else "another run"
-        module.fail_json(msg=f"{params['name']} is being changed by {by}. Nothing was changed. Try again when it ends.")
-    # The guard of a deploy that was interrupted before must not start the app in the meantime. It ends now.
-    lock.set_guard(token)
+    # An undo waits: without it, the app would stay stopped.
+    deadline = time.monotonic() + (UNDO_TIMEOUT if params["step"] == "undo" else 0)
+    while not lock.take(token, (lock.owner if lock.token == token else None) or owner):
+        if time.monotonic() >= deadline:
+            by = lock.owner["by"] if lock.owner else "another run"
+            said = "The restore was not undone here" if params["step"] == "undo" else "Nothing was changed"
+            module.fail_json(msg=f"{params['name']} is being changed by {by}. {said}. Try again when it ends.")
+        time.sleep(1)
     try:
-        with lock.kept(token), lock.work(token):
+        with lock.kept(token), contextlib.nullcontext() if params["step"] == "prepare" else changing(lock, token):
             code, output, error = module.run_command(command(params))
     except LockLost as lost:
         module.fail_json(msg=f"{params['name']}: {lost}")
-    is_copy_or_failed = params["step"] == "prepare" and (code or params["as_name"])
-    if params["step"] in ("start", "undo") or is_copy_or_failed:
+    has_ended = params["step"] == "undo" or (params["step"] == "start" and not code)
+    if has_ended or (params["step"] == "prepare" and (code or params["as_name"])):
         lock.free(token)
     if code:
         module.fail_json(msg=error.strip() or output.strip())

@@ -111,9 +111,17 @@ def drill_lines(status: dict[str, Any], since: float) -> tuple[list[str], list[s
 
 
 def target_has_backups(module: AnsibleModule) -> bool:
-    """Whether a target has backups of this host; one without a repository has none."""
-    listed = ([PROGRAM, "list", "--target", target["name"], "--json"] for target in read_json(SETTINGS)["targets"])
-    return any(not code and json.loads(output) for code, output, _ in map(module.run_command, listed))
+    """Whether a target has backups of this host; one without a repository has none.
+
+    When a target can't be asked, the module ends with that problem: its backups may be those of a lost host.
+    """
+    for target in read_json(SETTINGS)["targets"]:
+        code, output, error = module.run_command([PROGRAM, "list", "--target", target["name"], "--json"])
+        if not code and json.loads(output):
+            return True
+        if code and "no repository" not in output + error:
+            module.exit_json(changed=False, lines=[], problems=[(error or output).strip()])
+    return False
 
 
 def main() -> None:

@@ -221,8 +221,8 @@ def main() -> None:
         )
     if not params["standby"] and (DATA / (version or "VERSION") / CLUSTER / "standby.signal").exists():
         module.fail_json(
-            msg="The PostgreSQL cluster of this host is a standby, but the inventory says nothing of that. If its primary is "
-            "lost, run promote.yml with postgresql_standby_of still set for this host. docs/databases.md#a-standby"
+            msg="The PostgreSQL cluster of this host is a standby, but the inventory says nothing of that. If its "
+            "primary is lost, run promote.yml with postgresql_standby_of still set for it. docs/databases.md#a-standby"
         )
     folder = CONFIG / (version or "VERSION") / CLUSTER
     connections = params["max_connections"]

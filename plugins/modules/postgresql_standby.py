@@ -267,7 +267,7 @@ def main() -> None:
         module.fail_json(msg="This host has no PostgreSQL cluster main. Run playbooks/site.yml, which installs it.")
     if not (params["authority"] and params["password"]):
         module.fail_json(
-            msg=f"This run has not configured {params['primary']}, the primary: see its error above. Nothing was changed."
+            msg=f"This run has not configured {params['primary']}, the primary: see its error. Nothing was changed."
         )
     standby = Standby(version, params["primary"], params["slot"])
     copied, kept = False, ""

@@ -9,15 +9,12 @@ short_description: Upgrade the PostgreSQL cluster of a host to a newer major ver
 description:
   - Copies the cluster C(main) on port 5432 to a new one of the newest major version that is installed, with Debian's
     C(pg_upgradecluster). The new cluster gets the port; the former one is kept, stopped.
-  - Refreshes the materialized views that had content, as C(pg_upgradecluster) leaves them empty. Then compares the
-    number of rows of every table, the values of sequences, and the numbers of views, indexes, functions and extensions,
-    also when an earlier run was interrupted before that. If they differ, or a step fails, the former cluster is started
-    again, and the new one is dropped. Clients can't connect in the meantime.
+  - Refreshes the materialized views that had content, as C(pg_upgradecluster) leaves them empty. Then compares rows,
+    sequences, views, indexes, functions and extensions, also when an earlier run was interrupted before that. If they
+    differ, or a step fails, the former cluster runs again, and the new one is dropped. Clients can't connect meanwhile.
 options:
   step:
-    description: >-
-      V(check) only says whether an upgrade is needed, and fails if it is not possible. V(upgrade) does it. V(drop)
-      drops the clusters of former versions.
+    description: V(check) only checks whether an upgrade is needed and possible. V(drop) drops the former clusters.
     type: str
     choices: [check, upgrade, drop]
     required: true
@@ -74,7 +71,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +79,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils import postgresql
 from ansible_collections.blueoctopus.site.plugins.module_utils.files import read, write
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import CLUSTER, PostgresqlError, psql
-from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql_contents import objects, refresh, rows
+from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql_contents import Contents, contents, refresh
 
 PROGRAMS = Path("/usr/lib/postgresql")
 # Exists while a cluster is copied. The version in it is that of a cluster that is not complete. After the comparison,
@@ -301,16 +298,17 @@ def write_dump(path: Path) -> None:
     partial.replace(path)
 
 
-def upgrade(old: str, new: str, copied: bool = False) -> int:
+def upgrade(old: str, new: str, warn: Callable[[str], None], copied: bool = False) -> int:
     """Copy the cluster to a new one, which then has its port, and return the number of rows in all tables.
 
     Args:
         old: version of the cluster.
         new: version of the new one.
+        warn: is called with each warning.
         copied: whether an earlier run has copied it, and was interrupted before it had compared both.
 
     Raises:
-        PostgresqlError: when it fails; the old cluster runs as before.
+        PostgresqlError: when it fails; the old cluster runs as before, or the new one if it was copied before.
     """
     if cluster(new) and not copied:  # an empty one, as an upgrade of Debian creates it
         run("pg_dropcluster", "--stop", new, CLUSTER)
@@ -319,25 +317,27 @@ def upgrade(old: str, new: str, copied: bool = False) -> int:
         if not copied:
             run("pg_upgradecluster", "--no-start", "-v", new, old, CLUSTER)
         copy_settings(old, new)
-        found: list[dict[str, str]] = []
-        others: list[dict[str, str | None]] = []
+        empty: list[str] = []
+        found: list[Contents] = []
         # Both without clients: pg_upgradecluster goes on when a table can't be restored.
         for one in (one for one in clusters() if one.version in (old, new)):
             with without_clients(one):
-                if others:
-                    refresh(one.port, others[0])
-                found.append(rows(one.port))
-                others.append(objects(one.port))
-        missing = [name for name, count in found[0].items() if found[1].get(name) != count]
-        missing += [name for name, value in others[0].items() if others[1].get(name, "") != value]
-        if missing:
+                empty = refresh(one.port, found[0].objects) if found else []
+                found.append(contents(one.port))
+        for view in empty:
+            warn(f"{view} could not be refreshed, and has no content. As its owner: REFRESH MATERIALIZED VIEW.")
+        if missing := [name for name in found[0].missing_in(found[1]) if name not in empty]:
             raise PostgresqlError(f"PostgreSQL {new} does not have the same content in: {', '.join(missing[:10])}")
         write(MARKER, f"{new} {COMPARED}\n")
         start(current())
     except PostgresqlError as error:
+        if copied:  # clients may have written to it since then, so it is never dropped
+            start(current())
+            advice = f"If clients have written to it since the interrupted run, this is right: sudo rm {MARKER}"
+            raise PostgresqlError(f"{error}\nPostgreSQL {new} runs, and the former cluster is kept. {advice}") from None
         undo(old, new)
         raise PostgresqlError(f"{error}\nThe upgrade was undone: PostgreSQL {old} runs as before.") from None
-    return sum(int(count) for count in found[1].values() if count)
+    return sum(int(count) for count in found[1].rows.values() if count)
 
 
 def former() -> list[Cluster]:
@@ -379,7 +379,7 @@ def main() -> None:
                 before = [one.version for one in clusters() if int(one.version) < int(begun)][-1]
                 if COMPARED in MARKER.read_text():
                     start(old)
-                count = upgrade(before, begun, copied=True) if MARKER.exists() else 0
+                count = upgrade(before, begun, module.warn, copied=True) if MARKER.exists() else 0
                 module.exit_json(changed=True, needed=True, old=before, new=begun, rows=count)
             undo(old.version, begun)
             old = current()
@@ -390,7 +390,7 @@ def main() -> None:
             module.exit_json(changed=step == "upgrade" and needed, **about)
         if dump:
             write_dump(Path(dump))
-        count = upgrade(old.version, new)
+        count = upgrade(old.version, new, module.warn)
         module.exit_json(changed=True, needed=True, old=old.version, new=new, rows=count)
     except PostgresqlError as error:
         module.fail_json(msg=str(error))

@@ -288,8 +288,18 @@ class Restic:
 
     def files(self, snapshot: str, folder: Path) -> int:
         """The number of regular files in a folder of a snapshot, and in the folders below it."""
-        listed = self.call("ls", "--json", "--recursive", snapshot, str(folder)).stdout.splitlines()
-        return sum(json.loads(line).get("type") == "file" for line in listed)
+        # Line by line: a million files have a gigabyte of lines.
+        listing = self.argv("ls", "--json", "--recursive", snapshot, str(folder))
+        with subprocess.Popen(
+            listing, env=self.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as restic:
+            assert restic.stdout
+            assert restic.stderr
+            count = sum(json.loads(line.decode(errors="replace")).get("type") == "file" for line in restic.stdout)
+            error = restic.stderr.read().decode(errors="replace")
+        if restic.returncode:
+            raise failure(self.target.name, error)
+        return count
 
     def forget(self, snapshots: list[str]) -> None:
         """Delete snapshots and the data that no other snapshot needs."""
@@ -332,7 +342,7 @@ def summary(output: str, lacks: tuple[str, ...] = ()) -> Saved:
 def unreadable(errors: str) -> tuple[str, ...]:
     """The files that restic could not read, without those that were deleted while it ran."""
     found = []
-    for line in errors.splitlines():
+    for line in errors.split("\n"):  # not splitlines: names of files may have other line breaks
         with contextlib.suppress(ValueError):
             message = json.loads(line)
             if isinstance(message, dict) and message.get("message_type") == "error":

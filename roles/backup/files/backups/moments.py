@@ -107,7 +107,7 @@ class Moments:
         with contextlib.suppress(NoArchive):
             newest = [] if newest == [self.archive.id] else newest
         moment = min(runs.latest_moment(at), now) if at else now
-        wanted = Wanted(moment, at, own and not newest, run)
+        wanted = Wanted(moment, at, own and (bool(at) or not newest), run)
         return None if moment == run.time or not (at or newest) else wanted
 
     def archive_all(self) -> None:

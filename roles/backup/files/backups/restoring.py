@@ -218,9 +218,7 @@ class Restorer:
                     found, note = self.moments.dump(plan.app, wanted, engine, plan.stamp, dump)
                     about |= found
                     plan.note(note)
-                except BackupError as error:
-                    if at and not isinstance(error, NoArchive):
-                        raise
+                except NoArchive as error:
                     wanted = None
                     plan.note(f"The database is that of the backup. {error}")
             if not wanted:

@@ -184,7 +184,11 @@ class Saver:
                     raise BackupError(f"{app.folder} is missing. Deploy the app, or remove it from the inventory.")
                 copied = copies.copy_all(app.folder, stage / "sqlite")
                 about |= {"sqlite": [asdict(one) for one in copied], **account(app)}
-                has_files = any(names for _, _, names in os.walk(app.folder))
+                has_files = any(
+                    os.path.isfile(path) and not os.path.islink(path)
+                    for root, _, names in os.walk(app.folder)
+                    for path in (os.path.join(root, name) for name in names)
+                )
                 about["has_files"] = has_files and not self.settings.exclude  # which may match all of them
                 for one in copied:
                     literal = re.sub(r"([*?\[\\])", r"\\\1", str(app.folder / one.path))
