@@ -64,7 +64,9 @@ class Hosts:
     def psql(self, sql: str) -> str:
         if not self.runs and not self.is_copy:
             raise PostgresqlError("it does not answer")
-        return {module.OWN_DATABASES: self.databases, module.STREAMING: str(int(self.streaming()))}.get(sql, "")
+        if sql == module.STREAMING:
+            return str(int(self.streaming()))
+        return self.databases if sql == module.OWN_DATABASES else ""
 
     @property
     def is_copy(self) -> bool:
