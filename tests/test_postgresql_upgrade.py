@@ -195,7 +195,7 @@ shown["differs"] = step("upgrade").get("msg", ""), clusters(), upgrade.MARKER.ex
     assert "does not have the same content in: shop: public.entry\n" in message
     # Clients may have written to the new cluster since the interrupted run, so it stays.
     assert "PostgreSQL 16 runs, and the former cluster is kept." in message
-    assert (clusters["16"], clusters["15"][1], begun) == ([5432, "online"], "down", True)
+    assert (clusters["16"], clusters["15"][1], begun) == ([5432, "online"], "down", False)
 
 
 def test_sequences_views_functions_indexes_and_extensions_are_compared(

@@ -333,7 +333,7 @@ def upgrade(old: str, new: str, warn: Callable[[str], None], copied: bool = Fals
     except PostgresqlError as error:
         if copied:  # clients may have written to it since then, so it is never dropped
             start(current())
-            advice = f"If clients have written to it since the interrupted run, this is right: sudo rm {MARKER}"
+            advice = "If that is not from clients since the interrupted run, go back: docs/databases.md#upgrades"
             raise PostgresqlError(f"{error}\nPostgreSQL {new} runs, and the former cluster is kept. {advice}") from None
         undo(old, new)
         raise PostgresqlError(f"{error}\nThe upgrade was undone: PostgreSQL {old} runs as before.") from None
