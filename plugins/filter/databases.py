@@ -71,6 +71,12 @@ def all_standbys(hostvars: Hostvars, groups: Groups) -> list[str]:
     return [host for host in groups.get("databases", []) if primary_of(host, hostvars) != host]
 
 
+def hosts_without_standbys(hostvars: Hostvars, groups: Groups, *names: str) -> list[str]:
+    """The hosts of some groups, without standbys, which a run does not change and which may be off."""
+    standbys = all_standbys(hostvars, groups) if hostvars else []  # it has none in a syntax check
+    return [host for host in hosts_in(groups, *names) if host not in standbys]
+
+
 def trusted_hosts(host: str, hostvars: Hostvars, groups: Groups) -> dict[str, list[str]]:
     """The primaries that a webserver uses, each with the hosts that its apps trust: itself and its standbys."""
     servers = database_servers(host, hostvars, groups)
@@ -194,6 +200,7 @@ class FilterModule:
             "database_connections": connections,
             "database_connections_known": knows_connections,
             "hosts_with_databases": hosts_with_databases,
+            "hosts_without_standbys": hosts_without_standbys,
             "database_servers": database_servers,
             "databases_of": databases_of,
             "max_connections": max_connections,

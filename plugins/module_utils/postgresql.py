@@ -16,6 +16,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import read
 SOCKETS = Path("/run/postgresql")
 PORT = 5432
 CONFIG = Path("/etc/postgresql")
+DATA = Path("/var/lib/postgresql")
 FENCED = "disabled"  # in start.conf: nothing starts the cluster
 CLUSTER = "main"  # the name that Debian's package gives to the cluster that it creates
 ITERATIONS = 4096  # of SCRAM-SHA-256, as PostgreSQL itself uses
@@ -33,6 +34,11 @@ def cluster_version() -> str:
         return ""
     rows = [line.split() for line in shown.stdout.splitlines()]
     return next((row[0] for row in rows if row[1:3] == [CLUSTER, str(PORT)]), "")
+
+
+def unit_of(version: str) -> str:
+    """The systemd unit of the cluster of a version."""
+    return f"postgresql@{version}-{CLUSTER}.service"
 
 
 def psql(sql: str, database: str = "postgres", port: int = 0) -> str:
@@ -90,10 +96,15 @@ def control_data(version: str, data: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in shown.splitlines())}
 
 
-def start_mode(version: str) -> str:
-    """How the host starts its cluster: auto, manual or disabled."""
-    lines = read(CONFIG / version / CLUSTER / "start.conf").splitlines()
-    return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "auto")
+def start_mode(version: str, config: Path | None = None) -> str:
+    """How the host starts its cluster: auto, manual or disabled.
+
+    Args:
+        version: its major version.
+        config: the folder of the configuration of all clusters; that of the host when omitted.
+    """
+    lines = read((config or CONFIG) / version / CLUSTER / "start.conf").splitlines()
+    return next(filter(None, (line.partition("#")[0].strip() for line in lines)), "auto")
 
 
 def set_start_mode(version: str, mode: str) -> None:

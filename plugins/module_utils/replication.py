@@ -11,16 +11,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.blueoctopus.site.plugins.module_utils.files import read, write
+from ansible_collections.blueoctopus.site.plugins.module_utils.files import write
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import (
     CLUSTER,
     CONFIG,
+    DATA,
+    FENCED,
     PostgresqlError,
     cluster_version,
     psql,
+    start_mode,
 )
 
-DATA = Path("/var/lib/postgresql")
 STANDBY = "conf.d/60-standby.conf"  # in the configuration of a standby; it stays after a promotion
 NOT_CONNECTED = "not connected"
 # pg_basebackup may use the slot for a new copy, which is no standby yet. A standby that is not connected has at least
@@ -50,11 +52,6 @@ SELECT json_build_object(
 def positive(number: float | None) -> float | None:
     """A number that is not below zero, as clocks differ and a standby may be ahead of what was just measured."""
     return None if number is None else max(0, number)
-
-
-def is_disabled(start: str) -> bool:
-    """Whether the content of a start.conf says that the cluster must not be started."""
-    return "disabled" in (line.partition("#")[0].strip() for line in start.splitlines())
 
 
 def ask() -> dict[str, Any]:
@@ -89,7 +86,7 @@ def describe_replication(config: Path = CONFIG, data: Path = DATA) -> dict[str, 
     versions = [path.parent.name for path in config.glob(f"*/{CLUSTER}")]
     version = versions[0] if len(versions) == 1 else cluster_version() if versions else ""
     files, folder = config / version / CLUSTER, data / version / CLUSTER
-    is_fenced = is_disabled(read(files / "start.conf"))
+    is_fenced = start_mode(version, config) == FENCED
     if not version or not (is_fenced or (files / STANDBY).exists() or any(folder.glob("pg_replslot/standby_*"))):
         return None
     found: dict[str, Any] = {"role": "primary", "standbys": [], "lag_seconds": None, "connected": None, "problem": ""}

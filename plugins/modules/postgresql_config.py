@@ -77,15 +77,16 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import diff
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import (
     CLUSTER,
     CONFIG,
+    DATA,
     FENCED,
     PostgresqlError,
     cluster_version,
     memory_settings,
     psql,
     start_mode,
+    unit_of,
 )
 
-DATA = Path("/var/lib/postgresql")
 SERVER_FILE = "conf.d/40-machine.conf"
 START_TIMEOUT = 120  # seconds: after a power cut, the server replays its log first
 RELOAD_TIMEOUT = 15  # seconds
@@ -129,7 +130,7 @@ class Server:
     """
 
     def __init__(self, version: str, files: list[Path]) -> None:
-        self.unit = f"postgresql@{version}-{CLUSTER}.service"
+        self.unit = unit_of(version)
         self.log = Path(f"/var/log/postgresql/postgresql-{version}-{CLUSTER}.log")
         self.files = files
 

@@ -66,11 +66,11 @@ position:
 
 import subprocess
 import time
-from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import (
     CLUSTER,
+    DATA,
     FENCED,
     PostgresqlError,
     cluster_version,
@@ -79,9 +79,9 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import
     psql,
     set_start_mode,
     start_mode,
+    unit_of,
 )
 
-DATA = Path("/var/lib/postgresql")
 RECEIVE_TIMEOUT = 30  # seconds
 IS_STANDBY = "SELECT pg_is_in_recovery();"
 # A standby that accepts fewer connections than its primary receives changes, but pauses before it applies them.
@@ -104,7 +104,7 @@ def fence(version: str) -> str:
     if (DATA / version / CLUSTER / "standby.signal").exists():
         raise PostgresqlError("it is a standby, and no primary")
     set_start_mode(version, FENCED)  # first: a host that restarts now does not start it again
-    subprocess.run(["systemctl", "stop", f"postgresql@{version}-{CLUSTER}.service"], check=True, capture_output=True)
+    subprocess.run(["systemctl", "stop", unit_of(version)], check=True, capture_output=True)
     control = control_data(version, DATA / version / CLUSTER)
     if control["Database cluster state"] != "shut down":
         raise PostgresqlError(f"the primary has not shut down: its state is {control['Database cluster state']}")

@@ -72,6 +72,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import read
 from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import (
     CLUSTER,
     CONFIG,
+    DATA,
     FENCED,
     PostgresqlError,
     as_postgres,
@@ -79,10 +80,10 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.postgresql import
     control_data,
     psql,
     set_start_mode,
+    unit_of,
 )
 
 FOLDER = Path("/etc/postgresql-standby")
-DATA = Path("/var/lib/postgresql")
 STREAM_TIMEOUT = 60  # seconds
 SWAP = (
     "Nothing was changed. If this host has the data that the apps need, make it the primary in the inventory. If not, "
@@ -106,7 +107,7 @@ class Standby:
 
     def __init__(self, version: str, primary: str, slot: str) -> None:
         self.version, self.slot = version, slot
-        self.unit = f"postgresql@{version}-{CLUSTER}.service"
+        self.unit = unit_of(version)
         self.data = DATA / version / CLUSTER
         self.config = CONFIG / version / CLUSTER
         self.log = Path(f"/var/log/postgresql/postgresql-{version}-{CLUSTER}.log")

@@ -182,7 +182,10 @@ def test_when_the_primary_is_lost_the_standby_has_what_guests_wrote(
     wait_for(lambda: guestbook.web.ask("/").status == 200, 60, "the app has connected to the new primary")
     assert has(at("db1"), message)
     sign(guestbook)
-    # A new release, while the lost host is still in the inventory.
+    # The lost host is still in the inventory, as a standby that is off.
+    deployed = play("deploy", "-e", "primary_database=db1", limit=ALL)
+    assert deployed.code == 0, deployed.output
+    sign(guestbook)
     changed = play("site", "-e", "primary_database=db1", limit="web:db1")
     assert changed.code == 0, changed.output
     sign(guestbook)
