@@ -34,6 +34,7 @@ from ansible.plugins.action import ActionBase
 RESULTS = {{
     "release_source": {{"package": {{"digest": "new", "time": "20260102T000000Z"}}}},
     "release_lock": {{"token": "token", "by": "tester", "app": "shop", "live": "{V1}", "stack": ["{V1}"],
+                     "confirmed": "{V1}", "stopped": False, "restored": True,
                      "rolled_back": [], "releases": {{"{V1}": "old"}}, "settled": True}},
     "app_traffic": {{"traffic": {{"requests": 100, "errors": 0, "p50_seconds": 0.1, "p95_seconds": 0.1}}}},
     "release_undo": {{"live": "{V1}"}},

@@ -39,6 +39,10 @@ LOCK = {
     "app": "shop",
     "token": "t",
     "by": "me",
+    "live": V1,
+    "confirmed": V1,
+    "stopped": False,
+    "restored": True,
     "settled": True,
     "stack": [V1],
     "rolled_back": [],
@@ -52,7 +56,7 @@ CERTIFICATE = {"problem": "", "kept": []}
 RESULTS: dict[str, Any] = {
     "reach_host": {"all": REACHED | {"system": SYSTEM}},
     "release_source": {"all": {"package": {"digest": "new", "time": "20260102T000000Z"}}},
-    "release_lock": {"all": LOCK | {"live": V1}},
+    "release_lock": {"all": LOCK},
     "release_build": {"all": {"changed": True}},
     "release_start": {"all": {"changed": True}},
     "release_switch": {"all": {"changed": True, "uptime": 1.0}},
@@ -171,7 +175,7 @@ def test_no_app_is_deployed_to_any_host_when_one_has_failed_before(run: Run, pro
 
 
 def test_an_unchanged_deploy_is_reported_in_a_few_lines(run: Run) -> None:
-    state = LOCK | {"live": V2, "releases": {V2: "new"}}
+    state = LOCK | {"live": V2, "confirmed": V2, "releases": {V2: "new"}}
     output = run("deploy", "--limit", "web1", release_lock={"all": state}, release_build={})
     assert lines(output) == []
     assert summary(output)[:2] == ["shop", f"  release   {V2}, nothing to do"]
@@ -249,7 +253,7 @@ def test_a_host_that_cannot_restore_the_previous_release_is_named(run: Run) -> N
 
 
 def test_a_refused_rollback_changes_nothing_and_prints_the_reason_once(run: Run) -> None:
-    output = run("rollback", "-e", "app=shop", "--limit", "web1", release_lock={"all": LOCK | {"live": V1}})
+    output = run("rollback", "-e", "app=shop", "--limit", "web1", release_lock={"all": LOCK})
     assert lines(output) == [
         "fatal: [web1]: FAILED! => app : Refuse a rollback that is not possible on every host",
         "  The host has no good release before the live one. Nothing was changed. Good releases that are kept:",
@@ -263,7 +267,7 @@ def test_a_refused_rollback_changes_nothing_and_prints_the_reason_once(run: Run)
 
 
 def test_a_rollback_ends_with_the_releases_too(run: Run) -> None:
-    state = LOCK | {"live": V2, "stack": [V1, V2], "releases": {V1: "", V2: ""}}
+    state = LOCK | {"live": V2, "confirmed": V2, "stack": [V1, V2], "releases": {V1: "", V2: ""}}
     output = run("rollback", "-e", "app=shop", "--limit", "web1", release_lock={"all": state})
     assert summary(output)[:2] == ["shop", f"  release   {V2} → {V1}"]
 

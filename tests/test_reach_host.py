@@ -69,7 +69,7 @@ def given(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     tasks = [task for task in play["tasks"] if "blueoctopus.site.reach_host" in task]
     shown = {"msg": "{{ inventory_hostname }} {{ reached.sudo_password_given }}"}
     tasks.append({"ansible.builtin.debug": shown})
-    (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "tasks": tasks}]))
+    (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "vars": play["vars"], "tasks": tasks}]))
     hosts = {"none": {}, "password": {"ansible_become_password": "a"}, "pass": {"ansible_become_pass": "{{ 'a' }}"}}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
