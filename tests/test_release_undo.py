@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.blueoctopus.site.plugins.module_utils import instances, release_undo
-from ansible_collections.blueoctopus.site.plugins.module_utils.instances import NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils import instances, nginx, release_undo
+from ansible_collections.blueoctopus.site.plugins.module_utils.instances import Instance, NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 from ansible_collections.blueoctopus.site.plugins.modules import release_undo as module
@@ -123,6 +124,84 @@ def test_check_mode_restores_nothing(failed: Steps, programs: Programs) -> None:
     assert not failed.run(module, V2, check=True, former=V1)["changed"]
     assert failed.store.live == V2
     assert programs.calls() == []
+
+
+# --- the history after an undo that failed ----------------------------------------------------------------------------
+
+
+def failures(store: Releases) -> list[tuple[str, str, str]]:
+    """The failed runs in the history: the action, the release and the reason."""
+    return [(e["action"], e["release"], e["reason"]) for e in store.history() if e["result"] == "failed"]
+
+
+@needs_nginx
+@pytest.mark.parametrize("begun", [True, False], ids=["after the switch", "before the switch"])
+def test_a_failed_deploy_whose_undo_fails_too_is_in_the_history_once_with_its_reason(
+    failed: Steps, programs: Programs, begun: bool
+) -> None:
+    store = failed.store
+    if not begun:  # the new release was not made live, but nginx must reload for something else
+        store.make_live(V1)
+        store._history.write_text("".join(line for line in store._history.open() if '"begun"' not in line))
+        nginx.reload_pending().touch()
+    programs.fails("systemctl reload")
+    assert "nginx can't be reloaded" in failed.run(module, V2, former=V1, reason="web2: KeyError", by="me")["msg"]
+    expected = [("deploy", V2, "web2: KeyError")]
+    assert failures(store) == expected  # at once, also for the case that the undo never succeeds
+    with pytest.raises(NginxError):
+        release_undo.restore(store, store.confirmed, release_undo.INTERRUPTED)  # the guard
+    programs.fails("systemctl reload", False)
+    release_undo.restore(store, store.confirmed, release_undo.INTERRUPTED)
+    assert (store.live, store.complete(), failures(store)) == (V1, [V1], expected)
+
+
+@needs_nginx
+def test_an_interrupted_deploy_that_the_host_cannot_undo_is_in_the_history_once(
+    failed: Steps, programs: Programs
+) -> None:
+    programs.fails("systemctl reload")
+    for _ in range(2):
+        with pytest.raises(NginxError):
+            release_undo.restore(failed.store, failed.store.confirmed, release_undo.INTERRUPTED)
+        assert failures(failed.store) == [("deploy", V2, release_undo.INTERRUPTED)]
+
+
+@needs_nginx
+def test_a_failed_deploy_is_in_the_history_once_when_only_the_own_release_of_the_host_starts(
+    failed: Steps, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed.store.record("deploy", failed.build(V3), "ok")
+    programs.prints("systemctl is-active", "inactive")
+
+    def wait_or_stop(instance: Instance) -> None:
+        if instance.release == V1:
+            raise NotReady("It stopped right after the start.")
+
+    monkeypatch.setattr(release_undo, "wait_or_stop", wait_or_stop)
+    result = failed.run(module, V2, former=V1, own=V3, reason="web2: KeyError")
+    assert (result["live"], failed.store.confirmed) == (V3, V3)
+    assert failures(failed.store) == [("deploy", V2, "web2: KeyError")]
+
+
+@needs_nginx
+def test_a_failed_deploy_is_in_the_history_once_when_the_disk_gets_full_in_between(
+    steps: Steps, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps.store.make_live(steps.build(V1))
+    steps.store.record("deploy", V1, "ok")
+    steps.store.make_live(steps.build(V2))
+    steps.store.record("deploy", V2, "ok")  # this host has confirmed it, another one has failed
+    programs.prints("systemctl is-active", "active")
+    real = Releases.record
+
+    def record(self: Releases, action: str, *args: Any) -> None:
+        if action == "undo" and self.path(V2).exists():
+            raise OSError(errno.ENOSPC, "no space left on device")
+        real(self, action, *args)
+
+    monkeypatch.setattr(Releases, "record", record)
+    release_undo.restore(steps.store, V1, "web2 failed", {"action": "deploy", "release": V2, "by": "me"})
+    assert (steps.store.confirmed, failures(steps.store)) == (V1, [("deploy", V2, "web2 failed")])
 
 
 # --- the guard --------------------------------------------------------------------------------------------------------

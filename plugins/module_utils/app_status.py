@@ -182,6 +182,7 @@ def describe_releases(name: str, live: str) -> dict[str, Any]:
         "stopped": store.stopped,
         "unfinished": bool(live) and live != store.confirmed,
         "locked_by": None if lock.is_stale else lock.owner,
+        "failed_end": lock.failure,
         "history": history,
     }
 

@@ -83,7 +83,17 @@ def check_releases(app: Mapping[str, Any]) -> Iterator[Problem]:
     name = app["name"]
     if app.get("in_inventory") and not app["live"]:
         yield problem("absent", "stopped" if app.get("stopped") else "not deployed", name)
-    if app.get("unfinished") and not app.get("locked_by"):
+    if failed := app.get("failed_end"):
+        if failed["tries_again"]:
+            text = (
+                "the host repeats the end of an interrupted run every ten seconds, without success since "
+                f"{failed['since']}: {failed['error']}"
+            )
+        else:
+            text = f"the host could not end an interrupted run, and no longer tries: {failed['error']}"
+            text += "; run the same command again"
+        yield problem("unfinished", text, name)
+    elif app.get("unfinished") and not app.get("locked_by"):
         yield problem("unfinished", "a run was interrupted; run the same command again", name)
 
 

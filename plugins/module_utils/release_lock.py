@@ -2,7 +2,7 @@
 
 Each run has its own token. It renews the lock while it is alive; a lock that is not renewed belongs to a run that has
 died. A process on the host, the guard of a run, then restores the host. The guard of a run that was taken over stays
-responsible until the next run has a guard.
+responsible until the next run has a guard. While it fails, it notes why.
 
 The files are in a folder below /run that only root can enter; a reboot removes them.
 """
@@ -26,11 +26,20 @@ RENEWAL_INTERVAL = 10.0  # seconds between two renewals by a module
 PAUSE = 0.5  # seconds between two attempts to take the lock
 WORK_TIMEOUT = 120.0  # seconds to wait for a module of another run that is still running
 ABANDONED = -1000000.0  # a time of renewal that is always too old
+STATE = ("token", "owner", "renewed", "guard", "failure")  # the files of a lock, while it is not free
+LONGEST_ERROR = 500  # characters
 
 
 def uptime() -> float:
     """Seconds since the boot of the host; changes of the clock do not affect it."""
     return float(Path("/proc/uptime").read_text().split()[0])
+
+
+def identity(process: int) -> str:
+    """A text that differs between two processes with the same id; empty when there is none."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]  # the start time
+    return ""
 
 
 class LockHeld(Exception):
@@ -113,6 +122,20 @@ class Lock:
         return {"by": "an unknown run", "since": ""}
 
     @property
+    def failure(self) -> dict[str, Any] | None:
+        """Why this host can't end an interrupted run: `since` (UTC), `error`, and whether it `tries_again`.
+
+        None when it can, and while another run is alive.
+        """
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found = json.loads(self._read("failure"))
+            if self.is_stale or self.token == found["token"]:
+                process, begun = found["process"]
+                tries_again = identity(process) == begun != ""
+                return {"since": str(found["since"]), "error": str(found["error"]), "tries_again": tries_again}
+        return None
+
+    @property
     def is_stale(self) -> bool:
         """Whether the last renewal is too long ago."""
         return uptime() - self.renewed > STALE_AFTER
@@ -136,20 +159,22 @@ class Lock:
             self._write("token", token)
             return True
 
-    def acquire(self, by: str, force: bool = False) -> str:
+    def acquire(self, by: str, force: bool = False, token: str = "") -> str:
         """Take the lock; while it may be the lock of a run that has died, wait until it is stale.
 
         Args:
             by: user and control node of this run.
             force: take it even from a run that is alive.
+            token: the token of this run, if it has had the lock before.
 
         Returns:
-            The new token of this run.
+            The token of this run, by default a new one.
 
         Raises:
             LockHeld: when the other run renews the lock.
         """
-        token, owner = new_token(), {"by": by, "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
+        token = token or new_token()
+        owner = {"by": by, "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
         renewed, deadline = self.renewed, time.monotonic() + STALE_AFTER + 30
         while not self.take(token, owner, force=force):
             other = self.owner
@@ -163,21 +188,23 @@ class Lock:
         return token
 
     def adopt(self, token: str) -> bool:
-        """Take a stale lock for the guard of this run; return whether it has the lock now.
+        """Take a stale lock for the guard of this run, if that is responsible; return whether it has the lock now.
 
         The lock stays stale, so that the next run can take it, which then waits until the guard has ended its work.
         """
         with self._held("mutex", 5):
-            if is_stale := self.is_stale:
+            # The run may just have freed the lock.
+            if is_due := self.is_stale and token in (self.token, self.guard):
                 self._write("guard", token)
                 self._write("token", token)
-            return is_stale
+            return is_due
 
     def set_guard(self, token: str) -> None:
         """Make the guard of this run responsible for the host, if this run has the lock."""
         with self._held("mutex", 5):
             if self.token == token:
                 self._write("guard", token)
+                (self.folder / "failure").unlink(missing_ok=True)
 
     def free(self, token: str) -> None:
         """Free the lock, if this run has it. While an earlier run's guard is responsible, leave the lock to that."""
@@ -187,8 +214,20 @@ class Lock:
             if self.guard not in ("", token):
                 self._write("renewed", str(ABANDONED))
                 return
-            for file in ("token", "owner", "renewed", "guard"):
-                (self.folder / file).unlink(missing_ok=True)
+            self._clear()
+
+    def clear(self, token: str) -> None:
+        """Free the lock, if this run has it, and end the responsibility of any guard: there is nothing to restore.
+
+        The files that the kernel locks stay, as another run may be waiting for them.
+        """
+        with self._held("mutex", 5):
+            if self.token == token:
+                self._clear()
+
+    def _clear(self) -> None:
+        for file in STATE:
+            (self.folder / file).unlink(missing_ok=True)
 
     def renew(self, token: str) -> None:
         """Renew the lock, if this run has it and has not abandoned it."""
@@ -219,6 +258,30 @@ class Lock:
         with self._held("mutex", 5):
             if self.token == token:
                 self._write("renewed", str(ABANDONED))
+
+    def fail(self, token: str, error: BaseException) -> None:
+        """Note why the guard of a run could not restore this host, if it is responsible, and abandon its lock.
+
+        Args:
+            token: the token of the guard's run.
+            error: why; it is noted as one line.
+        """
+        with self._held("mutex", 5):
+            if self.token == token:
+                self._write("renewed", str(ABANDONED))
+            if not token or token not in (self.token, self.guard):
+                return
+            before: dict[str, Any] = {}
+            with contextlib.suppress(ValueError):
+                before = json.loads(self._read("failure"))
+            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            failure = {
+                "token": token,
+                "since": before["since"] if before.get("token") == token else since,
+                "error": (" ".join(str(error).split()) or type(error).__name__)[:LONGEST_ERROR],
+                "process": [os.getpid(), identity(os.getpid())],
+            }
+            self._write("failure", json.dumps(failure))
 
     def check(self, token: str) -> None:
         """Check that this run has the lock.
@@ -258,7 +321,7 @@ def shell_command(name: str, token: str, action: str, folder: Path = FOLDER) -> 
         "renew": f'[ "$(cat renewed)" != {ABANDONED} ] || exit 9; '
         "cut -d' ' -f1 /proc/uptime > .renewed.new && mv .renewed.new renewed",
         "abandon": f"echo {ABANDONED} > .renewed.new && mv .renewed.new renewed",
-        "free": "rm -f token owner renewed guard",
+        "free": f"rm -f {' '.join(STATE)}",
     }
     script = f'[ "$(cat token 2>/dev/null)" = {shlex.quote(token)} ] || exit 9; {actions[action]}'
     return f"cd {shlex.quote(str(folder / name))} && exec flock mutex sh -c {shlex.quote(script)} || exit 9"

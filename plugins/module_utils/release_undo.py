@@ -74,19 +74,21 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
     commit = store.about(failed["release"]).get("commit", "") if failed else ""
     # Set when this host has confirmed another release, but the run has failed on another host.
     undo = to if to != store.confirmed else None
+    due: list[tuple[str, ...]] = []
+    if failed and store.root.is_dir():  # a first deploy that failed before its build has no folder
+        due.append((failed["action"], failed["release"], "failed", reason, failed["by"], commit))
+    if undo is not None:
+        due.append(("undo", undo, "ok", reason))
 
     def record() -> None:
-        if failed and store.root.is_dir():  # a first deploy that failed before its build has no folder
-            store.record(failed["action"], failed["release"], "failed", reason, failed["by"], commit)
-        if undo is not None:
-            store.record("undo", undo, "ok", reason)
+        while due:
+            store.record(*due[0])
+            del due[0]
 
-    is_recorded = False
-    if undo is not None:
-        # First, so that it is repeated in the same direction if it fails. On a full disk, removals free space before.
-        with contextlib.suppress(OSError):
-            record()
-            is_recorded = True
+    # First, so that a restore that fails is repeated in the same direction, and the failed run is in the history once.
+    # On a full disk, removals free space before.
+    with contextlib.suppress(OSError):
+        record()
     differs = False
     if not to:
         if differs := store.site.is_symlink() or store.paths.is_symlink():
@@ -110,8 +112,7 @@ def restore(store: Releases, to: str, reason: str, failed: dict[str, str] | None
         nginx.reload()
     stop_other_releases(store, to)
     store.sweep(undo)
-    if not is_recorded:
-        record()
+    record()
 
 
 def wait_or_stop(instance: Instance) -> None:
@@ -219,29 +220,33 @@ def watch(lock: Lock, store: Releases, token: str) -> None:
         except LockLost:
             continue  # another run has the lock now
         except Exception as error:  # retried until it succeeds, or until another run has a guard
-            with contextlib.suppress(LockLost):
-                lock.abandon(token)
+            with contextlib.suppress(LockLost, OSError):
+                lock.fail(token, error)
             print(error, file=sys.stderr, flush=True)
             time.sleep(10 * PAUSE)
 
 
 def restore_after_restart(lock: Lock, store: Releases) -> None:
     """Restore the confirmed release alone, unless the host has it, or another run does the same."""
+    token = ""
     while (
         store.unfinished()
         or store.live != store.confirmed
         or installed_units(store.name).keys() - {store.confirmed}
         or any(store.leftovers())
+        or store.unconfirmed()
     ):
         try:
-            token = lock.acquire("this host, after a restart")
-            try:
-                with lock.work(token):
-                    restore(store, store.confirmed, INTERRUPTED)
-            finally:
-                lock.free(token)
+            token = lock.acquire("this host, after a restart", token=token)
+            with lock.work(token):
+                restore(store, store.confirmed, INTERRUPTED)
+            lock.free(token)
         except (LockHeld, LockLost):
-            return
+            break
         except Exception as error:  # retried until it succeeds
+            with contextlib.suppress(LockLost, OSError):
+                lock.fail(token, error)
             print(error, file=sys.stderr, flush=True)
             time.sleep(10 * PAUSE)
+    if token:
+        lock.free(token)

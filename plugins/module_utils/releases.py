@@ -340,8 +340,16 @@ class Releases:
         """
         for leftover in self.leftovers():
             shutil.rmtree(leftover)
-        for release in set(self.complete()) - {self.live, *self.good(undo)}:
+        for release in self.unconfirmed(undo):
             self.remove(release)
+
+    def unconfirmed(self, undo: str | None = None) -> set[str]:
+        """The complete releases that are neither live nor good.
+
+        Args:
+            undo: see `good`.
+        """
+        return set(self.complete()) - {self.live, *self.good(undo)}
 
     def leftovers(self) -> Iterator[Path]:
         """Partly built and partly removed releases, if no run is building or removing one."""

@@ -87,12 +87,14 @@ def main() -> None:
             module.fail_json(msg=f"{params['name']}: release {own}, which was live before, is no longer on this host.")
         changed = not is_settled(store) or former != store.live
         failed = {key: params[key] for key in ("action", "release", "by")} if params["release"] else None
+        before = len(store.history())
         try:
             restore(store, former, params["reason"], failed)
         except NotReady:
             if former == own or own not in good:
                 raise
-            restore(store, own, params["reason"], failed)
+            is_recorded = "failed" in [event["result"] for event in store.history()[before:]]
+            restore(store, own, params["reason"], None if is_recorded else failed)
     module.exit_json(changed=changed, live=store.live)
 
 

@@ -55,6 +55,7 @@ APP: dict[str, Any] = {
     "stopped": False,
     "unfinished": False,
     "locked_by": None,
+    "failed_end": None,
     "history": [{**EVENT, "by": "somebody@laptop", "from": "", "reason": ""}],
     "requests": REQUESTS,
     "day": None,
