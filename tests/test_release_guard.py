@@ -153,9 +153,10 @@ def test_a_guard_adopts_no_lock_of_a_living_run(lock: Lock) -> None:
 
 
 @pytest.fixture
-def take(steps: Steps, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+def take(steps: Steps, lock: Lock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
     """Take the lock like a deploy does; its guard is not started."""
     lock.free(steps.token)
+    monkeypatch.setattr(release_undo, "GUARDS", tmp_path / "guards")
     monkeypatch.setattr(module, "Lock", functools.partial(Lock, folder=lock.folder.parent))
     monkeypatch.setattr(module, "start_guard", lambda *_args: None)
     monkeypatch.setattr(Releases, "check_account", lambda _store: None)
@@ -165,6 +166,35 @@ def take(steps: Steps, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> Callable[
 def test_a_run_is_responsible_for_the_host_once_it_has_a_guard(lock: Lock, take: Callable[[], dict[str, Any]]) -> None:
     taken = take()
     assert taken["token"] == lock.token == lock.guard
+
+
+@pytest.mark.parametrize("starts", [True, False], ids=["with a guard", "without a guard"])
+def test_a_run_with_a_guard_removes_the_files_of_guards_that_were_killed(
+    lock: Lock, take: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch, starts: bool
+) -> None:
+    lock.take("a" * 32, OWNER)
+    lock.set_guard("a" * 32)
+
+    def create(name: str, token: str) -> list[Path]:
+        program, unit = release_undo.guard_files(name, token)
+        paths = [program, unit, release_undo.unit_link(unit)]
+        for path in paths:
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        return paths
+
+    killed, other = create("shop", "a" * 32), create("shop-bbbbbbbb", "a" * 32)
+    own: list[Path] = []
+
+    def start_guard(name: str, _root: str, token: str) -> None:
+        if not starts:
+            raise OSError("systemd-run can't start the process that watches this run")
+        own.extend(create(name, token))
+
+    monkeypatch.setattr(module, "start_guard", start_guard)
+    assert bool(take().get("failed")) is not starts
+    assert [path.exists() for path in killed] == [not starts] * 3
+    assert all(path.exists() for path in [*own, *other])
 
 
 def test_a_run_that_has_no_guard_leaves_the_host_to_the_guard_of_the_run_before(

@@ -65,6 +65,18 @@ def test_a_stopped_app_is_recorded_once(store: Releases) -> None:
     assert [event["action"] for event in store.history()] == ["deploy", "deploy", "stop"]
 
 
+def test_an_interrupted_deploy_of_an_app_that_is_stopped_has_failed(store: Releases) -> None:
+    new = "20260103T000000Z-0000000003"
+    store.path(new).mkdir()
+    (store.folder / f".building-{new}").mkdir()
+    store.record("deploy", new, "begun", by="you")
+    for _ in range(2):
+        Removal(store).stop("me")
+    ends = [(event["action"], event["release"], event["result"], event["by"]) for event in store.history()[3:]]
+    assert ends == [("deploy", new, "failed", "you"), ("stop", SECOND, "ok", "me")]
+    assert sorted(path.name for path in store.folder.iterdir()) == [FIRST, SECOND]
+
+
 def test_a_failed_deploy_of_a_stopped_app_leaves_it_stopped_with_its_good_releases(store: Releases) -> None:
     Removal(store).stop("me")
     failed = "20260103T000000Z-0000000003"

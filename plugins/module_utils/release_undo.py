@@ -170,6 +170,20 @@ def remove_guard(name: str, token: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_guards(name: str, but: str = "") -> None:
+    """Remove the files of the guards of an app, which stay when a guard is killed.
+
+    Args:
+        name: name of the app.
+        but: the token of the run whose guard is responsible now.
+    """
+    kept = guard_files(name, but) if but else ()
+    programs = GUARDS.glob(f"{name}-{'[0-9a-f]' * 8}.pyz")
+    units = [*instances.UNITS.glob(f"release-restore-{name}-{'[0-9a-f]' * 8}.service")]
+    for path in {*programs, *(unit_link(unit) for unit in units), *units} - {*kept, *map(unit_link, kept)}:
+        path.unlink(missing_ok=True)
+
+
 def unit_link(unit: Path) -> Path:
     """The link that lets systemd start a unit after a restart."""
     return unit.parent / "multi-user.target.wants" / unit.name

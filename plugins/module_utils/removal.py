@@ -21,6 +21,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
     stop_builds,
     systemctl,
 )
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import INTERRUPTED
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import SITES, Releases, remove_link
 
 APPS = Path("/srv")
@@ -81,6 +82,9 @@ class Removal:
             NginxError: when nginx can't be reloaded.
         """
         store = self.store
+        if begun := store.unfinished():
+            with contextlib.suppress(OSError):  # a removal frees space on a full disk
+                store.record(begun["action"], begun["release"], "failed", INTERRUPTED, begun["by"])
         stop_builds(store.name)
         # First: from here on, an interrupted run is not undone, and no run starts the app again.
         if store.folder.is_dir() and not store.stopped and store.stack:
@@ -99,6 +103,9 @@ class Removal:
         self.redis.stop()
         for link in ("live", "before"):
             (store.root / link).unlink(missing_ok=True)
+        if store.history():  # without one, no release is known as good
+            with contextlib.suppress(OSError):  # the app has stopped; the next deploy or the removal tries again
+                store.sweep()
 
     def remaining(self, data: bool) -> Iterator[Path]:
         """The files of a stopped app on the host; its data only on request."""

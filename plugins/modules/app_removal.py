@@ -77,6 +77,7 @@ import subprocess
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock, LockHeld, LockLost
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import remove_guards
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 from ansible_collections.blueoctopus.site.plugins.module_utils.removal import APPS, Removal, installed_apps
 
@@ -104,8 +105,10 @@ def apply(module: AnsibleModule, removal: Removal) -> None:
     try:
         with lock.kept(token), lock.work(token):
             removal.stop(params["by"])
+            remove_guards(name)
             if params["state"] == "removed":
                 removal.remove(params["data"])
+            lock.clear(token)  # nothing is left to a guard, which may have been killed
     except (LockLost, NginxError, OSError) as error:
         module.fail_json(msg=f"{name} could not be removed: {error}. Run this again.")
     except subprocess.CalledProcessError as error:

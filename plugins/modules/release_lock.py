@@ -101,6 +101,7 @@ settled:
   type: bool
 """
 
+import contextlib
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -110,6 +111,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_module im
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import (
     INTERRUPTED,
     is_settled,
+    remove_guards,
     restore,
     start_guard,
 )
@@ -175,6 +177,8 @@ def main() -> None:
             start_guard(params["name"], params["root"], params["token"])
             lock.set_guard(params["token"])
             settled = is_settled(store)
+            with contextlib.suppress(OSError):
+                remove_guards(params["name"], but=params["token"])
             restored = settled or restore_if_it_starts(module, store)
             state = snapshot(store)
     except BaseException:
