@@ -104,7 +104,7 @@ def test_a_removal_that_fails_leaves_the_host_to_its_guard(
         raise OSError("nginx can't be reloaded")
 
     assert removed == []
-    monkeypatch.setattr(app_removal.Removal, "stop", stop)
+    monkeypatch.setattr(vars(app_removal)["Removal"], "stop", stop)
     assert call(app_removal, names=["shop"])["failed"]
     lock = Lock("shop", tmp_path / "locks")
     assert (lock.guard, lock.is_stale) == ("a", True)

@@ -268,8 +268,11 @@ def test_an_abandoned_lock_cannot_be_renewed(lock: Lock) -> None:
 
 def test_the_command_free_frees_the_lock(lock: Lock) -> None:
     lock.take("a", OWNER)
+    lock.set_guard("a")
+    lock.fail("a", OSError("the disk is full"))
     assert shell(lock, "a", "free") == 0
-    assert (lock.token, lock.owner) == ("", None)
+    assert (lock.token, lock.owner, lock.failure) == ("", None, None)
+    assert [path.name for path in lock.folder.iterdir()] == ["mutex"]
 
 
 @pytest.mark.parametrize("action", ["renew", "abandon", "free"])
