@@ -28,6 +28,7 @@ from pathlib import Path
 from ansible import constants as C
 from ansible.module_utils import ansible_release
 from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import connection_loader
 
 PLUGINS = Path(__file__).resolve().parents[1]
 OWN = ("ansible.modules.", "ansible_collections.blueoctopus.site.")
@@ -65,6 +66,8 @@ class CallbackModule(CallbackBase):
 
     def __init__(self) -> None:
         super().__init__()
+        # Ansible does this for its own connection plugins. Otherwise, the process of each task reads the options again.
+        connection_loader.get(C.DEFAULT_TRANSPORT, class_only=True)
         self.packed = Path(C.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
         top = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blueoctopus/modules"
         self.kept = top / cache_key()
