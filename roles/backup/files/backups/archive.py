@@ -32,6 +32,10 @@ class NoArchive(BackupError):
     """No archive has the moment."""
 
 
+class OnlyIncomplete(NoArchive):
+    """Only base backups with errors, or incomplete backups of an archive, have the moment."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """A complete segment of WAL in the archive.
@@ -58,12 +62,14 @@ class Base:
         start: its first segment: timeline and position.
         stop: when it ended. Later moments can be restored from it, if all WAL from `start` on is there.
         size: bytes of the cluster.
+        error: whether pgBackRest has found damaged pages in it, or in one that it refers to.
     """
 
     label: str
     start: tuple[str, int]
     stop: int
     size: int
+    error: bool = False
 
 
 def position(cluster: str, name: str) -> tuple[str, int]:
@@ -90,15 +96,18 @@ def first_gap(segments: Iterable[Segment], start: tuple[str, int]) -> Segment | 
 
 
 def base_for(moment: float, bases: Iterable[Base], segments: list[Segment]) -> Base:
-    """The base backup from which a moment is restored.
+    """The base backup from which a moment is restored: the newest one before it that has no error.
 
     Raises:
+        OnlyIncomplete: when all before it have errors.
         NoArchive: when there is none, or WAL is missing between it and the moment.
     """
     ended = [base for base in bases if base.stop <= moment]
     if not ended:
         raise NoArchive("The archive of PostgreSQL begins later.")
-    chosen = max(ended, key=lambda base: base.stop)
+    if not (whole := [base for base in ended if not base.error]):
+        raise OnlyIncomplete("The archive of PostgreSQL has only base backups with errors from before that moment.")
+    chosen = max(whole, key=lambda base: base.stop)
     gap = first_gap(segments, chosen.start)
     if gap and gap.time < moment:
         raise NoArchive(f"WAL is missing in the archive of PostgreSQL, from {shown(gap.time)} on.")
@@ -207,16 +216,26 @@ class Archive:
         return f"{newest['version']}-{newest['id']}"
 
     def bases(self) -> list[Base]:
-        """The base backups, the oldest first."""
+        """The base backups without errors, the oldest first."""
+        return [base for base in self.all_bases() if not base.error]
+
+    def all_bases(self) -> list[Base]:
+        """All base backups, the oldest first."""
         found: list[dict[str, Any]] = json.loads(self.pgbackrest("info", "--output=json"))
         bases = []
         for stanza in found:
             clusters = {one["database"]["id"]: one["id"] for one in stanza["archive"]}
+            damaged = {one["label"] for one in stanza["backup"] if one.get("error")}
             for one in stanza["backup"]:
-                if not one.get("error") and one["database"]["id"] in clusters:
+                if one["database"]["id"] in clusters:
                     start = position(clusters[one["database"]["id"]], one["archive"]["start"])
-                    bases.append(Base(one["label"], start, one["timestamp"]["stop"], one["info"]["size"]))
+                    error = not damaged.isdisjoint((one["label"], *(one.get("reference") or ())))
+                    bases.append(Base(one["label"], start, one["timestamp"]["stop"], one["info"]["size"], error))
         return bases
+
+    def base(self, moment: float) -> Base:
+        """The base backup from which a moment is restored; see `base_for`."""
+        return base_for(moment, self.all_bases(), self.segments())
 
     def segments(self) -> list[Segment]:
         """The segments of WAL in the archive, the oldest first."""
@@ -231,14 +250,14 @@ class Archive:
 
     def end(self, moment: float) -> float:
         """When the newest WAL was archived that continues the base backup for a moment."""
-        segments = self.segments()
-        base = base_for(moment, self.bases(), segments)
-        return max((one.time for one in segments if one.timeline == base.start[0]), default=base.stop)
+        base = self.base(moment)
+        return max((one.time for one in self.segments() if one.timeline == base.start[0]), default=base.stop)
 
-    def restore(self, moment: datetime | None, data: Path) -> None:
+    def restore(self, base: Base, moment: datetime | None, data: Path) -> None:
         """Restore the cluster into an empty folder. PostgreSQL gets the WAL when it starts there.
 
         Args:
+            base: the base backup. pgBackRest itself would choose the newest one, although that has errors.
             moment: the moment; None for all WAL.
             data: the folder.
         """
@@ -246,4 +265,4 @@ class Archive:
         if moment:
             target = moment.strftime("%Y-%m-%d %H:%M:%S.%f+00")
             end = ["--type=time", f"--target={target}", "--target-action=promote"]
-        self.pgbackrest("restore", f"--pg1-path={data}", *end, "--archive-mode=off")
+        self.pgbackrest("restore", f"--set={base.label}", f"--pg1-path={data}", *end, "--archive-mode=off")
