@@ -13,6 +13,7 @@ from typing import Any
 import archived_cluster
 import pytest
 from archived_cluster import BIN, Cluster, Writer, rows, text_of
+from backups import main
 from backups.archive import NoArchive, base_for, since
 from backups.restoring import Restorer
 from backups.saving import Saver
@@ -205,10 +206,20 @@ def test_a_base_backup_with_damaged_pages_is_not_restored_from_but_the_one_befor
 
 
 def test_a_moment_that_only_damaged_base_backups_have_is_an_error(
-    saver: Saver, restorer: Restorer, cluster: Cluster
+    saver: Saver,
+    restorer: Restorer,
+    cluster: Cluster,
+    folders: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    own = {"Archive": cluster.archive, "Server": cluster.server, "Status": Status(folders["state"]), "is_root": False}
+    for name, value in own.items():
+        monkeypatch.setattr(main, name, lambda value=value: value)
     with damaged(make_fixed_table(cluster)):
-        cluster.base()
+        assert main.base() == 0
+    assert "invalid page" in capsys.readouterr().err
+    assert "damaged pages" in Status(folders["state"]).read()["archive"]["base_error"]
     assert saver.run([]) == []
     time.sleep(1.1)
     run = next(run for run in restorer.backups() if run.app == "shop")

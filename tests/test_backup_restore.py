@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible.plugins.action import ActionBase
 from ansible_collections.blueoctopus.site.plugins.action import backup_restore as action
 from ansible_collections.blueoctopus.site.plugins.module_utils import release_lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import STALE_AFTER, Lock, shell_command
@@ -84,7 +85,7 @@ class Host:
             "shell_command",
             lambda name, token, what: shell_command(name, token, what, lock.folder.parent),
         )
-        monkeypatch.setattr(lock_renewal.ActionBase, "run", lambda *_: {})
+        monkeypatch.setattr(ActionBase, "run", lambda *_: {})
 
     def execute(self, command: str) -> dict[str, int]:
         with self.commands.open("a") as file:

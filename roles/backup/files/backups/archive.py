@@ -32,6 +32,10 @@ class NoArchive(BackupError):
     """No archive has the moment."""
 
 
+class DamagedPages(BackupError):
+    """A new base backup has errors. Everything else of the archive goes on."""
+
+
 class OnlyIncomplete(NoArchive):
     """Only base backups with errors, or incomplete backups of an archive, have the moment."""
 
@@ -170,10 +174,14 @@ class Archive:
         return {**os.environ, "PGBACKREST_LOG_LEVEL_FILE": "off", **own}
 
     def pgbackrest(self, command: str, *options: str) -> str:
-        """Run a command of pgBackRest."""
+        """Run a command of pgBackRest, and return its output."""
+        return self.call(command, *options).stdout
+
+    def call(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of pgBackRest, with warnings on its standard error."""
         where = [f"--config={self.config}"] if self.config else ["--no-config"]
         where += [f"--repo1-path={self.repository}", f"--stanza={STANZA}", "--log-level-console=warn"]
-        return self.run("pgbackrest", *where, *options, command).stdout
+        return self.run("pgbackrest", *where, *options, command)
 
     @property
     def id(self) -> str:
@@ -191,6 +199,10 @@ class Archive:
 
         Returns:
             Whether one was made.
+
+        Raises:
+            DamagedPages: when it was made, and has errors.
+            BackupError: when it fails.
         """
         exists = (self.repository / "archive" / STANZA / "archive.info").exists()
         # An upgrade to another major version makes the cluster another one, and changes nothing otherwise.
@@ -202,10 +214,16 @@ class Archive:
         is_own = bases and bases[-1].start[0].startswith(f"{self.cluster}/")
         if is_new and is_own and not first_gap(self.segments(), bases[-1].start):
             return False
-        age = time.time() - max((base.stop for base in bases if base.label.endswith("F")), default=0)
-        self.pgbackrest("backup", f"--pg1-path={data}", f"--type={'full' if age > FULL_EVERY else 'diff'}")
+        full = [base for base in (self.all_bases() if exists else []) if base.label.endswith("F")]
+        is_due = not full or full[-1].error or time.time() - full[-1].stop > FULL_EVERY
+        done = self.call("backup", f"--pg1-path={data}", f"--type={'full' if is_due else 'diff'}")
         if not (self.repository / "id").exists():
             self.run("sh", "-c", 'umask 027 && echo "$1" > "$0/id"', str(self.repository), uuid.uuid4().hex)
+        if self.all_bases()[-1].error:
+            raise DamagedPages(
+                "The cluster has damaged pages, so no moment is restored from its new base backup.\n"
+                f"pgbackrest: {(done.stderr + done.stdout).strip()[-600:]}"
+            )
         return True
 
     @property
