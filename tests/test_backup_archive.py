@@ -88,7 +88,7 @@ def marked(archive: str, hour: int, kind: str) -> list[Snapshot]:
     """A backup of an archive, with a mark; with none that ended before if the kind is empty."""
     files = saved(archive, hour)
     mark = Snapshot("mark", "", tuple(runs.tags_of("postgresql.cluster", kind, f"20260102T{hour:02}0000Z")), ())
-    return [Snapshot(files.id, "", (*files.tags, runs.NEEDS_MARK), ()), *([mark] if kind else [])]
+    return [files, *([mark] if kind else [])]
 
 
 def test_a_time_that_is_no_backup_is_a_moment_which_is_now_at_most(tmp_path: Path) -> None:
@@ -132,7 +132,8 @@ def test_a_restore_says_how_old_a_backup_is_against_the_time_that_was_asked_for(
 
 
 def test_a_target_restores_the_archive_that_had_begun_before_the_moment() -> None:
-    snapshots = [saved("old", 1), saved("old", 3), saved("new", 5), saved("new", 7)]
+    hours = {1: "old", 3: "old", 5: "new", 7: "new"}
+    snapshots = [snapshot for hour, archive in hours.items() for snapshot in marked(archive, hour, "complete")]
     target = Target("store", "rclone:web1")
 
     def at(hour: int) -> str:

@@ -89,11 +89,6 @@ def test_a_run_that_ends_before_it_has_recorded_that_all_was_read_leaves_an_inco
     assert (data / "uploads/a.txt").read_text() == "ahoy"
 
 
-def test_a_backup_of_a_version_that_marked_only_incomplete_ones_is_complete_without_a_mark() -> None:
-    tags = tuple(runs.tags_of("shop", "files", "20260102T030000Z"))
-    assert [run.incomplete for run in runs.runs_of([engine.Snapshot("a", "", tags, ())])] == [False]
-
-
 def test_incomplete_backups_are_deleted_one_day_too() -> None:
     def saved(day: int, *kinds: str) -> list[engine.Snapshot]:
         tags = {kind: tuple(runs.tags_of("shop", kind, f"202601{day:02}T030000Z")) for kind in kinds}

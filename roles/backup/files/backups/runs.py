@@ -4,9 +4,8 @@ One backup of an app has up to two snapshots with the same tag `run:TIME`: first
 backup without `kind:files` was interrupted, and counts for nothing.
 
 The last snapshot of a backup is a mark: `kind:complete`, or `kind:incomplete` if something could not be read. A backup
-without a mark, whose run has ended before, is incomplete. A mark is a snapshot of its own, as a host that may only add
-to a repository can't change the tags of a snapshot. Versions before have marked only incomplete backups. So
-`kind:files` has the tag `needs:complete` since then.
+without a mark, whose run has ended before, is incomplete too. A mark is a snapshot of its own, as a host that may only
+add to a repository can't change the tags of a snapshot.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ STAMP = "%Y%m%dT%H%M%SZ"
 SHOWN = "%Y-%m-%d %H:%M:%S"
 COMPLETE = "complete"
 INCOMPLETE = "incomplete"
-NEEDS_MARK = f"needs:{COMPLETE}"
 LISTED = 12  # backups that an error lists
 
 
@@ -81,19 +79,10 @@ def runs_of(snapshots: Iterable[Snapshot]) -> list[Run]:
         if app and kind and re.fullmatch(r"\d{8}T\d{6}Z", stamp):
             kinds.setdefault((stamp, app), {})[kind] = snapshot
     return [
-        Run(app, stamp, found["files"].id, found["database"].id if "database" in found else "", is_incomplete(found))
+        Run(app, stamp, found["files"].id, found["database"].id if "database" in found else "", COMPLETE not in found)
         for (stamp, app), found in sorted(kinds.items())
         if "files" in found
     ]
-
-
-def is_incomplete(found: dict[str, Snapshot]) -> bool:
-    """Whether a backup lacks something, or was never marked as complete.
-
-    Args:
-        found: its snapshots, by their kind.
-    """
-    return INCOMPLETE in found or (NEEDS_MARK in found["files"].tags and COMPLETE not in found)
 
 
 def latest_moment(at: str) -> datetime:

@@ -94,7 +94,7 @@ class Saver:
     def save_archive(self, restic: Restic) -> dict[str, Any]:
         """Save the archive of the cluster. pgBackRest changes no file in it, so only new files are sent."""
         stamp = runs.new_stamp()
-        tags = [*runs.tags_of(CLUSTER, "files", stamp), runs.NEEDS_MARK, f"archive:{self.archive.id}"]
+        tags = [*runs.tags_of(CLUSTER, "files", stamp), f"archive:{self.archive.id}"]
         saved = restic.save_files([self.archive.repository], [], tags)
         self.mark(restic, CLUSTER, stamp, listed(saved))
         return {"size": saved.size, "added": saved.added, "stamp": stamp}
@@ -162,8 +162,7 @@ class Saver:
             # Only in the data folder: a pattern may also match a part of the path to the copies.
             own = [str(app.folder / pattern.lstrip("/")) for pattern in self.settings.exclude if "/" in pattern]
             own += [f"{app.folder}/**/{pattern}" for pattern in self.settings.exclude if "/" not in pattern]
-            tags = [*runs.tags_of(app.name, "files", stamp), runs.NEEDS_MARK]
-            saved = restic.save_files(paths, [*exclude, *own], tags)
+            saved = restic.save_files(paths, [*exclude, *own], runs.tags_of(app.name, "files", stamp))
         about["lacks"] = listed(saved)
         about["lacks"] += [f"that in Redis: {about['redis_error']}"] if about.get("redis_error") else []
         return size + saved.size, added + saved.added
