@@ -180,7 +180,7 @@ def test_pruned_backups_are_gone_and_the_kept_one_is_whole(saver: Saver, restore
         (data / "uploads/a.txt").write_text(text)
         saver.run(["shop"])
         time.sleep(1.1)
-    assert saver.prune(saver.settings.target()) == 1
+    assert saver.prune(saver.settings.target()) == 2  # the files and the mark
     assert len(restorer.backups()) == 1
     saver.check(saver.settings.target())
     replaced(restorer)
@@ -250,7 +250,8 @@ def test_the_forced_command_lets_a_host_add_backups_but_not_delete_them(
         said = next((line for line in forget.stderr if "403 Forbidden" in line), "")
         forget.kill()
     assert "Remove(<snapshot" in said
-    assert len(restic.snapshots()) == 2  # and the lock of the dead process is removed
+    assert len(restic.snapshots("kind:files")) == 2  # and the lock of the dead process is removed
+    assert [run.incomplete for run in runs.runs_of(restic.snapshots())] == [False, False]
     (data / "uploads/a.txt").unlink()
     replaced(Restorer(chosen, **folders))
     assert (data / "uploads/a.txt").read_text() == "ahoy"

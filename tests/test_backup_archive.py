@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.backups import archives_wal
 from ansible_collections.blueoctopus.site.plugins.module_utils import backup_status
-from backups.archive import Archive, Base, NoArchive, Segment, base_for, position, since
+from backups import runs
+from backups.archive import Archive, Base, NoArchive, OnlyIncomplete, Segment, base_for, position, since
 from backups.engine import Snapshot
 from backups.moments import Moments, choose
 from backups.postgres import Server
@@ -53,9 +56,39 @@ def test_moments_after_missing_wal_are_refused_and_those_before_it_are_not() -> 
     assert since([], left) is None
 
 
+def test_a_base_backup_with_an_error_is_not_restored_from() -> None:
+    damaged = [BASES[0], replace(BASES[1], error=True)]
+    assert base_for(300, damaged, segments(5, 6, 7, 8)).label == "F"
+    assert base_for(150, damaged, segments(5, 6, 7, 8)).label == "F"
+    with pytest.raises(OnlyIncomplete, match="only base backups with errors"):
+        base_for(300, damaged[1:], segments(5, 6, 7, 8))
+    with pytest.raises(NoArchive, match="WAL is missing"):
+        base_for(300, damaged, segments(5, 8))
+
+
+def test_a_base_backup_that_refers_to_one_with_an_error_has_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def base(label: str, error: bool, *reference: str) -> dict[str, Any]:
+        facts = {"archive": {"start": "000000010000000000000005"}, "timestamp": {"stop": 1}, "info": {"size": 1}}
+        return {"label": label, "error": error, "reference": list(reference) or None, "database": {"id": 1}, **facts}
+
+    found = [base("A", False), base("B", True), base("BD", False, "B"), base("C", False), base("CD", False, "C")]
+    stanza = {"archive": [{"database": {"id": 1}, "id": "17-1"}], "backup": found}
+    monkeypatch.setattr(Archive, "pgbackrest", lambda *_: json.dumps([stanza]))
+    assert [one.label for one in Archive().all_bases()] == ["A", "B", "BD", "C", "CD"]
+    assert [one.label for one in Archive().bases()] == ["A", "C", "CD"]
+
+
 def saved(archive: str, hour: int) -> Snapshot:
     """A backup of an archive."""
-    return Snapshot(f"{archive}{hour}", "", ("app:x", f"run:20260102T{hour:02}0000Z", f"archive:{archive}"), ())
+    tags = runs.tags_of("postgresql.cluster", "files", f"20260102T{hour:02}0000Z")
+    return Snapshot(f"{archive}{hour}", "", (*tags, f"archive:{archive}"), ())
+
+
+def marked(archive: str, hour: int, kind: str) -> list[Snapshot]:
+    """A backup of an archive, with a mark; with none that ended before if the kind is empty."""
+    files = saved(archive, hour)
+    mark = Snapshot("mark", "", tuple(runs.tags_of("postgresql.cluster", kind, f"20260102T{hour:02}0000Z")), ())
+    return [files, *([mark] if kind else [])]
 
 
 def test_a_time_that_is_no_backup_is_a_moment_which_is_now_at_most(tmp_path: Path) -> None:
@@ -99,7 +132,8 @@ def test_a_restore_says_how_old_a_backup_is_against_the_time_that_was_asked_for(
 
 
 def test_a_target_restores_the_archive_that_had_begun_before_the_moment() -> None:
-    snapshots = [saved("old", 1), saved("old", 3), saved("new", 5), saved("new", 7)]
+    hours = {1: "old", 3: "old", 5: "new", 7: "new"}
+    snapshots = [snapshot for hour, archive in hours.items() for snapshot in marked(archive, hour, "complete")]
     target = Target("store", "rclone:web1")
 
     def at(hour: int) -> str:
@@ -111,6 +145,23 @@ def test_a_target_restores_the_archive_that_had_begun_before_the_moment() -> Non
     assert at(9) == "new7"
     with pytest.raises(NoArchive, match="no archive of PostgreSQL from that time"):
         at(0)
+
+
+def test_an_incomplete_backup_of_an_archive_is_not_restored() -> None:
+    old, target = marked("old", 1, "complete"), Target("store", "rclone:web1")
+    later = [*marked("old", 3, "incomplete"), *marked("old", 4, ""), *marked("old", 5, "complete")]
+
+    def at(hour: int, snapshots: list[Snapshot]) -> str:
+        return choose(snapshots, datetime(2026, 1, 2, hour, tzinfo=UTC), target).id
+
+    assert at(2, old + later) == "old5"
+    assert at(2, old + later[:-2]) == "old1"
+    assert at(4, old + later[:-2]) == "old1"
+    # The moment belongs to the newer archive, although that had only incomplete backups until then.
+    assert at(6, old + marked("new", 5, "") + marked("new", 7, "complete")) == "new7"
+    for only in (marked("new", 5, "incomplete"), marked("new", 5, "")):
+        with pytest.raises(OnlyIncomplete, match="store has only incomplete backups of the archive"):
+            at(6, old + only)
 
 
 @pytest.mark.parametrize(

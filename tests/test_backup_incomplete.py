@@ -61,6 +61,34 @@ def test_unreadable_files_are_an_error_and_replace_no_complete_backup(
     assert (data / "uploads/a.txt").read_text() == "ahoy"
 
 
+class Killed(BaseException):
+    """Ends a run at once, as a power cut does."""
+
+
+@pytest.mark.usefixtures("no_privileges")
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_run_that_ends_before_it_has_recorded_that_all_was_read_leaves_an_incomplete_backup(
+    readable: bool, saver: Saver, restorer: Restorer, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert saver.run([]) == []
+    if not readable:
+        (data / "uploads/secret").write_text("ink")
+        (data / "uploads/secret").chmod(0)
+    save = engine.Restic.save_files
+
+    def save_and_end(restic: engine.Restic, paths: list[Path], exclude: list[str], tags: list[str]) -> engine.Saved:
+        save(restic, paths, exclude, tags)
+        raise Killed
+
+    monkeypatch.setattr(engine.Restic, "save_files", save_and_end)
+    with pytest.raises(Killed):
+        saver.run(["shop"])
+    assert [run.incomplete for run in restorer.backups()] == [False, True]
+    assert runs.to_forget(saver.engine(saver.settings.target()).snapshots(), {"daily": 1}) == []
+    assert "is incomplete" in replaced(restorer).facts["note"]
+    assert (data / "uploads/a.txt").read_text() == "ahoy"
+
+
 def test_incomplete_backups_are_deleted_one_day_too() -> None:
     def saved(day: int, *kinds: str) -> list[engine.Snapshot]:
         tags = {kind: tuple(runs.tags_of("shop", kind, f"202601{day:02}T030000Z")) for kind in kinds}

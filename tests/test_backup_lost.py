@@ -13,6 +13,7 @@ import archived_cluster
 import pytest
 from archived_cluster import Cluster, Writer, rows, text_of
 from backups.archive import Archive, shown
+from backups.engine import Restic
 from backups.moments import Moments
 from backups.restoring import Restorer
 from backups.saving import Saver
@@ -77,6 +78,29 @@ def test_a_lost_host_is_restored_from_its_dump_if_that_is_newer_but_not_if_the_a
     with pytest.raises(BackupError, match="It does not start"):  # it may be possible to correct that
         restorer.prepare("shop", as_name="shop-again")
     assert not cluster.server.exists("shop-again")
+
+
+def test_an_archive_that_has_only_incomplete_backups_is_an_error_with_a_time_and_a_note_without_one(
+    saver: Saver, restorer: Restorer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.base()
+    mark = Saver.mark
+
+    def mark_apps(restic: Restic, name: str, stamp: str, lacks: list[str]) -> None:
+        if name == "shop":  # the run ends before it marks the archive
+            mark(restic, name, stamp, lacks)
+
+    monkeypatch.setattr(Saver, "mark", staticmethod(mark_apps))
+    cluster.server.sql("INSERT INTO public.ticks VALUES (now(), 1)", "shop")
+    assert saver.run([]) == []
+    time.sleep(1.1)
+    moment = text_of(datetime.now(UTC))
+    lose(cluster)
+    with pytest.raises(BackupError, match=r"only incomplete backups of the archive.*\n.*-e at='20"):
+        restorer.prepare("shop", at=moment, as_name="shop-copy")
+    plan = restorer.prepare("shop", as_name="shop-copy")
+    assert rows(cluster.server, "shop-copy") == [1]
+    assert "The database is that of the backup. The target disk has only incomplete" in plan.facts["note"]
 
 
 def test_wal_that_was_sent_hours_later_is_restored(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import archived_cluster
 import pytest
 from archived_cluster import BIN, Cluster, Writer, rows, text_of
+from backups import main
 from backups.archive import NoArchive, base_for, since
 from backups.restoring import Restorer
 from backups.saving import Saver
@@ -164,6 +167,68 @@ def test_an_archive_that_was_off_gets_a_base_backup_when_it_is_configured_again(
     bases = cluster.archive.bases()
     assert base_for(bases[-1].stop, bases, cluster.archive.segments()) == bases[-1]
     assert not cluster.archive.back_up(f"{cluster.folder}/data")
+
+
+def make_fixed_table(cluster: Cluster) -> Path:
+    """Create a table that is on the disk, with checksums; return its file."""
+    cluster.control("stop")
+    cluster.archive.run(f"{BIN}/pg_checksums", "--enable", "--no-sync", f"--pgdata={cluster.folder}/data")
+    cluster.control("--log", f"{cluster.folder}/log", "start")
+    cluster.server.sql("CREATE TABLE public.fixed AS SELECT 7 AS n", "shop")
+    cluster.server.sql("VACUUM (FREEZE) public.fixed", "shop")  # nothing writes its page again
+    cluster.server.sql("CHECKPOINT")
+    return cluster.folder / "data" / cluster.server.sql("SELECT pg_relation_filepath('public.fixed')", "shop")
+
+
+@contextlib.contextmanager
+def damaged(file: Path) -> Iterator[None]:
+    """Damage a file of a table while the block runs. The server has read it before, and does not notice."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20] + b"\xff" * 20)
+    yield
+    file.write_bytes(whole)
+    time.sleep(1.1)  # base backups have whole seconds
+
+
+def test_a_base_backup_with_damaged_pages_is_not_restored_from_but_the_one_before_it(
+    saver: Saver, restorer: Restorer, cluster: Cluster
+) -> None:
+    table = make_fixed_table(cluster)
+    cluster.base()
+    assert saver.run([]) == []
+    with damaged(table):
+        cluster.archive.pgbackrest("backup", f"--pg1-path={cluster.folder}/data", "--type=full")
+    cluster.server.sql("INSERT INTO public.ticks VALUES (now(), 1)", "shop")
+    for at, name in ((text_of(datetime.now(UTC)), "shop-copy"), ("2999-01-01", "shop-copy2")):
+        restorer.prepare("shop", at=at, as_name=name)
+        assert rows(cluster.server, name) == [1]
+        assert cluster.server.sql("SELECT n FROM public.fixed", name) == "7"
+
+
+def test_a_moment_that_only_damaged_base_backups_have_is_an_error(
+    saver: Saver,
+    restorer: Restorer,
+    cluster: Cluster,
+    folders: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = {"Archive": cluster.archive, "Server": cluster.server, "Status": Status(folders["state"]), "is_root": False}
+    for name, value in own.items():
+        monkeypatch.setattr(main, name, lambda value=value: value)
+    with damaged(make_fixed_table(cluster)):
+        assert main.base() == 0
+    assert "invalid page" in capsys.readouterr().err
+    assert "damaged pages" in Status(folders["state"]).read()["archive"]["base_error"]
+    assert saver.run([]) == []
+    time.sleep(1.1)
+    run = next(run for run in restorer.backups() if run.app == "shop")
+    with pytest.raises(BackupError, match=r"only base backups with errors.*\n.*-e at='20") as caught:
+        restorer.prepare("shop", at=text_of(datetime.now(UTC)), as_name="shop-copy")
+    assert run.shown in str(caught.value)
+    assert not cluster.server.exists("shop-copy")
+    plan = restorer.prepare("shop", at=run.shown, as_name="shop-copy")
+    assert "note" not in plan.facts
 
 
 def test_the_cluster_of_an_upgrade_gets_a_base_backup_at_once(cluster: Cluster) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ansible.plugins.action import ActionBase
+from ansible_collections.blueoctopus.site.plugins.action import backup_restore as action
 from ansible_collections.blueoctopus.site.plugins.module_utils import release_lock
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import STALE_AFTER, Lock, shell_command
 from ansible_collections.blueoctopus.site.plugins.modules import backup_restore
+from ansible_collections.blueoctopus.site.plugins.plugin_utils import lock_renewal
+from locks import grow_old
 from modules import call
 
 
@@ -53,3 +62,100 @@ def test_a_restore_that_takes_long_keeps_its_lock(tmp_path: Path, monkeypatch: p
     result = call(backup_restore, name="shop", step="prepare", by="ann")
     assert "failed" not in result, result
     assert Lock("shop", tmp_path / "locks").token.startswith("restore-")
+
+
+STAMP = "20260102T030405Z"
+PREPARED = {"changed": True, "plan": {"app": "shop", "stamp": STAMP}}
+
+
+class Host:
+    """The action part of the module, with a host that is this one.
+
+    Args:
+        lock: the lock of the app.
+        commands: a file for the commands that it runs on the host.
+    """
+
+    def __init__(self, lock: Lock, commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lock, self.commands = lock, commands
+        monkeypatch.setattr(lock_renewal, "RENEWAL_INTERVAL", 0.1)
+        monkeypatch.setattr(lock_renewal, "CHECK_INTERVAL", 0.05)
+        monkeypatch.setattr(
+            lock_renewal,
+            "shell_command",
+            lambda name, token, what: shell_command(name, token, what, lock.folder.parent),
+        )
+        monkeypatch.setattr(ActionBase, "run", lambda *_: {})
+
+    def execute(self, command: str) -> dict[str, int]:
+        with self.commands.open("a") as file:
+            file.write(f"{command}\n")
+        return {"rc": subprocess.run(["sh", "-c", command]).returncode}
+
+    def take(self, result: dict[str, Any], **args: str) -> dict[str, Any]:
+        """Take a step, of which the module returns a result."""
+        plugin = action.ActionModule.__new__(action.ActionModule)
+        values: dict[str, Any] = {
+            "_task": SimpleNamespace(args={"name": "shop", **args}, check_mode=False),
+            "_execute_module": lambda *_, **__: result,
+            "_low_level_execute_command": self.execute,
+        }
+        for name, value in values.items():
+            setattr(plugin, name, value)
+        return plugin.run()
+
+    def renewed(self, patience: float) -> bool:
+        """Whether somebody renews a lock that is nearly stale."""
+        grow_old(self.lock, STALE_AFTER + 1)
+        deadline = time.monotonic() + patience
+        while self.lock.is_stale and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self.lock.is_stale
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    lock = Lock("shop", tmp_path / "locks")
+    assert lock.take(f"restore-{STAMP}", {"by": "ann", "since": ""})
+    return Host(lock, tmp_path / "commands", monkeypatch)
+
+
+def test_the_lock_is_renewed_between_the_steps_while_the_run_waits_for_other_hosts(host: Host) -> None:
+    assert host.take(PREPARED, step="prepare") == PREPARED
+    try:
+        assert host.renewed(30)
+        assert host.renewed(30)
+        assert host.lock.owner == {"by": "ann", "since": ""}
+    finally:
+        host.lock.free(f"restore-{STAMP}")
+    calls = -1
+    deadline = time.monotonic() + 30
+    while calls != (calls := len(host.commands.read_text().splitlines())) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert host.lock.token == ""  # the renewal has ended, and has not taken the lock again
+
+
+@pytest.mark.parametrize(
+    ("result", "args"),
+    [
+        ({"failed": True, "msg": "The target is down."}, {"step": "prepare"}),
+        (PREPARED, {"step": "prepare", "as_name": "shop-copy"}),  # a copy is complete, and its lock is free
+        (PREPARED, {"step": "stop", "stamp": STAMP}),  # the renewal that prepare has begun goes on
+        ({"changed": True, "plan": {"app": "shop", "stamp": ""}}, {"step": "prepare"}),  # in check mode
+    ],
+)
+def test_only_a_prepared_restore_begins_to_renew(result: dict[str, Any], args: dict[str, str], host: Host) -> None:
+    assert host.take(result, **args) == result
+    assert not host.renewed(0.5)
+    assert not host.commands.exists()
+
+
+def test_the_lock_of_a_run_that_has_died_becomes_stale(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "0.5"]) as run:
+        monkeypatch.setattr(lock_renewal, "run_process", lambda: run.pid)
+        host.take(PREPARED, step="prepare")
+        run.wait()
+    time.sleep(1)  # a renewal that has begun may end
+    assert not host.renewed(1)
+    assert host.lock.token == f"restore-{STAMP}"
+    assert os.path.exists(host.lock.folder)

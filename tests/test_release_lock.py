@@ -21,6 +21,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock impo
     new_token,
     shell_command,
 )
+from ansible_collections.blueoctopus.site.plugins.plugin_utils import lock_renewal
 from locks import grow_old
 
 OWNER = {"by": "me@here", "since": "2026-01-01 00:00:00 UTC"}
@@ -317,16 +318,16 @@ def test_a_command_waits_while_another_process_takes_the_lock(lock: Lock) -> Non
 def test_a_zombie_process_counts_as_ended() -> None:
     ended = subprocess.Popen(["true"])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
-    assert action.identity(ended.pid) == ""
+    assert lock_renewal.identity(ended.pid) == ""
     ended.wait()
-    assert action.identity(ended.pid) == ""
-    assert action.identity(os.getpid()) == action.identity(os.getpid()) != ""
+    assert lock_renewal.identity(ended.pid) == ""
+    assert lock_renewal.identity(os.getpid()) == lock_renewal.identity(os.getpid()) != ""
 
 
 def test_a_task_finds_the_process_of_its_run() -> None:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    task = context.Process(target=lambda: sender.send(action.run_process()))
+    task = context.Process(target=lambda: sender.send(lock_renewal.run_process()))
     task.start()
     assert receiver.poll(10)
     assert receiver.recv() == os.getpid()
@@ -334,13 +335,13 @@ def test_a_task_finds_the_process_of_its_run() -> None:
 
 
 def test_a_run_renews_its_lock_while_a_module_works_for_long(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(action, "RENEWAL_INTERVAL", 0.1)
-    monkeypatch.setattr(action, "CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr(lock_renewal, "RENEWAL_INTERVAL", 0.1)
+    monkeypatch.setattr(lock_renewal, "CHECK_INTERVAL", 0.05)
     monkeypatch.setattr(
-        action, "shell_command", lambda name, token, what: shell_command(name, token, what, lock.folder.parent)
+        lock_renewal, "shell_command", lambda name, token, what: shell_command(name, token, what, lock.folder.parent)
     )
     run = action.ActionModule.__new__(action.ActionModule)
-    run.ansible, run.begun = os.getpid(), action.identity(os.getpid())
+    run.ansible, run.begun = os.getpid(), lock_renewal.identity(os.getpid())
 
     def execute(command: str) -> dict[str, int]:
         return {"rc": subprocess.run(["sh", "-c", command]).returncode}
@@ -348,7 +349,7 @@ def test_a_run_renews_its_lock_while_a_module_works_for_long(lock: Lock, monkeyp
     monkeypatch.setattr(run, "_low_level_execute_command", execute, raising=False)
     lock.take("a", OWNER)
     module = worker(lock, "a")
-    run.renew_in_background("shop", "a")
+    run.renew_in_background("shop", "a", "abandon")
     try:
         for _ in range(2):
             grow_old(lock, STALE_AFTER + 1)

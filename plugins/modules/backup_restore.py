@@ -10,7 +10,8 @@ description:
   - V(prepare) restores files and database beside the live ones. V(stop) locks the app and stops its units. V(swap)
     renames the former data and gives its names to the restored data. V(start) starts the units and unlocks the app.
   - V(undo) reverts all steps. Data that was live is kept under another name, not deleted.
-  - V(prepare) and the steps after it hold the lock of the app.
+  - V(prepare) and the steps after it hold the lock of the app. While a step runs, the host renews it. Between two
+    steps, while this host waits for others, the control node renews it as long as the run is alive.
 options:
   name:
     description: Name of the app.

@@ -315,7 +315,7 @@ def test_a_bare_debian_restores_a_database_to_a_second_with_the_documented_comma
     store.run_expect([0], f"umask 077; echo '{password}' > /root/password")
     cipher = store.check_output("printf 'pgbackrest:%s' \"$(cat /root/password)\" | sha256sum | cut -d' ' -f1")
     restic = "restic --repo /srv/backups/repositories/web13 --password-file /root/password"
-    listed = json.loads(store.check_output(f"{restic} snapshots --json --tag app:postgresql.cluster"))
+    listed = json.loads(store.check_output(f"{restic} snapshots --json --tag app:postgresql.cluster,kind:files"))
     replaced = {
         "restic …": restic,
         "ID-OF-ARCHIVE": listed[-1]["id"],

@@ -32,6 +32,14 @@ class NoArchive(BackupError):
     """No archive has the moment."""
 
 
+class DamagedPages(BackupError):
+    """A new base backup has errors. Everything else of the archive goes on."""
+
+
+class OnlyIncomplete(NoArchive):
+    """Only base backups with errors, or incomplete backups of an archive, have the moment."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """A complete segment of WAL in the archive.
@@ -58,12 +66,14 @@ class Base:
         start: its first segment: timeline and position.
         stop: when it ended. Later moments can be restored from it, if all WAL from `start` on is there.
         size: bytes of the cluster.
+        error: whether pgBackRest has found damaged pages in it, or in one that it refers to.
     """
 
     label: str
     start: tuple[str, int]
     stop: int
     size: int
+    error: bool = False
 
 
 def position(cluster: str, name: str) -> tuple[str, int]:
@@ -90,15 +100,18 @@ def first_gap(segments: Iterable[Segment], start: tuple[str, int]) -> Segment | 
 
 
 def base_for(moment: float, bases: Iterable[Base], segments: list[Segment]) -> Base:
-    """The base backup from which a moment is restored.
+    """The base backup from which a moment is restored: the newest one before it that has no error.
 
     Raises:
+        OnlyIncomplete: when all before it have errors.
         NoArchive: when there is none, or WAL is missing between it and the moment.
     """
     ended = [base for base in bases if base.stop <= moment]
     if not ended:
         raise NoArchive("The archive of PostgreSQL begins later.")
-    chosen = max(ended, key=lambda base: base.stop)
+    if not (whole := [base for base in ended if not base.error]):
+        raise OnlyIncomplete("The archive of PostgreSQL has only base backups with errors from before that moment.")
+    chosen = max(whole, key=lambda base: base.stop)
     gap = first_gap(segments, chosen.start)
     if gap and gap.time < moment:
         raise NoArchive(f"WAL is missing in the archive of PostgreSQL, from {shown(gap.time)} on.")
@@ -161,10 +174,14 @@ class Archive:
         return {**os.environ, "PGBACKREST_LOG_LEVEL_FILE": "off", **own}
 
     def pgbackrest(self, command: str, *options: str) -> str:
-        """Run a command of pgBackRest."""
+        """Run a command of pgBackRest, and return its output."""
+        return self.call(command, *options).stdout
+
+    def call(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of pgBackRest, with warnings on its standard error."""
         where = [f"--config={self.config}"] if self.config else ["--no-config"]
         where += [f"--repo1-path={self.repository}", f"--stanza={STANZA}", "--log-level-console=warn"]
-        return self.run("pgbackrest", *where, *options, command).stdout
+        return self.run("pgbackrest", *where, *options, command)
 
     @property
     def id(self) -> str:
@@ -182,6 +199,10 @@ class Archive:
 
         Returns:
             Whether one was made.
+
+        Raises:
+            DamagedPages: when it was made, and has errors.
+            BackupError: when it fails.
         """
         exists = (self.repository / "archive" / STANZA / "archive.info").exists()
         # An upgrade to another major version makes the cluster another one, and changes nothing otherwise.
@@ -193,10 +214,16 @@ class Archive:
         is_own = bases and bases[-1].start[0].startswith(f"{self.cluster}/")
         if is_new and is_own and not first_gap(self.segments(), bases[-1].start):
             return False
-        age = time.time() - max((base.stop for base in bases if base.label.endswith("F")), default=0)
-        self.pgbackrest("backup", f"--pg1-path={data}", f"--type={'full' if age > FULL_EVERY else 'diff'}")
+        full = [base for base in (self.all_bases() if exists else []) if base.label.endswith("F")]
+        is_due = not full or full[-1].error or time.time() - full[-1].stop > FULL_EVERY
+        done = self.call("backup", f"--pg1-path={data}", f"--type={'full' if is_due else 'diff'}")
         if not (self.repository / "id").exists():
             self.run("sh", "-c", 'umask 027 && echo "$1" > "$0/id"', str(self.repository), uuid.uuid4().hex)
+        if self.all_bases()[-1].error:
+            raise DamagedPages(
+                "The cluster has damaged pages, so no moment is restored from its new base backup.\n"
+                f"pgbackrest: {(done.stderr + done.stdout).strip()[-600:]}"
+            )
         return True
 
     @property
@@ -207,16 +234,26 @@ class Archive:
         return f"{newest['version']}-{newest['id']}"
 
     def bases(self) -> list[Base]:
-        """The base backups, the oldest first."""
+        """The base backups without errors, the oldest first."""
+        return [base for base in self.all_bases() if not base.error]
+
+    def all_bases(self) -> list[Base]:
+        """All base backups, the oldest first."""
         found: list[dict[str, Any]] = json.loads(self.pgbackrest("info", "--output=json"))
         bases = []
         for stanza in found:
             clusters = {one["database"]["id"]: one["id"] for one in stanza["archive"]}
+            damaged = {one["label"] for one in stanza["backup"] if one.get("error")}
             for one in stanza["backup"]:
-                if not one.get("error") and one["database"]["id"] in clusters:
+                if one["database"]["id"] in clusters:
                     start = position(clusters[one["database"]["id"]], one["archive"]["start"])
-                    bases.append(Base(one["label"], start, one["timestamp"]["stop"], one["info"]["size"]))
+                    error = not damaged.isdisjoint((one["label"], *(one.get("reference") or ())))
+                    bases.append(Base(one["label"], start, one["timestamp"]["stop"], one["info"]["size"], error))
         return bases
+
+    def base(self, moment: float) -> Base:
+        """The base backup from which a moment is restored; see `base_for`."""
+        return base_for(moment, self.all_bases(), self.segments())
 
     def segments(self) -> list[Segment]:
         """The segments of WAL in the archive, the oldest first."""
@@ -231,14 +268,14 @@ class Archive:
 
     def end(self, moment: float) -> float:
         """When the newest WAL was archived that continues the base backup for a moment."""
-        segments = self.segments()
-        base = base_for(moment, self.bases(), segments)
-        return max((one.time for one in segments if one.timeline == base.start[0]), default=base.stop)
+        base = self.base(moment)
+        return max((one.time for one in self.segments() if one.timeline == base.start[0]), default=base.stop)
 
-    def restore(self, moment: datetime | None, data: Path) -> None:
+    def restore(self, base: Base, moment: datetime | None, data: Path) -> None:
         """Restore the cluster into an empty folder. PostgreSQL gets the WAL when it starts there.
 
         Args:
+            base: the base backup. pgBackRest itself would choose the newest one, although that has errors.
             moment: the moment; None for all WAL.
             data: the folder.
         """
@@ -246,4 +283,4 @@ class Archive:
         if moment:
             target = moment.strftime("%Y-%m-%d %H:%M:%S.%f+00")
             end = ["--type=time", f"--target={target}", "--target-action=promote"]
-        self.pgbackrest("restore", f"--pg1-path={data}", *end, "--archive-mode=off")
+        self.pgbackrest("restore", f"--set={base.label}", f"--pg1-path={data}", *end, "--archive-mode=off")

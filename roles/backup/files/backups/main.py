@@ -30,7 +30,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from backups import redis
-from backups.archive import Archive
+from backups.archive import Archive, DamagedPages
 from backups.drill import Drill
 from backups.engine import Restic
 from backups.postgres import Server
@@ -203,7 +203,10 @@ def base() -> int:
         made = archive.back_up(Server().sql("SHOW data_directory"))
     except BackupError as error:
         status.record("archive", base_error=str(error))
-        raise
+        if not isinstance(error, DamagedPages):
+            raise
+        print(error, file=sys.stderr)  # the status reports it; WAL is sent nevertheless
+        return 0
     status.record("archive", base_error="", base_time=begun, bases=[asdict(one) for one in archive.bases()])
     print("Done." if made else "The last one is not a day old.")
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backups import runs
-from backups.archive import CLUSTER, Archive, NoArchive, base_for, cipher, shown
+from backups.archive import CLUSTER, Archive, NoArchive, OnlyIncomplete, cipher, shown
 from backups.engine import Restic, Snapshot
 from backups.placing import restored
 from backups.postgres import Server
@@ -128,7 +128,7 @@ class Moments:
             NoArchive: when it can't; with the reason.
         """
         self.archive_all()
-        base_for(moment.timestamp(), self.archive.bases(), self.archive.segments())
+        self.archive.base(moment.timestamp())
         return self.archive
 
     def fetched(self, engine: Restic, moment: datetime, stamp: str) -> Archive:
@@ -138,7 +138,7 @@ class Moments:
             NoArchive: when the target has none, or not that of the moment.
             BackupError: when it can't be read.
         """
-        chosen = choose(engine.snapshots(f"app:{CLUSTER}", "kind:files"), moment, engine.target)
+        chosen = choose(engine.snapshots(f"app:{CLUSTER}"), moment, engine.target)
         folder = self.scratch / f"{stamp}.archive"
         password = cipher((engine.config / "password").read_text().strip())
         archive = replace(
@@ -156,7 +156,7 @@ class Moments:
         for root, folders, files in os.walk(folder):
             for name in (*folders, *files):
                 shutil.chown(Path(root, name), archive.user, archive.user)
-        base_for(moment.timestamp(), archive.bases(), archive.segments())
+        archive.base(moment.timestamp())
         return archive
 
     def dump(self, name: str, wanted: Wanted, engine: Restic, stamp: str, to: Path) -> tuple[dict[str, Any], str]:
@@ -174,20 +174,20 @@ class Moments:
 
         Raises:
             NoArchive: when no archive has that moment, or one that is younger than the backup.
-            BackupError: when the restore fails.
+            BackupError: when the restore fails, or when what has the moment is incomplete and a time was asked for.
         """
         moment = wanted.moment
         with contextlib.ExitStack() as stack:
             stack.callback(self.clean, stamp)
             try:
-                archive = self.own(moment) if wanted.own else self.fetched(engine, moment, stamp)
-            except NoArchive as here:
-                if not wanted.own:
+                archive = self.found(wanted, engine, stamp)
+            except OnlyIncomplete as error:
+                if not wanted.at:
                     raise
-                try:
-                    archive = self.fetched(engine, moment, stamp)
-                except NoArchive as there:
-                    raise NoArchive(f"{here} {there}") from None
+                raise BackupError(
+                    f"{error}\nSo that moment can't be restored. Choose another target with -e target=NAME, or restore "
+                    f"the database of the backup before it: -e at='{wanted.run.shown}'"
+                ) from None
             end = archive.end(moment.timestamp())
             if end < wanted.run.time.timestamp():
                 raise NoArchive(f"The archive of PostgreSQL ends before it, at {shown(end)}.")
@@ -198,6 +198,24 @@ class Moments:
             server.dump(name, to)
             return {"postgresql": server.major(), "extensions": server.extensions(name)}, wanted.note(end)
 
+    def found(self, wanted: Wanted, engine: Restic, stamp: str) -> Archive:
+        """The archive of this host, if it may be used and has the moment; otherwise, that of the target.
+
+        Raises:
+            OnlyIncomplete: when one of them has the moment, but only with errors.
+            NoArchive: when none has it.
+        """
+        if not wanted.own:
+            return self.fetched(engine, wanted.moment, stamp)
+        try:
+            return self.own(wanted.moment)
+        except NoArchive as here:
+            try:
+                return self.fetched(engine, wanted.moment, stamp)
+            except NoArchive as there:
+                kind = OnlyIncomplete if isinstance(here, OnlyIncomplete) else type(there)
+                raise kind(f"{here} {there}") from None
+
     def cluster(self, archive: Archive, moment: datetime, stamp: str) -> Server:
         """A running cluster as of a moment, or as of the end of its archive, until `clean` removes it.
 
@@ -206,10 +224,11 @@ class Moments:
         """
         folder = self.scratch / stamp
         folder.mkdir(mode=0o711, parents=True)
-        size = base_for(moment.timestamp(), archive.bases(), archive.segments()).size
-        check_space(folder, size, "the cluster")
+        base = archive.base(moment.timestamp())
+        check_space(folder, base.size, "the cluster")
         shutil.chown(folder, archive.user)
-        archive.restore(moment if archive.end(moment.timestamp()) >= moment.timestamp() else None, folder / "data")
+        reached = archive.end(moment.timestamp()) >= moment.timestamp()
+        archive.restore(base, moment if reached else None, folder / "data")
         self.start(archive, folder / "data")
         return scratch_server(archive, folder)
 
@@ -269,17 +288,27 @@ def scratch_server(archive: Archive, folder: Path) -> Server:
 
 
 def choose(snapshots: list[Snapshot], moment: datetime, target: Target) -> Snapshot:
-    """The snapshot of an archive that contains a moment, or the last one before it.
+    """The snapshot of an archive that contains a moment, or the last one before it. Incomplete ones are left out.
 
     A host that replaces another one begins another archive. The moment belongs to the one that has begun before it.
 
+    Args:
+        snapshots: those of the archives, and their marks.
+        moment: the moment.
+        target: the target, for errors.
+
     Raises:
+        OnlyIncomplete: when all of that archive are incomplete.
         NoArchive: when all have begun later, or there is none.
     """
+    whole = {run.files for run in runs.runs_of(snapshots) if not run.incomplete}
+    snapshots = [one for one in snapshots if runs.tag(one, "archive")]
     begun = [one for one in snapshots if saved_at(one) <= moment.timestamp()]
     if not begun:
         raise NoArchive(f"The target {target.name} has no archive of PostgreSQL from that time.")
-    own = [one for one in snapshots if runs.tag(one, "archive") == runs.tag(begun[-1], "archive")]
+    all_own = [one for one in snapshots if runs.tag(one, "archive") == runs.tag(begun[-1], "archive")]
+    if not (own := [one for one in all_own if one.id in whole]):
+        raise OnlyIncomplete(f"The target {target.name} has only incomplete backups of the archive of PostgreSQL.")
     return next((one for one in own if saved_at(one) > moment.timestamp() + MARGIN), own[-1])
 
 

@@ -1,7 +1,11 @@
 """Backups of an app: which snapshots belong together, which one belongs to a time, and which ones are kept.
 
 One backup of an app has up to two snapshots with the same tag `run:TIME`: first `kind:database`, then `kind:files`. A
-backup without `kind:files` was interrupted, and counts for nothing. One with `kind:incomplete` lacks something.
+backup without `kind:files` was interrupted, and counts for nothing.
+
+The last snapshot of a backup is a mark: `kind:complete`, or `kind:incomplete` if something could not be read. A backup
+without a mark, whose run has ended before, is incomplete too. A mark is a snapshot of its own, as a host that may only
+add to a repository can't change the tags of a snapshot.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from backups.settings import BackupError
 
 STAMP = "%Y%m%dT%H%M%SZ"
 SHOWN = "%Y-%m-%d %H:%M:%S"
+COMPLETE = "complete"
+INCOMPLETE = "incomplete"
 LISTED = 12  # backups that an error lists
 
 
@@ -46,7 +52,8 @@ class Run:
         """
         older = before(self.time, at)
         notes = [f"The backup is that of {self.shown}{older}."] if older else []
-        notes += ["The backup is incomplete: something could not be read when it was made."] if self.incomplete else []
+        lacks = "when it was made, something could not be read, or the run was interrupted."
+        notes += [f"The backup is incomplete: {lacks}"] if self.incomplete else []
         return " ".join(notes)
 
 
@@ -66,13 +73,13 @@ def tag(snapshot: Snapshot, key: str) -> str:
 
 def runs_of(snapshots: Iterable[Snapshot]) -> list[Run]:
     """The backups that have ended in a list of snapshots, the oldest first."""
-    kinds: dict[tuple[str, str], dict[str, str]] = {}
+    kinds: dict[tuple[str, str], dict[str, Snapshot]] = {}
     for snapshot in snapshots:
         app, stamp, kind = (tag(snapshot, key) for key in ("app", "run", "kind"))
         if app and kind and re.fullmatch(r"\d{8}T\d{6}Z", stamp):
-            kinds.setdefault((stamp, app), {})[kind] = snapshot.id
+            kinds.setdefault((stamp, app), {})[kind] = snapshot
     return [
-        Run(app, stamp, found["files"], found.get("database", ""), "incomplete" in found)
+        Run(app, stamp, found["files"].id, found["database"].id if "database" in found else "", COMPLETE not in found)
         for (stamp, app), found in sorted(kinds.items())
         if "files" in found
     ]

@@ -96,7 +96,7 @@ class Saver:
         stamp = runs.new_stamp()
         tags = [*runs.tags_of(CLUSTER, "files", stamp), f"archive:{self.archive.id}"]
         saved = restic.save_files([self.archive.repository], [], tags)
-        self.check_complete(restic, CLUSTER, stamp, listed(saved))
+        self.mark(restic, CLUSTER, stamp, listed(saved))
         return {"size": saved.size, "added": saved.added, "stamp": stamp}
 
     def save(self, app: App, restic: Restic) -> dict[str, Any]:
@@ -110,18 +110,19 @@ class Saver:
             restic.create()
             size, added = self.save_once(app, restic, stamp, about)
         Status(self.state).record("targets", restic.target.name, repository=restic.target.repository)
-        self.check_complete(restic, app.name, stamp, about["lacks"])
+        self.mark(restic, app.name, stamp, about["lacks"])
         return {"size": size, "added": added, "stamp": stamp}
 
     @staticmethod
-    def check_complete(restic: Restic, name: str, stamp: str, lacks: list[str]) -> None:
-        """Mark a backup that lacks something as incomplete.
+    def mark(restic: Restic, name: str, stamp: str, lacks: list[str]) -> None:
+        """Mark a backup as complete, or as incomplete if it lacks something.
 
         Raises:
             BackupError: when it does; with what is missing.
         """
+        kind = runs.INCOMPLETE if lacks else runs.COMPLETE
+        restic.save_output(["printf", "%s\n", *(lacks or [kind])], f"/{kind}", runs.tags_of(name, kind, stamp))
         if lacks:
-            restic.save_output(["printf", "%s\n", *lacks], "/incomplete", runs.tags_of(name, "incomplete", stamp))
             raise BackupError(f"Its other data was saved, but not {', and not '.join(lacks)}")
 
     def check_first_time(self, target: Target) -> None:
