@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import release_lock, release_undo
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import NotReady
 from ansible_collections.blueoctopus.site.plugins.module_utils.nginx import NginxError
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import STALE_AFTER, Lock
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import STALE_AFTER, Lock, LockLost
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
 from ansible_collections.blueoctopus.site.plugins.modules import release_lock as module
 from locks import grow_old
@@ -73,6 +73,16 @@ def test_a_guard_ends_with_its_run(lock: Lock, watch: Watch, restored: list[str]
     lock.free("a")
     assert ends(guard)
     assert (lock.token, lock.guard, restored) == ("", "", [])
+
+
+def test_a_run_whose_lock_was_taken_over_gets_no_guard(lock: Lock) -> None:
+    lock.take("a", OWNER)
+    lock.set_guard("a")
+    lock.take("b", OWNER, force=True)
+    lock.take("c", OWNER, force=True)
+    with pytest.raises(LockLost):
+        lock.set_guard("b")  # so that it removes no file of the guard that is responsible
+    assert lock.guard == "a"
 
 
 def test_a_guard_restores_the_host_when_its_run_has_died(lock: Lock, watch: Watch, restored: list[str]) -> None:

@@ -113,6 +113,9 @@ def test_it_fails_since_the_first_attempt(lock: Lock, guard: threading.Thread, a
     noted.write_text(json.dumps(json.loads(noted.read_text()) | {"since": "2026-01-02T03:04:05Z"}))
     before = len(attempts)
     wait_for(lambda: len(attempts) > before + 1)
+    lock.fail("a", OSError(ERROR))
+    lock.take("b", OWNER, force=True)
+    lock.fail("b", OSError(ERROR))  # the guard of another run fails, too
     assert "without success since 2026-01-02T03:04:05Z: nginx can't be reloaded" in unfinished()[0]
 
 
@@ -158,6 +161,26 @@ def test_a_restarted_host_that_cannot_restore_its_release_is_a_problem(lock: Loc
     restoring.join(10)
     assert unfinished() == []
     assert lock.token == ""
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_restarted_host_tries_until_it_succeeds_although_the_first_attempt_has_ended_the_run_in_the_history(
+    lock: Lock, store: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.record("deploy", V2, "begun")
+    attempts: list[int] = []
+
+    def restore(_store: Releases, _to: str, reason: str) -> None:
+        if not attempts:
+            store.record("deploy", V2, "failed", reason)
+        attempts.append(len(attempts))
+        if len(attempts) < 3:
+            raise OSError(ERROR)
+
+    monkeypatch.setattr(release_undo, "restore", restore)
+    monkeypatch.setattr(release_undo, "PAUSE", 0.02)
+    release_undo.restore_after_restart(lock, store)
+    assert len(attempts) == 3
 
 
 # --- a guard that was killed ------------------------------------------------------------------------------------------

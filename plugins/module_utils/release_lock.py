@@ -200,11 +200,16 @@ class Lock:
             return is_due
 
     def set_guard(self, token: str) -> None:
-        """Make the guard of this run responsible for the host, if this run has the lock."""
+        """Make the guard of this run responsible for the host.
+
+        Raises:
+            LockLost: when this run has not the lock any more.
+        """
         with self._held("mutex", 5):
-            if self.token == token:
-                self._write("guard", token)
-                (self.folder / "failure").unlink(missing_ok=True)
+            if self.token != token:
+                raise LockLost(self.owner["by"])
+            self._write("guard", token)
+            (self.folder / "failure").unlink(missing_ok=True)
 
     def free(self, token: str) -> None:
         """Free the lock, if this run has it. While an earlier run's guard is responsible, leave the lock to that."""
@@ -267,17 +272,17 @@ class Lock:
             error: why; it is noted as one line.
         """
         with self._held("mutex", 5):
-            if self.token == token:
-                self._write("renewed", str(ABANDONED))
             if not token or token not in (self.token, self.guard):
                 return
+            if self.token == token:
+                self._write("renewed", str(ABANDONED))
             before: dict[str, Any] = {}
             with contextlib.suppress(ValueError):
                 before = json.loads(self._read("failure"))
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             failure = {
                 "token": token,
-                "since": before["since"] if before.get("token") == token else since,
+                "since": before.get("since", since),
                 "error": (" ".join(str(error).split()) or type(error).__name__)[:LONGEST_ERROR],
                 "process": [os.getpid(), identity(os.getpid())],
             }

@@ -242,9 +242,10 @@ def watch(lock: Lock, store: Releases, token: str) -> None:
 
 def restore_after_restart(lock: Lock, store: Releases) -> None:
     """Restore the confirmed release alone, unless the host has it, or another run does the same."""
-    token = ""
+    token, failed = "", False
     while (
-        store.unfinished()
+        failed
+        or store.unfinished()
         or store.live != store.confirmed
         or installed_units(store.name).keys() - {store.confirmed}
         or any(store.leftovers())
@@ -255,9 +256,11 @@ def restore_after_restart(lock: Lock, store: Releases) -> None:
             with lock.work(token):
                 restore(store, store.confirmed, INTERRUPTED)
             lock.free(token)
+            failed = False
         except (LockHeld, LockLost):
             break
         except Exception as error:  # retried until it succeeds
+            failed = True
             with contextlib.suppress(LockLost, OSError):
                 lock.fail(token, error)
             print(error, file=sys.stderr, flush=True)

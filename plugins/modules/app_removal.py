@@ -105,6 +105,7 @@ def apply(module: AnsibleModule, removal: Removal) -> None:
     try:
         with lock.kept(token), lock.work(token):
             removal.stop(params["by"])
+            lock.check(token)
             remove_guards(name)
             if params["state"] == "removed":
                 removal.remove(params["data"])
