@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -154,25 +155,52 @@ def test_a_host_without_that_python_gives_the_error_of_ssh(host: Host) -> None:
     ]
     assert results[0]["msg"] == results[1]["msg"]
     assert results[0]["rc"] == 127
+    tasks = [command("id", ignore_errors=True)] * 3
+    host.play(*tasks, ansible_python_interpreter="/no/python3")
+    assert host.count() == len(tasks) + 1  # only the first task tries to start a server
+
+
+@pytest.mark.slow
+def test_the_python_imports_nothing_from_the_home_folder_and_what_that_writes_before_does_no_harm(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = host.folder / "home"
+    home.mkdir()
+    monkeypatch.setenv("LOGIN", str(home))
+    (home / "sched.py").write_text(f"open('{home}/imported', 'w')")
+    (home / "select.py").write_text(f"open('{home}/imported', 'w')")
+    program = (host.folder / "ssh").read_text()
+    (host.folder / "ssh").write_text(program.replace("exec sh", "cd \"$LOGIN\"; printf 'no end of line'\nexec sh"))
+    (host.folder / "library").mkdir()
+    (host.folder / "library/use_sched.py").write_text(
+        "from ansible.module_utils.basic import AnsibleModule\nimport sched\n"
+        "AnsibleModule({}).exit_json(msg=sched.__file__)\n"
+    )
+    results = host.play({"use_sched": {}}, {"use_sched": {}}, command(PARENTS))
+    assert host.count() == 1
+    assert results[0]["msg"] == results[1]["msg"] == f"{os.path.dirname(os.__file__)}/sched.py"
+    assert not (home / "imported").exists()
 
 
 class Process:
     """A module server."""
 
-    def __init__(self, idle: float) -> None:
+    def __init__(self, idle: float, python: str | Path = sys.executable) -> None:
         """Start it, with the seconds after which it ends."""
+        self.ends = 0
         program = SERVER.replace("IDLE = 60", f"IDLE = {idle}")
-        self.process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([python, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdin
         assert self.process.stdout
         self.input, self.output = self.process.stdin, self.process.stdout
+        assert self.output.readline() == b"\n"
         assert self.output.readline() == module_server.READY
 
     def run(self, program: str) -> tuple[int, str, str]:
         """Run a program; return its exit code, output and errors."""
         self.input.write(b"%d\n%s" % (len(program.encode()), program.encode()))
         self.input.flush()
-        code, *sizes = map(int, self.output.readline().split())
+        code, *sizes, self.ends = map(int, self.output.readline().split())
         output, errors = (self.output.read(size).decode() for size in sizes)
         return code, output, errors
 
@@ -222,6 +250,29 @@ def test_files_of_a_zip_file_are_compiled_once(server: Process, tmp_path: Path) 
 def test_the_standard_library_is_imported_once(server: Process) -> None:
     program = "import sys\nprint('sched' in sys.modules)\nimport sched"
     assert [server.run(program)[1] for _time in range(2)] == ["False\n", "True\n"]
+
+
+def test_a_module_that_is_killed_or_forks_while_it_tells_what_it_has_imported_harms_no_other(
+    server: Process, tmp_path: Path
+) -> None:
+    broken = "import marshal, os, sched\nmarshal.dump = lambda data, file: (file.write(b'x'), os._exit(1))"
+    assert server.run(broken)[0] == 1
+    fork = "import os, sched, marshal\nif os.fork(): os.wait()\nelse: marshal.dump = lambda *_: "
+    fork += f"open('{tmp_path}/told', 'w')"
+    assert server.run(fork) == (0, "", "")
+    assert not (tmp_path / "told").exists()
+    assert server.run("print('next')")[1] == "next\n"
+
+
+def test_a_python_that_was_upgraded_ends_after_an_answer_that_says_so(tmp_path: Path) -> None:
+    shutil.copy(os.path.realpath(sys.executable), tmp_path / "python3")
+    server = Process(2, tmp_path / "python3")
+    assert server.run("print(1)") == (0, "1\n", "")
+    assert server.ends == 0
+    (tmp_path / "python3").unlink()
+    assert server.run("print(2)") == (0, "2\n", "")
+    assert server.ends == 1
+    assert server.process.wait(10) == 0
 
 
 @pytest.mark.parametrize("request_", [b"", b"1", b"10\nprint"], ids=["nothing", "half a line", "half a program"])

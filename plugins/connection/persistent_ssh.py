@@ -12,7 +12,9 @@ description:
   - The Python on the host is that of the account that the task uses. It is reached through the SSH connection only, and
     it ends after a minute without a module.
   - Where this is not possible, a module runs as with P(ansible.builtin.ssh#connection). Examples are a task with
-    C(environment), two tasks on a host at the same time, a password for SSH or C(sudo), and a host without Python.
+    C(environment), two tasks on a host at the same time, a password for SSH or C(sudo), and a host without Python 3.10.
+  - The account's groups, limits and environment are those of the first task. C(meta=reset_connection) starts a new
+    Python.
   - To do without it, set C(ANSIBLE_TRANSPORT=ssh).
 extends_documentation_fragment:
   - blueoctopus.site.ssh_options
@@ -38,12 +40,14 @@ from ansible.utils.display import Display
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import module_server
 
 SERVER = Path(module_server.__file__).read_bytes()
-# The server is not in the command itself, because sudo logs commands.
-START = f"""import os
+# The server is not in the command itself, because sudo logs commands. It imports nothing from the folder that it is in.
+START = f"""import os, sys
+sys.path = [folder for folder in sys.path if folder]
 program = b""
 while len(program) < {len(SERVER)} and (part := os.read(0, {len(SERVER)} - len(program))):
     program += part
 exec(program)"""
+PAUSE = 60  # seconds after a server that did not start, in which no other one is started
 SUCCESS_KEY = re.compile("BECOME-SUCCESS-[a-z]+")
 display = Display()
 
@@ -58,40 +62,48 @@ class Server:
     def __init__(self, folder: Path) -> None:
         """Use the server of a folder, which is made if it does not exist."""
         self.folder = folder
-        folder.mkdir(mode=0o700, exist_ok=True)
-        self.input, self.output, self.state = folder / "input", folder / "output", folder / "state"
+        self.input, self.output, self.state, self.failed = (
+            folder / name for name in ("input", "output", "state", "failed")
+        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Have the server alone. Raises NoServerError if another task of the host runs."""
-        with (self.folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise NoServerError("another task uses it") from error
+        """Have the server alone. Raises NoServerError if another task of the host runs, or without locks."""
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            file = (self.folder / "lock").open("w")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise NoServerError("another task uses it") from error
+        with file:
             yield
 
     def forget(self) -> None:
         """Let the next task start a new server. The former one ends by itself, as it gets no more requests."""
-        for file in (self.input, self.output, self.state):
+        for file in (self.input, self.output, self.state, self.failed):
             file.unlink(missing_ok=True)
 
     def start(self, command: list[str | bytes]) -> None:
-        """Start a server. Raises NoServerError if it does not start."""
+        """Start a server. Raises NoServerError if it does not start, or has not a minute ago."""
+        with suppress(FileNotFoundError):
+            if time.time() - self.failed.stat().st_mtime < PAUSE:
+                raise NoServerError("it did not start")
         self.forget()
         os.mkfifo(self.input, 0o600)
         os.mkfifo(self.output, 0o600)
         # Opened for reading and writing, its input does not end with a task.
-        with os.fdopen(os.open(self.input, os.O_RDWR), "r+b", buffering=0) as source:
+        with (
+            os.fdopen(os.open(self.input, os.O_RDWR), "r+b", buffering=0) as source,
+            open(os.open(self.output, os.O_RDONLY | os.O_NONBLOCK), "rb") as lines,
+        ):
+            with self.output.open("wb") as target:
+                streams: dict[str, Any] = {"stdin": source, "stdout": target, "stderr": subprocess.DEVNULL}
+                subprocess.Popen(command, **streams, start_new_session=True)
             source.write(SERVER)
-            with open(os.open(self.output, os.O_RDONLY | os.O_NONBLOCK), "rb") as lines:
-                with self.output.open("wb") as target:
-                    subprocess.Popen(
-                        command, stdin=source, stdout=target, stderr=subprocess.DEVNULL, start_new_session=True
-                    )
-                os.set_blocking(lines.fileno(), True)
-                if module_server.READY not in iter(lines.readline, b""):  # the become plugin writes a line too
-                    raise NoServerError("it did not start")
+            os.set_blocking(lines.fileno(), True)
+            if module_server.READY not in iter(lines.readline, b""):  # the become plugin writes a line too
+                self.failed.touch()
+                raise NoServerError("it did not start")
 
     def connect(self) -> tuple[BinaryIO, BinaryIO]:
         """Open the input and the output of the server. Raises OSError if it has ended."""
@@ -99,7 +111,7 @@ class Server:
         output = os.open(self.output, os.O_RDONLY | os.O_NONBLOCK)
         for descriptor in (source, output):
             os.set_blocking(descriptor, True)
-        return open(source, "wb"), open(output, "rb")
+        return open(source, "wb", buffering=0), open(output, "rb")
 
     def is_idle(self) -> bool:
         """Whether the server waits for a module, and not so long that it may end at this moment."""
@@ -125,16 +137,31 @@ class Server:
                 source, output = streams or self.connect()
                 self.state.write_text("")
                 with source:
-                    source.write(b"%d\n" % len(program) + program)
+                    rest = memoryview(b"%d\n" % len(program) + program)
+                    while rest:
+                        rest = rest[source.write(rest) :]
             except OSError as error:
                 raise NoServerError("it has ended") from error
             with output:
-                sizes = [int(word) for word in output.readline().split()]
-                texts = [output.read(size) for size in sizes[1:]]
-            if len(sizes) != 3 or [len(text) for text in texts] != sizes[1:]:
-                raise AnsibleConnectionFailure("The connection was lost while a module ran.")
-            self.state.write_text(str(time.monotonic()))
-            return sizes[0], texts[0], texts[1]
+                code, texts, ends = answer(output)
+            with suppress(OSError):  # such as a full disk: the next task starts another server
+                if not ends:
+                    self.state.write_text(str(time.monotonic()))
+            return code, texts[0], texts[1]
+
+
+def answer(output: BinaryIO) -> tuple[int, list[bytes], int]:
+    """Read an answer: the exit code, output and errors, and 1 if the server ends.
+
+    Raises:
+        AnsibleConnectionFailure: The connection was lost.
+    """
+    with suppress(OSError, ValueError):
+        code, *sizes, ends = (int(number) for number in output.readline().split())
+        texts = [output.read(size) for size in sizes]
+        if [len(text) for text in texts] == sizes:
+            return code, texts, ends
+    raise AnsibleConnectionFailure("The connection was lost while a module ran.")
 
 
 class Connection(ssh.Connection):

@@ -206,8 +206,7 @@ class Lock:
             LockLost: when this run has not the lock any more.
         """
         with self._held("mutex", 5):
-            if self.token != token:
-                raise LockLost(self.owner["by"])
+            self.check(token)
             self._write("guard", token)
             (self.folder / "failure").unlink(missing_ok=True)
 

@@ -3,9 +3,9 @@
 The plugin starts this file with ``python3 -c``. Without it, each module starts Python, imports the standard library and
 compiles the files of Ansible that it brings along.
 
-A request is the number of its bytes, a newline, and a program. The answer is a line with the exit code and the numbers
-of bytes of standard output and standard error, then both. Each program runs in a child process, as if it were the input
-of a new Python.
+A request is the number of its bytes, a newline, and a program. The answer is a line with four numbers, then standard
+output and standard error: the exit code, the numbers of bytes of both, and 1 if the server ends after this answer. Each
+program runs in a child process, as if it were the input of a new Python.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def prepare(learned: int, compiler: Compiler) -> None:
     """Make a child process look like a new Python, whose end tells the server what it has compiled and imported."""
     import atexit
 
-    before = imported()
+    before, process = imported(), os.getpid()
 
     def tell() -> None:
         names = sorted(imported() - before)
-        if names or compiler.new:
+        if os.getpid() == process and (names or compiler.new):  # not in a process that the module has forked
             with open(learned, "wb") as file:
                 marshal.dump((names, compiler.new), file)
 
@@ -101,10 +101,25 @@ def prepare(learned: int, compiler: Compiler) -> None:
     time.tzset()
 
 
+def learn(news: bytes, compiler: Compiler) -> None:
+    """Keep what a child process has compiled, and import what it has imported. It may have been killed meanwhile."""
+    with suppress(BaseException):
+        names, codes = marshal.loads(news)  # noqa: S302 — from its own child process
+        compiler.known |= codes
+        for name in names:
+            importlib.import_module(name)
+
+
+def is_outdated() -> bool:
+    """Whether Python was upgraded since this process has started."""
+    return os.readlink("/proc/self/exe").endswith(" (deleted)")
+
+
 def serve() -> bytes | None:
     """Answer requests. Return in a child process with its program, and in the server with None when it ends."""
     compiler = Compiler()
-    send(READY)
+    assert [is_outdated(), imported(), os.memfd_create]  # an error now, if this Python or system lacks one
+    send(b"\n" + READY)  # what comes before may lack the end of its line
     while (program := receive_request()) is not None:
         output, errors, learned = (os.memfd_create(name) for name in ("output", "errors", "learned"))
         if not (child := os.fork()):
@@ -115,17 +130,13 @@ def serve() -> bytes | None:
             return program
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         answer = [content(output), content(errors)]
-        send(b"%d %d %d\n" % (code if code >= 0 else 128 - code, *map(len, answer)) + b"".join(answer))
-        if news := content(learned):
-            names, codes = marshal.loads(news)  # noqa: S302 — from its own child process
-            compiler.known |= codes
-            for name in names:
-                with suppress(Exception):
-                    importlib.import_module(name)
-        if os.readlink("/proc/self/exe").endswith(" (deleted)"):  # Python was upgraded
+        ends = is_outdated()
+        send(b"%d %d %d %d\n" % (code if code >= 0 else 128 - code, *map(len, answer), ends) + b"".join(answer))
+        if ends:
             return None
+        learn(content(learned), compiler)
     return None
 
 
 if __name__ == "__main__" and (program := serve()) is not None:
-    exec(compile(program, "<stdin>", "exec"), {"__name__": "__main__"})  # noqa: S102 — modules are programs
+    exec(compile(program, "<stdin>", "exec", dont_inherit=True), {"__name__": "__main__"})  # noqa: S102
