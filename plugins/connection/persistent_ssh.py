@@ -18,6 +18,7 @@ description:
   - To do without it, set C(ANSIBLE_TRANSPORT=ssh).
 extends_documentation_fragment:
   - blueoctopus.site.ssh_options
+  - ansible.builtin.connection_pipelining
 """
 
 import copy

@@ -110,6 +110,11 @@ def learn(news: bytes, compiler: Compiler) -> None:
             importlib.import_module(name)
 
 
+def is_possible() -> bool:
+    """Whether Python and the system have what the server needs."""
+    return hasattr(os, "memfd_create") and hasattr(sys, "stdlib_module_names") and os.path.exists("/proc/self/exe")
+
+
 def is_outdated() -> bool:
     """Whether Python was upgraded since this process has started."""
     return os.readlink("/proc/self/exe").endswith(" (deleted)")
@@ -118,7 +123,6 @@ def is_outdated() -> bool:
 def serve() -> bytes | None:
     """Answer requests. Return in a child process with its program, and in the server with None when it ends."""
     compiler = Compiler()
-    assert [is_outdated(), imported(), os.memfd_create]  # an error now, if this Python or system lacks one
     send(b"\n" + READY)  # what comes before may lack the end of its line
     while (program := receive_request()) is not None:
         output, errors, learned = (os.memfd_create(name) for name in ("output", "errors", "learned"))
@@ -138,5 +142,5 @@ def serve() -> bytes | None:
     return None
 
 
-if __name__ == "__main__" and (program := serve()) is not None:
+if __name__ == "__main__" and is_possible() and (program := serve()) is not None:
     exec(compile(program, "<stdin>", "exec", dont_inherit=True), {"__name__": "__main__"})  # noqa: S102
