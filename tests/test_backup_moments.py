@@ -13,7 +13,7 @@ from typing import Any
 import archived_cluster
 import pytest
 from archived_cluster import BIN, Cluster, Writer, rows, text_of
-from backups import main
+from backups import archive, main
 from backups.archive import NoArchive, base_for, since
 from backups.restoring import Restorer
 from backups.saving import Saver
@@ -190,6 +190,13 @@ def damaged(file: Path) -> Iterator[None]:
     time.sleep(1.1)  # base backups have whole seconds
 
 
+def use(cluster: Cluster, folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `backup base` use the cluster, as its user."""
+    own = {"Archive": cluster.archive, "Server": cluster.server, "Status": Status(folders["state"]), "is_root": False}
+    for name, value in own.items():
+        monkeypatch.setattr(main, name, lambda value=value: value)
+
+
 def test_a_base_backup_with_damaged_pages_is_not_restored_from_but_the_one_before_it(
     saver: Saver, restorer: Restorer, cluster: Cluster
 ) -> None:
@@ -213,9 +220,7 @@ def test_a_moment_that_only_damaged_base_backups_have_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    own = {"Archive": cluster.archive, "Server": cluster.server, "Status": Status(folders["state"]), "is_root": False}
-    for name, value in own.items():
-        monkeypatch.setattr(main, name, lambda value=value: value)
+    use(cluster, folders, monkeypatch)
     with damaged(make_fixed_table(cluster)):
         assert main.base() == 0
     assert "invalid page" in capsys.readouterr().err
@@ -229,6 +234,23 @@ def test_a_moment_that_only_damaged_base_backups_have_is_an_error(
     assert not cluster.server.exists("shop-copy")
     plan = restorer.prepare("shop", at=run.shown, as_name="shop-copy")
     assert "note" not in plan.facts
+
+
+def test_a_damaged_base_backup_is_followed_by_another_one_a_day_later_and_its_error_stays_until_then(
+    cluster: Cluster, folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(cluster, folders, monkeypatch)
+    known = Status(folders["state"])
+    with damaged(make_fixed_table(cluster)):
+        for _hour in range(3):
+            assert main.base() == 0
+            assert "damaged pages" in known.read()["archive"]["base_error"]
+            assert "damaged pages" in capsys.readouterr().err
+        assert len(cluster.archive.all_bases()) == 1
+    monkeypatch.setattr(archive, "BASE_EVERY", 0)
+    assert main.base() == 0
+    assert known.read()["archive"]["base_error"] == ""
+    assert capsys.readouterr().out == "Done.\n"
 
 
 def test_the_cluster_of_an_upgrade_gets_a_base_backup_at_once(cluster: Cluster) -> None:

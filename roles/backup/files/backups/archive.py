@@ -26,6 +26,7 @@ FULL_EVERY = 7 * 86400  # seconds
 BASE_EVERY = 20 * 3600  # seconds: once a day, although a timer may start it earlier
 SEGMENT = re.compile(r"(?P<timeline>[0-9A-F]{8})(?P<log>[0-9A-F]{8})(?P<number>[0-9A-F]{8})-[0-9a-f]{40}(\.\w+)?")
 PER_LOG = 256  # segments of 16 MiB
+DAMAGED = "The cluster has damaged pages, so no moment is restored from its new base backup."
 
 
 class NoArchive(BackupError):
@@ -207,23 +208,20 @@ class Archive:
         exists = (self.repository / "archive" / STANZA / "archive.info").exists()
         # An upgrade to another major version makes the cluster another one, and changes nothing otherwise.
         self.pgbackrest("stanza-upgrade" if exists else "stanza-create", f"--pg1-path={data}")
-        bases = self.bases() if exists else []
+        bases = self.all_bases() if exists else []  # one with errors counts, too: another one would have them again
         # WAL may be missing from before its configuration was written, when the archive was off.
         configured = self.config.stat().st_mtime if self.config else 0
         is_new = bases and bases[-1].stop > max(configured, time.time() - BASE_EVERY)
         is_own = bases and bases[-1].start[0].startswith(f"{self.cluster}/")
         if is_new and is_own and not first_gap(self.segments(), bases[-1].start):
             return False
-        full = [base for base in (self.all_bases() if exists else []) if base.label.endswith("F")]
+        full = [base for base in bases if base.label.endswith("F")]
         is_due = not full or full[-1].error or time.time() - full[-1].stop > FULL_EVERY
         done = self.call("backup", f"--pg1-path={data}", f"--type={'full' if is_due else 'diff'}")
         if not (self.repository / "id").exists():
             self.run("sh", "-c", 'umask 027 && echo "$1" > "$0/id"', str(self.repository), uuid.uuid4().hex)
         if self.all_bases()[-1].error:
-            raise DamagedPages(
-                "The cluster has damaged pages, so no moment is restored from its new base backup.\n"
-                f"pgbackrest: {(done.stderr + done.stdout).strip()[-600:]}"
-            )
+            raise DamagedPages(f"{DAMAGED}\npgbackrest: {(done.stderr + done.stdout).strip()[-600:]}")
         return True
 
     @property

@@ -30,7 +30,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from backups import redis
-from backups.archive import Archive, DamagedPages
+from backups.archive import DAMAGED, Archive, DamagedPages
 from backups.drill import Drill
 from backups.engine import Restic
 from backups.postgres import Server
@@ -206,6 +206,11 @@ def base() -> int:
         if not isinstance(error, DamagedPages):
             raise
         print(error, file=sys.stderr)  # the status reports it; WAL is sent nevertheless
+        return 0
+    if not made and archive.all_bases()[-1].error:
+        known = status.read().get("archive", {}).get("base_error") or DAMAGED
+        status.record("archive", base_error=known)
+        print(f"The last one is not a day old. {known}", file=sys.stderr)
         return 0
     status.record("archive", base_error="", base_time=begun, bases=[asdict(one) for one in archive.bases()])
     print("Done." if made else "The last one is not a day old.")
