@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import archived_cluster
 import pytest
 from archived_cluster import BIN, Cluster, Writer, rows, text_of
 from backups import archive, main
-from backups.archive import NoArchive, base_for, since
+from backups.archive import DamagedPages, NoArchive, base_for, since
 from backups.restoring import Restorer
 from backups.saving import Saver
 from backups.settings import BackupError, Settings
@@ -251,6 +252,35 @@ def test_a_damaged_base_backup_is_followed_by_another_one_a_day_later_and_its_er
     assert main.base() == 0
     assert known.read()["archive"]["base_error"] == ""
     assert capsys.readouterr().out == "Done.\n"
+
+
+def test_damaged_base_backups_replace_no_good_one_in_the_archive(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, data = cluster.folder / "pgbackrest.conf", f"{cluster.folder}/data"
+    config.write_text(re.sub("-type=time\n(.*full)=.*", r"-type=count\n\1=1", config.read_text()))  # days are too long
+    monkeypatch.setattr(archive, "BASE_EVERY", 0)
+
+    def labels() -> list[str]:
+        return [base.label for base in cluster.archive.all_bases()]
+
+    table = make_fixed_table(cluster)
+    cluster.base()
+    (good,) = cluster.archive.all_bases()
+    monkeypatch.setattr(archive, "FULL_EVERY", 0)
+    with damaged(table):
+        for _day in range(3):
+            with pytest.raises(DamagedPages, match="invalid page"):
+                cluster.archive.back_up(data)
+            # Of the damaged ones, only the newest uses the disk.
+            assert labels()[:-1] == [good.label]
+            assert cluster.archive.base(time.time()) == good
+            numbers = [segment.number for segment in cluster.archive.segments()]
+            assert numbers == list(range(good.start[1], numbers[-1] + 1))
+    cluster.base()
+    (new,) = cluster.archive.all_bases()
+    assert not new.error
+    assert cluster.archive.segments()[0].number >= new.start[1]
 
 
 def test_the_cluster_of_an_upgrade_gets_a_base_backup_at_once(cluster: Cluster) -> None:

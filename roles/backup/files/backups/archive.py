@@ -217,12 +217,27 @@ class Archive:
             return False
         full = [base for base in bases if base.label.endswith("F")]
         is_due = not full or full[-1].error or time.time() - full[-1].stop > FULL_EVERY
-        done = self.call("backup", f"--pg1-path={data}", f"--type={'full' if is_due else 'diff'}")
+        kind = "full" if is_due else "diff"
+        done = self.call("backup", f"--pg1-path={data}", f"--type={kind}", "--no-expire-auto")
         if not (self.repository / "id").exists():
             self.run("sh", "-c", 'umask 027 && echo "$1" > "$0/id"', str(self.repository), uuid.uuid4().hex)
-        if self.all_bases()[-1].error:
+        if self.expire().error:
             raise DamagedPages(f"{DAMAGED}\npgbackrest: {(done.stderr + done.stdout).strip()[-600:]}")
         return True
+
+    def expire(self) -> Base:
+        """Delete what is too old, and the full base backups with errors before the newest one, which is returned.
+
+        pgBackRest counts those with errors like good ones. So while the newest one has errors, nothing else is deleted:
+        the last good one and its WAL stay, however old they are.
+        """
+        *older, newest = self.all_bases()
+        for base in older:
+            if base.error and base.label.endswith("F") and not newest.label.startswith(base.label):
+                self.pgbackrest("expire", f"--set={base.label}", "--repo1-retention-archive=9999999")  # and no WAL
+        if not newest.error:
+            self.pgbackrest("expire")
+        return newest
 
     @property
     def cluster(self) -> str:
