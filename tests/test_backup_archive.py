@@ -56,6 +56,15 @@ def test_moments_after_missing_wal_are_refused_and_those_before_it_are_not() -> 
     assert since([], left) is None
 
 
+def test_a_base_backup_without_its_first_wal_is_of_no_use() -> None:
+    for left in (segments(6, 7, 8, 9), segments(5, 6, timeline="18-2/00000001"), []):
+        with pytest.raises(NoArchive, match="WAL is missing"):
+            base_for(100, BASES[:1], left)
+    assert base_for(300, BASES, segments(6, 7, 8, 9)).label == "D"
+    assert since(BASES, segments(6, 7, 8, 9)) == 200
+    assert since(BASES, segments(9)) is None
+
+
 def test_a_base_backup_with_an_error_is_not_restored_from() -> None:
     damaged = [BASES[0], replace(BASES[1], error=True)]
     assert base_for(300, damaged, segments(5, 6, 7, 8)).label == "F"

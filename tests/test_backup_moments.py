@@ -283,6 +283,30 @@ def test_damaged_base_backups_replace_no_good_one_in_the_archive(
     assert cluster.archive.segments()[0].number >= new.start[1]
 
 
+def test_base_backups_that_are_gone_are_not_those_since_which_every_moment_can_be_restored(
+    shipper: Shipper, cluster: Cluster, folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(cluster, folders, monkeypatch)
+    monkeypatch.setattr(archive, "BASE_EVERY", 0)
+    known = Status(folders["state"])
+    table = make_fixed_table(cluster)
+    assert main.base() == 0
+    time.sleep(1.1)  # base backups have whole seconds
+    assert main.base() == 0
+    full, diff = cluster.archive.bases()
+    shipper.record("")
+    assert known.read()["archive"]["since"] == full.stop
+    cluster.archive.pgbackrest("expire", f"--set={diff.label}")
+    with damaged(table):
+        monkeypatch.setattr(archive, "FULL_EVERY", 0)
+        assert main.base() == 0
+    assert [one["label"] for one in known.read()["archive"]["bases"]] == [full.label]
+    known.record("archive", bases=[*known.read()["archive"]["bases"], {**vars(diff), "stop": 1}])
+    shipper.record("")  # while a base backup is deleted
+    found = known.read()["archive"]
+    assert (found["since"], found["gap"]) == (full.stop, None)
+
+
 def test_the_cluster_of_an_upgrade_gets_a_base_backup_at_once(cluster: Cluster) -> None:
     cluster.base()
     assert not cluster.archive.back_up(f"{cluster.folder}/data")

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,16 @@ def cipher(password: str) -> str:
     return hashlib.sha256(f"pgbackrest:{password}".encode()).hexdigest()
 
 
-def first_gap(segments: Iterable[Segment], start: tuple[str, int]) -> Segment | None:
-    """The last segment before WAL is missing; None when all segments from a position on are there."""
-    timeline, number = start
-    before: Segment | None = None
-    for segment in sorted((one for one in segments if one.timeline == timeline), key=lambda one: one.number):
-        if segment.number < number:
-            continue
-        if before and segment.number != before.number + 1:
-            return before
-        before = segment
-    return None
+def first_gap(segments: Iterable[Segment], base: Base) -> float | None:
+    """When the last segment was archived before WAL is missing; None when a base backup has all WAL from its start on.
+
+    Without its first segment, the base backup is of no use: then it is the end of that.
+    """
+    timeline, number = base.start
+    own = sorted({one.number: one for one in segments if one.timeline == timeline and one.number >= number}.items())
+    if not own or own[0][0] != number:
+        return base.stop
+    return next((one.time for (this, one), (after, _) in pairwise(own) if after != this + 1), None)
 
 
 def base_for(moment: float, bases: Iterable[Base], segments: list[Segment]) -> Base:
@@ -113,15 +113,15 @@ def base_for(moment: float, bases: Iterable[Base], segments: list[Segment]) -> B
     if not (whole := [base for base in ended if not base.error]):
         raise OnlyIncomplete("The archive of PostgreSQL has only base backups with errors from before that moment.")
     chosen = max(whole, key=lambda base: base.stop)
-    gap = first_gap(segments, chosen.start)
-    if gap and gap.time < moment:
-        raise NoArchive(f"WAL is missing in the archive of PostgreSQL, from {shown(gap.time)} on.")
+    gap = first_gap(segments, chosen)
+    if gap is not None and gap <= moment:
+        raise NoArchive(f"WAL is missing in the archive of PostgreSQL, from {shown(gap)} on.")
     return chosen
 
 
 def since(bases: Iterable[Base], segments: list[Segment]) -> int | None:
     """The oldest moment after which every moment can be restored; None without any."""
-    return min((base.stop for base in bases if not first_gap(segments, base.start)), default=None)
+    return min((base.stop for base in bases if first_gap(segments, base) is None), default=None)
 
 
 def shown(moment: float) -> str:
@@ -213,7 +213,7 @@ class Archive:
         configured = self.config.stat().st_mtime if self.config else 0
         is_new = bases and bases[-1].stop > max(configured, time.time() - BASE_EVERY)
         is_own = bases and bases[-1].start[0].startswith(f"{self.cluster}/")
-        if is_new and is_own and not first_gap(self.segments(), bases[-1].start):
+        if is_new and is_own and first_gap(self.segments(), bases[-1]) is None:
             return False
         full = [base for base in bases if base.label.endswith("F")]
         is_due = not full or full[-1].error or time.time() - full[-1].stop > FULL_EVERY
@@ -263,6 +263,10 @@ class Archive:
                     error = not damaged.isdisjoint((one["label"], *(one.get("reference") or ())))
                     bases.append(Base(one["label"], start, one["timestamp"]["stop"], one["info"]["size"], error))
         return bases
+
+    def has(self, base: Base) -> bool:
+        """Whether the archive still has a base backup; without pgBackRest, which asks for the password."""
+        return (self.repository / "backup" / STANZA / base.label / "backup.manifest").exists()
 
     def base(self, moment: float) -> Base:
         """The base backup from which a moment is restored; see `base_for`."""

@@ -205,6 +205,7 @@ def base() -> int:
         status.record("archive", base_error=str(error))
         if not isinstance(error, DamagedPages):
             raise
+        status.record("archive", bases=[asdict(one) for one in archive.bases()])
         print(error, file=sys.stderr)  # the status reports it; WAL is sent nevertheless
         return 0
     if not made and archive.all_bases()[-1].error:

@@ -226,12 +226,14 @@ class Shipper:
         with contextlib.suppress(BackupError):  # a server that is down archives nothing, and other checks tell it
             waits = self.server.sql(ARCHIVER)
         known = status.read().get("archive", {})
-        bases = [Base(one["label"], tuple(one["start"]), one["stop"], one["size"]) for one in known.get("bases", [])]
         segments = self.archive.segments()
-        gaps = [gap for one in bases if (gap := first_gap(segments, one.start))]
+        bases = [Base(one["label"], tuple(one["start"]), one["stop"], one["size"]) for one in known.get("bases", [])]
+        # pgBackRest deletes first a base backup, then its WAL, and then the status is told.
+        bases = [one for one in bases if self.archive.has(one)]
+        gaps = [gap for one in bases if (gap := first_gap(segments, one)) is not None]
         newest = max((one.time for one in segments), default=None)
         values = {"archived": newest, "since": since(bases, segments), "waits": waits}
-        values["gap"] = max((one.time for one in gaps), default=None)
+        values["gap"] = max(gaps, default=None)
         status.record("archive", **values)
         if error:
             status.record("archive", "targets", self.engine.target.name, error=error, failed=int(now))
