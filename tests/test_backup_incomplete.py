@@ -89,15 +89,29 @@ def test_a_run_that_ends_before_it_has_recorded_that_all_was_read_leaves_an_inco
     assert (data / "uploads/a.txt").read_text() == "ahoy"
 
 
-def test_incomplete_backups_are_deleted_one_day_too() -> None:
-    def saved(day: int, *kinds: str) -> list[engine.Snapshot]:
-        tags = {kind: tuple(runs.tags_of("shop", kind, f"202601{day:02}T030000Z")) for kind in kinds}
-        return [engine.Snapshot(f"{day} {kind}", "", found, ()) for kind, found in tags.items()]
+def saved(day: int, *kinds: str) -> list[engine.Snapshot]:
+    """The snapshots of a backup."""
+    tags = {kind: tuple(runs.tags_of("shop", kind, f"202601{day:02}T030000Z")) for kind in kinds}
+    return [engine.Snapshot(f"{day} {kind}", "", found, ()) for kind, found in tags.items()]
 
-    whole = [one for day in (1, 2) for one in saved(day, "files")]
+
+def test_incomplete_backups_are_deleted_one_day_too() -> None:
+    whole = [one for day in (1, 2) for one in saved(day, "files", "complete")]
     incomplete = [one for day in (3, 4, 5) for one in saved(day, "files", "incomplete")]
     gone = runs.to_forget([*whole, *incomplete], {"daily": 1})
-    assert gone == ["1 files", "3 files", "3 incomplete", "4 files", "4 incomplete"]
+    assert gone == ["1 files", "1 complete", "3 files", "3 incomplete", "4 files", "4 incomplete"]
+    assert runs.to_forget(incomplete[:2], {"daily": 1}) == []
+
+
+def test_an_incomplete_backup_is_kept_no_longer_than_a_complete_one_of_its_time() -> None:
+    old = [*saved(1, "files", "incomplete"), *saved(2, "files")]
+
+    def gone(last: int, **keep: int) -> list[str]:
+        return runs.to_forget([*old, *(one for day in range(3, last) for one in saved(day, "files", "complete"))], keep)
+
+    assert gone(4, daily=7) == []  # such as those of a lost host, after the first backup of the one that replaces it
+    assert gone(9, daily=7) == []
+    assert gone(10, daily=7) == gone(10, daily=7, monthly=1) == ["1 files", "1 incomplete", "2 files"]
 
 
 @pytest.mark.parametrize(

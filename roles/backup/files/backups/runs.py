@@ -136,22 +136,31 @@ def choose(runs: list[Run], app: str, at: str, where: str) -> Run:
     return fitting[-1]
 
 
+def kept_of(runs: Iterable[Run], keep: dict[str, int]) -> set[Run]:
+    """The newest one of some backups, and the newest ones of the last days, weeks and months."""
+    newest_first = sorted(runs, key=lambda run: run.stamp, reverse=True)
+    kept = set(newest_first[:1])
+    for rule, form in (("daily", "%Y-%m-%d"), ("weekly", "%G-%V"), ("monthly", "%Y-%m")):
+        periods: dict[str, Run] = {}
+        for run in newest_first:
+            periods.setdefault(run.time.strftime(form), run)
+        kept.update(list(periods.values())[: keep.get(rule, 0)])
+    return kept
+
+
 def to_forget(snapshots: list[Snapshot], keep: dict[str, int]) -> list[str]:
     """The snapshots that are no longer kept: of each app, all but the newest backup of the last days, weeks and months.
 
-    Incomplete backups are counted apart, so that none of them replaces a complete one. Snapshots of an interrupted
-    backup are kept for a day, as that backup may still run.
+    Incomplete backups are counted apart, so that none of them replaces a complete one. But each is kept no longer than
+    a complete one of its time would be. Snapshots of an interrupted backup are kept for a day, as that backup may still
+    run.
     """
     runs = runs_of(snapshots)
     kept: set[tuple[str, str]] = set()
-    for app, incomplete in {(run.app, run.incomplete) for run in runs}:
-        newest_first = [run for run in reversed(runs) if (run.app, run.incomplete) == (app, incomplete)]
-        kept.add((app, newest_first[0].stamp))
-        for rule, form in (("daily", "%Y-%m-%d"), ("weekly", "%G-%V"), ("monthly", "%Y-%m")):
-            periods: dict[str, str] = {}
-            for run in newest_first:
-                periods.setdefault(run.time.strftime(form), run.stamp)
-            kept |= {(app, stamp) for stamp in list(periods.values())[: keep.get(rule, 0)]}
+    for app in {run.app for run in runs}:
+        complete, incomplete = ([run for run in runs if (run.app, run.incomplete) == (app, no)] for no in (False, True))
+        stay = {run for run in kept_of(incomplete, keep) if run in kept_of([*complete, run], keep)}
+        kept |= {(app, run.stamp) for run in kept_of(complete, keep) | stay}
     ended = {(run.app, run.stamp) for run in runs}
     recent = new_stamp(datetime.now(UTC) - timedelta(days=1))
     gone = []
