@@ -93,20 +93,33 @@ def test_a_file_of_a_stolen_host_writes_nothing_but_wal(tmp_path: Path, name: st
 def test_the_wal_of_a_lost_host_stays_until_its_backups_have_expired(saver: Saver, tmp_path: Path) -> None:
     """The host that replaces it has an archive of its own. No backup of that contains WAL of the old one."""
     target, restic = saver.settings.target(), saver.engine(saver.settings.target())
-    old, new, expired = ("a" * 32, "b" * 32, "c" * 32)
+    old, new, expired, half = ("a" * 32, "b" * 32, "c" * 32, "d" * 32)
     restic.create()
-    for archive, stamp in ((old, "20260110T030000Z"), (new, "20260120T030000Z")):
+    days = ((old, 10, "complete"), (half, 12, "incomplete"), (half, 13, ""), (new, 20, "complete"))
+    for archive, day, mark in days:
+        stamp = f"202601{day}T030000Z"
         tags = [*runs.tags_of("postgresql.cluster", "files", stamp), f"archive:{archive}"]
         restic.save_files([tmp_path / "etc"], [], tags)
+        if mark:
+            restic.save_output(["echo"], f"/{mark}", runs.tags_of("postgresql.cluster", mark, stamp))
     log = tmp_path / "repository.wal"
     log.mkdir()
     names = [
         f"{archive}-202601{day}T120000.000000Z.tar"
-        for archive, days in ((old, ("01", "10", "11")), (new, ("11", "19", "21")), (expired, ("02",)))
+        for archive, days in (
+            (old, ("01", "10", "11")),
+            (new, ("11", "19", "21")),
+            (expired, ("02",)),
+            (half, ("09", "12")),
+        )
         for day in days
     ]
     for name in names:
         (log / name).touch()
     saver.prune(target)
     kept = sorted(path.name for path in log.iterdir())
-    assert kept == [names[1], names[2], names[4], names[5]]
+    assert kept == [names[1], names[2], names[4], names[5], names[8]]
+    restic.forget([one.id for tag in ("kind:complete", f"archive:{new}") for one in restic.snapshots(tag)])
+    (log / names[6]).touch()
+    saver.prune(target)  # without any complete backup, nothing tells how old the WAL of an unknown archive may be
+    assert sorted(path.name for path in log.iterdir()) == [*kept[:-1], names[6], kept[-1]]

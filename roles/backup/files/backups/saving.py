@@ -17,7 +17,7 @@ from typing import Any
 
 from backups import copies, redis, runs
 from backups.archive import CLUSTER, Archive
-from backups.engine import NoRepository, Restic, Saved
+from backups.engine import NoRepository, Restic, Saved, Snapshot
 from backups.postgres import Server, dump_command
 from backups.settings import APPS, CONFIG, STATE, App, BackupError, Settings, Target
 from backups.shipping import Log
@@ -222,11 +222,9 @@ class Saver:
             snapshots = restic.snapshots()
             gone = runs.to_forget(snapshots, self.settings.keep)
             restic.forget(gone)
-            whole = {run.files: run.time.timestamp() for run in runs.runs_of(snapshots) if not run.incomplete}
-            kept = [one for one in snapshots if one.id in whole and one.id not in gone]
-            archives = {runs.tag(one, "archive"): whole[one.id] for one in kept if runs.tag(one, "app") == CLUSTER}
-            if archives and target.has_log:
-                Log(restic).prune(archives)
+            needed, others = needed_since([one for one in snapshots if one.id not in gone])
+            if needed and target.has_log:
+                Log(restic).prune(needed, others)
         except BackupError as error:
             Status(self.state).record("targets", target.name, error=str(error))
             raise
@@ -253,6 +251,19 @@ def account(app: App) -> dict[str, int]:
         found_stat = os.stat(APPS / app.name / "data")
         return {"uid": found_stat.st_uid, "gid": found_stat.st_gid}
     return {"uid": found.pw_uid, "gid": found.pw_gid}
+
+
+def needed_since(snapshots: list[Snapshot]) -> tuple[dict[str, float], float]:
+    """Since when WAL is needed that was sent: of each archive in the backups, and of those without any.
+
+    A complete backup contains the WAL before it. Of an archive with only incomplete ones, all WAL is needed since the
+    oldest of them. An archive without any has expired when its WAL is older than the complete backups of all others.
+    """
+    archives = {one.id: runs.tag(one, "archive") for one in snapshots if runs.tag(one, "app") == CLUSTER}
+    own = [run for run in runs.runs_of(snapshots) if archives.get(run.files)]
+    complete = {archives[run.files]: run.time.timestamp() for run in own if not run.incomplete}
+    oldest = {archives[run.files]: run.time.timestamp() for run in reversed(own)}
+    return oldest | complete, max(complete.values(), default=0)
 
 
 def listed(saved: Saved) -> list[str]:

@@ -94,15 +94,14 @@ class Log:
         file.seek(0)
         return file
 
-    def prune(self, saved: Mapping[str, float]) -> int:
-        """Delete the files whose WAL a backup contains; return their number.
+    def prune(self, needed: Mapping[str, float], others: float) -> int:
+        """Delete the files that are no longer needed; return their number.
 
         Args:
-            saved: when the newest backup of each archive was made. The files of an archive without any are kept as long
-                as they are newer than those of all others.
+            needed: since when those of each archive are needed.
+            others: the same for all other archives.
         """
-        newest = max(saved.values())
-        gone = [one for one in self.names() if sent_at(one) < saved.get(one.partition("-")[0], newest) - KEPT]
+        gone = [one for one in self.names() if sent_at(one) < needed.get(one.partition("-")[0], others) - KEPT]
         for name in gone:
             self.call("delete", name)
         return len(gone)
