@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.blueoctopus.site.plugins.module_utils import backup_status
 from backup_data import Make, replaced
-from backups import engine, runs, status
+from backups import engine, runs, settings, status
 from backups.drill import Drill
 from backups.restoring import Restorer
 from backups.saving import Saver
@@ -46,9 +46,9 @@ def test_unreadable_files_are_an_error_and_replace_no_complete_backup(
     assert "and 3 more" in failure
     known = status.Status(folders["state"]).read()["backups"]["shop"]["disk"]
     assert known["error"] in failure
-    settings = {"apps": [{"name": "shop"}], "targets": [{"name": "disk"}], "max_age": saver.settings.max_age}
+    chosen = {"apps": [{"name": "shop"}], "targets": [{"name": "disk"}], "max_age": saver.settings.max_age}
     results = {"drills": {}, "backups": {"shop": {"disk": known}}}
-    problems = list(backup_status.find_problems("shop", settings, results, 0, 0))
+    problems = list(backup_status.find_problems("shop", chosen, results, 0, 0))
     assert "but not what can't be read" in problems[0][1]
     whole, incomplete = restorer.backups()
     assert (whole.incomplete, incomplete.incomplete) == (False, True)
@@ -59,6 +59,23 @@ def test_unreadable_files_are_an_error_and_replace_no_complete_backup(
     plan = replaced(restorer)
     assert "is incomplete" in plan.facts["note"]
     assert (data / "uploads/a.txt").read_text() == "ahoy"
+
+
+@pytest.mark.usefixtures("no_privileges")
+def test_an_incomplete_backup_that_cannot_be_marked_says_both(
+    saver: Saver, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data / "uploads/secret").write_text("ink")
+    (data / "uploads/secret").chmod(0)
+
+    def fail(*_: Any) -> None:
+        raise settings.BackupError("The target disk is full.")
+
+    monkeypatch.setattr(engine.Restic, "save_output", fail)
+    (error,) = saver.run(["shop"])
+    assert "but not what can't be read: " in error
+    assert "uploads/secret" in error.splitlines()[0]
+    assert "marked as incomplete: The target disk is full." in error
 
 
 class Killed(BaseException):

@@ -121,9 +121,15 @@ class Saver:
             BackupError: when it does; with what is missing.
         """
         kind = runs.INCOMPLETE if lacks else runs.COMPLETE
-        restic.save_output(["printf", "%s\n", *(lacks or [kind])], f"/{kind}", runs.tags_of(name, kind, stamp))
+        problem = f"Its other data was saved, but not {', and not '.join(lacks)}" if lacks else ""
+        try:
+            restic.save_output(["printf", "%s\n", *(lacks or [kind])], f"/{kind}", runs.tags_of(name, kind, stamp))
+        except BackupError as error:
+            if not lacks:
+                raise
+            raise BackupError(f"{problem}\nNor could it be marked as incomplete: {error}") from None
         if lacks:
-            raise BackupError(f"Its other data was saved, but not {', and not '.join(lacks)}")
+            raise BackupError(problem)
 
     def check_first_time(self, target: Target) -> None:
         """Check that this host has not had a repository on a target.
