@@ -316,11 +316,14 @@ def test_a_bare_debian_restores_a_database_to_a_second_with_the_documented_comma
     cipher = store.check_output("printf 'pgbackrest:%s' \"$(cat /root/password)\" | sha256sum | cut -d' ' -f1")
     restic = "restic --repo /srv/backups/repositories/web13 --password-file /root/password"
     listed = json.loads(store.check_output(f"{restic} snapshots --json --tag app:postgresql.cluster,kind:files"))
+    info = json.loads(host.check_output("cd / && runuser -u postgres -- pgbackrest --stanza=main info --output=json"))
+    before = [one for one in info[0]["backup"] if one["timestamp"]["stop"] <= second and not one.get("error")]
     replaced = {
         "restic …": restic,
         "ID-OF-ARCHIVE": listed[-1]["id"],
         "$(cat password)": "$(cat /root/password)",
         "THE-PASSWORD-OF-THE-ARCHIVE": cipher,
+        "--set=LABEL": f"--set={max(before, key=lambda one: one['timestamp']['stop'])['label']}",
         "/archives/web1/": "/archives/web13/",
         "2026-01-02 03:04:05+00": store.check_output(f"date --utc --date=@{second} '+%Y-%m-%d %H:%M:%S+00'"),
     }
