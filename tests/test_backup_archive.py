@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from ansible_collections.blueoctopus.site.plugins.filter.backups import archives_wal
 from ansible_collections.blueoctopus.site.plugins.module_utils import backup_status
-from backups import runs
+from backups import main, runs
 from backups.archive import Archive, Base, NoArchive, OnlyIncomplete, Segment, base_for, position, since
 from backups.engine import Snapshot
 from backups.moments import Moments, choose
 from backups.postgres import Server
 from backups.runs import Run
 from backups.settings import BackupError, Target
+from backups.status import Status
 
 HOUR = 3600
 MAX_AGE = {"backup": 50, "check": 340, "drill": 340}
@@ -171,6 +172,20 @@ def test_an_incomplete_backup_of_an_archive_is_not_restored() -> None:
     for only in (marked("new", 5, "incomplete"), marked("new", 5, "")):
         with pytest.raises(OnlyIncomplete, match="store has only incomplete backups of the archive"):
             at(6, old + only)
+
+
+def test_backup_base_prints_the_error_of_a_base_backup_that_its_unit_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setattr(main, "is_root", lambda: True)
+    monkeypatch.setattr(main, "Status", lambda: Status(tmp_path))
+    monkeypatch.setattr(subprocess, "run", lambda argv: subprocess.CompletedProcess(argv, 0))
+    assert main.main(["base"]) == 0
+    assert capsys.readouterr() == ("Done.\n", "")
+    Status(tmp_path).record("archive", base_error="The cluster has damaged pages.")
+    assert main.main(["base"]) == 1
+    assert capsys.readouterr() == ("", "The cluster has damaged pages.\n")
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,9 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
         restorer, saver = Restorer(settings, config=folder), Saver(settings, config=folder)
     if given.command in ("run", "drill") and is_root():
         app = settings.app(given.app).name if names else "all"
-        return start_unit(f"{'backup' if given.command == 'run' else 'backup-drill'}@{app}")
+        start_unit(f"{'backup' if given.command == 'run' else 'backup-drill'}@{app}")
+        print("Done.")
+        return 0
     if given.command == "archive":
         if given.target in [target.name for target in settings.targets]:  # otherwise, it is no longer one
             Shipper(saver.engine(settings.target(given.target)), saver.state).run()
@@ -196,7 +198,11 @@ def call(given: argparse.Namespace, settings: Settings) -> int:
 def base() -> int:
     """Make a base backup, as the user of the cluster, who can't read the settings."""
     if is_root():
-        return start_unit("backup-base")
+        start_unit("backup-base")
+        if error := Status().read().get("archive", {}).get("base_error"):  # the unit itself has not failed
+            raise BackupError(error)
+        print("Done.")
+        return 0
     archive, status = Archive(), Status()
     begun = int(time.time())
     try:
@@ -235,13 +241,15 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def start_unit(name: str) -> int:
-    """Let the user of a unit do it: root writes no file in the folders of that user."""
+def start_unit(name: str) -> None:
+    """Let the user of a unit do it: root writes no file in the folders of that user.
+
+    Raises:
+        BackupError: when it fails.
+    """
     unit = f"{name}.service"
     if subprocess.run(["systemctl", "start", unit]).returncode:
         raise BackupError(f"{unit} has failed.\nSee: journalctl --unit={unit}")
-    print("Done.")
-    return 0
 
 
 def record(settings: Settings, status: Status) -> None:
