@@ -29,7 +29,9 @@ def lose(cluster: Cluster) -> None:
     """Put a new, empty host in place of this one."""
     cluster.server.sql("DELETE FROM public.ticks", "shop")
     for folder in ("archive/main", "backup/main"):
-        shutil.rmtree(cluster.archive.repository / folder)
+        # Renamed first: the cluster may send WAL at this moment.
+        gone = (cluster.archive.repository / folder).rename(cluster.archive.repository / f"{Path(folder).parent}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
     (cluster.archive.repository / "id").write_text("new\n")
 
 
