@@ -18,6 +18,7 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock impo
     STALE_AFTER,
     Lock,
     LockLost,
+    identity,
     new_token,
     shell_command,
 )
@@ -318,10 +319,10 @@ def test_a_command_waits_while_another_process_takes_the_lock(lock: Lock) -> Non
 def test_a_zombie_process_counts_as_ended() -> None:
     ended = subprocess.Popen(["true"])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
-    assert lock_renewal.identity(ended.pid) == ""
+    assert identity(ended.pid) == ""
     ended.wait()
-    assert lock_renewal.identity(ended.pid) == ""
-    assert lock_renewal.identity(os.getpid()) == lock_renewal.identity(os.getpid()) != ""
+    assert identity(ended.pid) == ""
+    assert identity(os.getpid()) == identity(os.getpid()) != ""
 
 
 def test_a_task_finds_the_process_of_its_run() -> None:
@@ -341,7 +342,7 @@ def test_a_run_renews_its_lock_while_a_module_works_for_long(lock: Lock, monkeyp
         lock_renewal, "shell_command", lambda name, token, what: shell_command(name, token, what, lock.folder.parent)
     )
     run = action.ActionModule.__new__(action.ActionModule)
-    run.ansible, run.begun = os.getpid(), lock_renewal.identity(os.getpid())
+    run.ansible, run.begun = os.getpid(), identity(os.getpid())
 
     def execute(command: str) -> dict[str, int]:
         return {"rc": subprocess.run(["sh", "-c", command]).returncode}

@@ -37,7 +37,6 @@ from typing import Any, BinaryIO
 from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.connection import ssh
-from ansible.utils.display import Display
 from ansible_collections.blueoctopus.site.plugins.plugin_utils import module_server
 
 SERVER = Path(module_server.__file__).read_bytes()
@@ -50,7 +49,6 @@ while len(program) < {len(SERVER)} and (part := os.read(0, {len(SERVER)} - len(p
 exec(program)"""
 PAUSE = 60  # seconds after a server that did not start, in which no other one is started
 SUCCESS_KEY = re.compile("BECOME-SUCCESS-[a-z]+")
-display = Display()
 
 
 class NoServerError(Exception):

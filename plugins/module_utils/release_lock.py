@@ -36,10 +36,20 @@ def uptime() -> float:
 
 
 def identity(process: int) -> str:
-    """A text that differs between two processes with the same id; empty when there is none."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]  # the start time
-    return ""
+    """A text that differs between two processes with the same id; empty when the process has ended."""
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        return "" if fields[0] in "ZX" else fields[19]  # the state (zombie or dead); the start time
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "alive"
 
 
 class LockHeld(Exception):

@@ -7,11 +7,10 @@ import multiprocessing
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import shell_command
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import identity, shell_command
 
 RENEWAL_INTERVAL = 5.0  # seconds
 CHECK_INTERVAL = 0.5  # seconds between two checks whether this run is alive
@@ -72,20 +71,3 @@ def run_process() -> int:
     """The id of this run's main process, even when that has just ended. Each task has a process of its own."""
     parent = multiprocessing.parent_process()
     return (parent.pid if parent else None) or os.getpid()
-
-
-def identity(process: int) -> str:
-    """A text that differs between two processes with the same id; empty when the process has ended."""
-    if Path("/proc/self/stat").exists():
-        try:
-            fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return ""
-        return "" if fields[0] in "ZX" else fields[19]  # the state (zombie or dead); the start time
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "alive"

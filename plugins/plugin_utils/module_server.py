@@ -10,6 +10,7 @@ program runs in a child process, as if it were the input of a new Python.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import marshal
 import os
@@ -85,8 +86,6 @@ def imported() -> set[str]:
 
 def prepare(learned: int, compiler: Compiler) -> None:
     """Make a child process look like a new Python, whose end tells the server what it has compiled and imported."""
-    import atexit
-
     before, process = imported(), os.getpid()
 
     def tell() -> None:
