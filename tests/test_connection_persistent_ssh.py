@@ -244,7 +244,42 @@ def test_files_of_a_zip_file_are_compiled_once(server: Process, tmp_path: Path) 
     )
     assert server.run(program.format(tmp_path / "one.zip"))[1] == f"1 {tmp_path}/one.zip/brought.py\n"
     assert server.run(program.format(tmp_path / "two.zip"))[1] == f"1 {tmp_path}/one.zip/brought.py\n"
-    assert server.run(program.format(tmp_path / "other.zip"))[1] == f"2 {tmp_path}/other.zip/brought.py\n"
+    assert server.run(program.format(tmp_path / "other.zip"))[1] == f"2 {tmp_path}/one.zip/brought.py\n"
+
+
+def write_module(path: Path, **own: str) -> None:
+    """Write a ZIP file like Ansible's for a module: what runs modules, empty packages, and its own files."""
+    folder = Path(module_server.RUN_MODULE.replace(".", "/")).parent
+    files = {f"{parent}/__init__.py": "" for parent in [folder, *folder.parents][:-1]}
+    files |= {f"{folder}/_loader.py": "import ansible.module_utils.basic\nnumber = 0\n"}
+    files |= {"ansible/module_utils/basic.py": "def fail():\n    raise ValueError\n"}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in (files | {f"ansible/module_utils/{name}.py": text for name, text in own.items()}).items():
+            file.writestr(name, content)
+
+
+def test_the_part_of_ansible_that_runs_modules_is_imported_once(server: Process, tmp_path: Path) -> None:
+    program = f"""import sys
+print("{module_server.RUN_MODULE}" in sys.modules, "ansible.module_utils.own" in sys.modules)
+sys.path.insert(0, '{{}}')
+import {module_server.RUN_MODULE} as loader
+from ansible.module_utils.own import value
+import ansible.module_utils.basic as basic
+loader.number += 1
+print(value, loader.number, basic.__file__)
+"""
+    write_module(tmp_path / "one.zip", own="value = 1")
+    write_module(tmp_path / "two.zip", own="value = 2")
+    one, two = tmp_path / "one.zip", tmp_path / "two.zip"
+    path = f"{one}/ansible/module_utils/basic.py"
+    assert server.run(program.format(one)) == (0, f"False False\n1 1 {path}\n", "")
+    one.unlink()
+    # A file of the module itself is imported each time; what one module changes in memory is not seen by the next.
+    for _time in range(2):
+        assert server.run(program.format(two)) == (0, f"True False\n2 1 {path}\n", "")
+    fail = "try: basic.fail()\nexcept ValueError: import traceback; traceback.print_exc()"
+    errors = server.run(program.format(two) + fail)[2]
+    assert f'File "{path}", line 2, in fail\n    raise ValueError\n' in errors
 
 
 def test_the_standard_library_is_imported_once(server: Process) -> None:

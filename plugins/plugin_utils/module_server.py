@@ -18,12 +18,15 @@ import select
 import sys
 import time
 import zipimport
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from types import CodeType
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
 
 IDLE = 60  # seconds without a request, after which the process ends
 READY = b"module server ready\n"
+# The part of Ansible that runs each module. It takes longer to import than most modules to run.
+RUN_MODULE = "ansible.module_utils._internal._ansiballz._loader"
 
 
 def receive(size: int) -> bytes:
@@ -63,20 +66,72 @@ def content(descriptor: int) -> bytes:
 
 
 class Compiler:
-    """Python keeps no bytecode of files in ZIP files, so this keeps it from one module to the next."""
+    """Python keeps no bytecode of files in ZIP files, so this keeps it from one module to the next.
+
+    Each module comes in a ZIP file of its own. In tracebacks and for Ansible, all files are those of the first one.
+    """
 
     def __init__(self) -> None:
-        self.known: dict[bytes, CodeType] = {}
-        self.new: dict[bytes, CodeType] = {}
+        self.zip = ""
+        # By the path in the ZIP file and the source, for several files are empty.
+        self.known: dict[tuple[str, bytes], CodeType] = {}
+        self.new: dict[tuple[str, bytes], CodeType] = {}
         # Without effect in a Python whose module has no function of this name.
         self.compile: Callable[[str, bytes], CodeType] = vars(zipimport).get("_compile_source", compile)
         vars(zipimport)["_compile_source"] = self
 
     def __call__(self, path: str, source: bytes) -> CodeType:
         """Compile a file, as zipimport does; the path is for tracebacks."""
-        if source not in self.known:
-            self.known[source] = self.new[source] = self.compile(path, source)
-        return self.known[source]
+        own, end, name = path.partition(".zip/")
+        if (name, source) not in self.known:
+            self.zip = self.zip or own + end
+            self.known[name, source] = self.new[name, source] = self.compile(self.zip + name, source)
+        return self.known[name, source]
+
+
+class PackagePath:
+    """Where Python finds what is not imported yet of a package: in the ZIP file of the module that runs."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{path}/{self.folder}" for path in sys.path if path.endswith(".zip"))
+
+
+class Importer:
+    """Import files of Ansible that a module has compiled, whose ZIP file no longer exists."""
+
+    def __init__(self, folder: str, codes: dict[tuple[str, bytes], CodeType]) -> None:
+        """The code by the path in the ZIP file, which was in the folder, and the source."""
+        self.folder = folder
+        self.files = {path: (source, code) for (path, source), code in codes.items()}
+
+    def file(self, name: str) -> str:
+        """The path of a module in the ZIP file; empty if there is none."""
+        base = name.replace(".", "/")
+        return next((path for path in (f"{base}/__init__.py", f"{base}.py") if path in self.files), "")
+
+    def find_spec(self, name: str, *_rest: object) -> ModuleSpec | None:
+        """Tell Python about a module."""
+        if not (file := self.file(name)):
+            return None
+        spec = ModuleSpec(name, self, origin=self.folder + file)  # type: ignore[arg-type]
+        spec.has_location = True
+        if file.endswith("/__init__.py"):
+            spec.submodule_search_locations = PackagePath(file[: -len("/__init__.py")])  # type: ignore[assignment]
+        return spec
+
+    def create_module(self, _spec: ModuleSpec) -> None:
+        """Let Python make the module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fill a module."""
+        exec(self.files[self.file(module.__name__)][1], vars(module))  # noqa: S102
+
+    def get_source(self, name: str) -> str:
+        """The source of a module, for tracebacks."""
+        return self.files[self.file(name)][0].decode()
 
 
 def imported() -> set[str]:
@@ -92,7 +147,7 @@ def prepare(learned: int, compiler: Compiler) -> None:
         names = sorted(imported() - before)
         if os.getpid() == process and (names or compiler.new):  # not in a process that the module has forked
             with open(learned, "wb") as file:
-                marshal.dump((names, compiler.new), file)
+                marshal.dump((names, compiler.zip, compiler.new), file)
 
     compiler.new = {}
     atexit.register(tell)
@@ -103,10 +158,17 @@ def prepare(learned: int, compiler: Compiler) -> None:
 def learn(news: bytes, compiler: Compiler) -> None:
     """Keep what a child process has compiled, and import what it has imported. It may have been killed meanwhile."""
     with suppress(BaseException):
-        names, codes = marshal.loads(news)  # noqa: S302 — from its own child process
+        names, compiler.zip, codes = marshal.loads(news)  # noqa: S302 — from its own child process
         compiler.known |= codes
         for name in names:
             importlib.import_module(name)
+        importer = Importer(compiler.zip, codes)
+        if importer.file(RUN_MODULE) and RUN_MODULE not in sys.modules:
+            sys.meta_path.insert(0, importer)
+            try:
+                importlib.import_module(RUN_MODULE)
+            finally:
+                sys.meta_path.remove(importer)
 
 
 def is_possible() -> bool:
