@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.blueoctopus.site.plugins.callback import packed_modules
+from ansible_collections.blueoctopus.site.plugins.plugin_utils import settings
 from plays import run_play
 
 PING = "- ansible.builtin.ping:"
@@ -74,3 +75,10 @@ def test_packed_modules_that_no_run_has_used_for_a_month_are_removed(
         os.utime(top / name, (time.time() - days * 24 * 3600,) * 2)
     callback = packed_modules.CallbackModule()
     assert {folder.name for folder in top.iterdir()} == {"recent", callback.kept.name}
+
+
+def test_the_processes_of_tasks_do_not_read_the_settings_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed_modules.preload()
+    monkeypatch.setattr(settings, "PROJECT", tmp_path)
+    assert settings.setting({}, "ssh_port") == 22
+    assert "wsgi" in settings.app_keys()

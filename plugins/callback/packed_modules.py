@@ -12,6 +12,7 @@ description:
     C($XDG_CACHE_HOME/blueoctopus/modules), which only the user who runs Ansible can read.
   - A packed module is used again while Ansible, its Python, and all modules and imported files of this collection are
     the same. Other collections' modules are packed in each run, as usual.
+  - It also loads the filters and the settings of this collection once, instead of in the process of each task.
   - Ansible has no setting for this. If it changes its own folder for packed modules, they are packed in each run again.
 requirements:
   - Listed in C(callbacks_enabled) in C(ansible.cfg).
@@ -28,7 +29,8 @@ from pathlib import Path
 from ansible import constants as C
 from ansible.module_utils import ansible_release
 from ansible.plugins.callback import CallbackBase
-from ansible.plugins.loader import connection_loader
+from ansible.plugins.loader import connection_loader, filter_loader
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys, machine_settings
 
 PLUGINS = Path(__file__).resolve().parents[1]
 OWN = ("ansible.modules.", "ansible_collections.blueoctopus.site.")
@@ -43,6 +45,16 @@ def cache_key() -> str:
     ):
         digest.update(f"{path}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def preload() -> None:
+    """Load what otherwise the process of each task loads again: it is a fork of this one."""
+    # Its options. Ansible does this for its own connection plugins.
+    connection_loader.get(C.DEFAULT_TRANSPORT, class_only=True)
+    # The last one in the collection: Ansible loads all that are before it.
+    filter_loader.get("blueoctopus.site.systemd_command")
+    machine_settings()
+    app_keys()
 
 
 def link_files(source: Path, target: Path) -> None:
@@ -66,8 +78,7 @@ class CallbackModule(CallbackBase):
 
     def __init__(self) -> None:
         super().__init__()
-        # Ansible does this for its own connection plugins. Otherwise, the process of each task reads the options again.
-        connection_loader.get(C.DEFAULT_TRANSPORT, class_only=True)
+        preload()
         self.packed = Path(C.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
         top = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blueoctopus/modules"
         self.kept = top / cache_key()

@@ -160,7 +160,9 @@ def answer(output: BinaryIO) -> tuple[int, list[bytes], int]:
         texts = [output.read(size) for size in sizes]
         if [len(text) for text in texts] == sizes:
             return code, texts, ends
-    raise AnsibleConnectionFailure("The connection was lost while a module ran. It may have finished or not: run the playbook again.")
+    raise AnsibleConnectionFailure(
+        "The connection was lost while a module ran. It may have finished or not: run the playbook again."
+    )
 
 
 class Connection(ssh.Connection):
