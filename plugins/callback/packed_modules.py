@@ -12,8 +12,8 @@ description:
     C($XDG_CACHE_HOME/blueoctopus/modules), which only the user who runs Ansible can read.
   - A packed module is used again while Ansible, its Python, and all modules and imported files of this collection are
     the same. Other collections' modules are packed in each run, as usual.
-  - It also loads the filters and the settings of this collection once, instead of in the process of each task.
   - Ansible has no setting for this. If it changes its own folder for packed modules, they are packed in each run again.
+  - It also loads the filters and the settings of this collection once, instead of in the process of each task.
 requirements:
   - Listed in C(callbacks_enabled) in C(ansible.cfg).
 """
