@@ -282,6 +282,33 @@ print(value, loader.number, basic.__file__)
     assert f'File "{path}", line 2, in fail\n    raise ValueError\n' in errors
 
 
+@pytest.mark.parametrize(
+    ("end", "code"), [("", 0), ("sys.exit()", 0), ("sys.exit(3)", 3), ("sys.exit('words')", 1), ("raise ValueError", 1)]
+)
+def test_a_module_ends_with_its_exit_code_and_everything_that_it_has_written(
+    server: Process, tmp_path: Path, end: str, code: int
+) -> None:
+    program = f"""import atexit, logging, logging.handlers, sys
+file = open("{tmp_path}/left-open", "w")
+file.write("written")
+def use(): return file
+target = logging.FileHandler("{tmp_path}/log")
+logging.getLogger().addHandler(logging.handlers.MemoryHandler(100, target=target))
+logging.warning("buffered")
+atexit.register(lambda: print("at the end"))
+print("output", end="")
+{end}
+"""
+    for _time in range(2):  # the second one has the server's own logging, which has registered what it does at the end
+        (tmp_path / "left-open").unlink(missing_ok=True)
+        (tmp_path / "log").unlink(missing_ok=True)
+        found, output, errors = server.run(program)
+        assert (found, output) == (code, "outputat the end\n")
+        assert (tmp_path / "left-open").read_text() == "written"
+        assert (tmp_path / "log").read_text() == "buffered\n"
+        assert ("words" in errors, "ValueError" in errors) == ("words" in end, "ValueError" in end)
+
+
 def test_the_standard_library_is_imported_once(server: Process) -> None:
     program = "import sys\nprint('sched' in sys.modules)\nimport sched"
     assert [server.run(program)[1] for _time in range(2)] == ["False\n", "True\n"]

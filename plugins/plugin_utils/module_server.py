@@ -11,7 +11,9 @@ program runs in a child process, as if it were the input of a new Python.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
+import io
 import marshal
 import os
 import select
@@ -23,6 +25,8 @@ from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
+# Of the files that a module has left open, those that may still have to write something.
+FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 IDLE = 60  # seconds without a request, after which the process ends
 READY = b"module server ready\n"
 # The part of Ansible that runs each module. It takes longer to import than most modules to run.
@@ -134,23 +138,56 @@ class Importer:
         return self.files[self.file(name)][0].decode()
 
 
+class End:
+    """Ends a child process without freeing all its memory first, which takes Python longer than most modules run."""
+
+    def __init__(self) -> None:
+        self.process = self.status = 0
+        self.tell: Callable[[], None] = lambda: None
+        # What is registered first is called last, also after what imported modules have registered.
+        atexit.register(self)
+
+    def run(self, program: bytes) -> None:
+        """Run a program, and remember the exit code."""
+        try:
+            exec(compile(program, "<stdin>", "exec", dont_inherit=True), {"__name__": "__main__"})  # noqa: S102
+        except SystemExit as error:
+            self.status = error.code if isinstance(error.code, int) else int(error.code is not None)
+            raise
+        except BaseException:
+            self.status = 1
+            raise
+
+    def __call__(self) -> None:
+        """End the process, unless it is the server, or one that the module has forked."""
+        if os.getpid() != self.process:
+            return
+        self.tell()
+        with suppress(Exception):  # then Python reports it
+            for file in [*gc.get_objects(), sys.stdout, sys.stderr]:
+                if issubclass(type(file), FILES) and not file.closed:
+                    file.flush()
+            os._exit(self.status)
+
+
 def imported() -> set[str]:
     """The modules of the standard library that this process has imported."""
     return {name for name in [*sys.modules] if name.split(".")[0] in sys.stdlib_module_names}
 
 
-def prepare(learned: int, compiler: Compiler) -> None:
+def prepare(learned: int, compiler: Compiler, end: End) -> None:
     """Make a child process look like a new Python, whose end tells the server what it has compiled and imported."""
-    before, process = imported(), os.getpid()
+    before = imported()
 
     def tell() -> None:
         names = sorted(imported() - before)
-        if os.getpid() == process and (names or compiler.new):  # not in a process that the module has forked
+        if names or compiler.new:
             with open(learned, "wb") as file:
                 marshal.dump((names, compiler.zip, compiler.new), file)
 
     compiler.new = {}
-    atexit.register(tell)
+    end.process, end.tell = os.getpid(), tell
+    gc.freeze()  # what the server has is none of the module's
     importlib.invalidate_caches()
     time.tzset()
 
@@ -181,7 +218,7 @@ def is_outdated() -> bool:
     return os.readlink("/proc/self/exe").endswith(" (deleted)")
 
 
-def serve() -> bytes | None:
+def serve(end: End) -> bytes | None:
     """Answer requests. Return in a child process with its program, and in the server with None when it ends."""
     compiler = Compiler()
     send(b"\n" + READY)  # what comes before may lack the end of its line
@@ -191,7 +228,7 @@ def serve() -> bytes | None:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(output, 1)
             os.dup2(errors, 2)
-            prepare(learned, compiler)
+            prepare(learned, compiler, end)
             return program
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         answer = [content(output), content(errors)]
@@ -203,5 +240,12 @@ def serve() -> bytes | None:
     return None
 
 
-if __name__ == "__main__" and is_possible() and (program := serve()) is not None:
-    exec(compile(program, "<stdin>", "exec", dont_inherit=True), {"__name__": "__main__"})  # noqa: S102
+def main() -> None:
+    """Serve, and in each child process, run its program."""
+    end = End()
+    if (program := serve(end)) is not None:
+        end.run(program)
+
+
+if __name__ == "__main__" and is_possible():
+    main()
