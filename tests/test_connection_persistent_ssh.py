@@ -189,7 +189,10 @@ class Process:
         """Start it, with the seconds after which it ends."""
         self.ends = 0
         program = SERVER.replace("IDLE = 60", f"IDLE = {idle}")
-        self.process = subprocess.Popen([python, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        self.process = subprocess.Popen(
+            [python, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
         assert self.process.stdin
         assert self.process.stdout
         self.input, self.output = self.process.stdin, self.process.stdout
@@ -307,6 +310,12 @@ print("output", end="")
         assert (tmp_path / "left-open").read_text() == "written"
         assert (tmp_path / "log").read_text() == "buffered\n"
         assert ("words" in errors, "ValueError" in errors) == ("words" in end, "ValueError" in end)
+
+
+def test_output_is_not_lost_when_a_module_replaces_its_standard_output(server: Process) -> None:
+    for replaced in ("io.StringIO()", "None", "codecs.getwriter('utf-8')(sys.stdout.buffer)"):
+        program = f"import codecs, io, sys\nprint('written')\nsys.stdout = {replaced}"
+        assert server.run(program) == (0, "written\n", "")
 
 
 def test_the_standard_library_is_imported_once(server: Process) -> None:

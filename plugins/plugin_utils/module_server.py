@@ -163,6 +163,8 @@ class End:
         if os.getpid() != self.process:
             return
         self.tell()
+        if (sys.stdout, sys.stderr) != (sys.__stdout__, sys.__stderr__):
+            return  # only Python knows what is left in the former ones
         with suppress(Exception):  # then Python reports it
             for file in [*gc.get_objects(), sys.stdout, sys.stderr]:
                 if issubclass(type(file), FILES) and not file.closed:
