@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zipimport
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -316,6 +318,17 @@ def test_output_is_not_lost_when_a_module_replaces_its_standard_output(server: P
     for replaced in ("io.StringIO()", "None", "codecs.getwriter('utf-8')(sys.stdout.buffer)"):
         program = f"import codecs, io, sys\nprint('written')\nsys.stdout = {replaced}"
         assert server.run(program) == (0, "written\n", "")
+
+
+def test_a_python_that_passes_the_name_of_the_module_to_its_compiler_has_the_same_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compile_source(path: str, source: bytes, _name: str) -> CodeType:
+        return compile(source, path, "exec")
+
+    monkeypatch.setattr(zipimport, "_compile_source", compile_source, raising=False)
+    compiler = module_server.Compiler()
+    assert compiler("/one.zip/a.py", b"value = 1", "a") is compiler("/two.zip/a.py", b"value = 1", "a")
 
 
 def test_the_standard_library_is_imported_once(server: Process) -> None:

@@ -13,7 +13,7 @@ description:
   - A packed module is used again while Ansible, its Python, and all modules and imported files of this collection are
     the same. Other collections' modules are packed in each run, as usual.
   - Ansible has no setting for this. If it changes its own folder for packed modules, they are packed in each run again.
-  - It also loads the filters and the settings of this collection once, instead of in the process of each task.
+  - It also reads the settings of this collection once, instead of in the process of each task.
 requirements:
   - Listed in C(callbacks_enabled) in C(ansible.cfg).
 """
@@ -29,7 +29,7 @@ from pathlib import Path
 from ansible import constants as C
 from ansible.module_utils import ansible_release
 from ansible.plugins.callback import CallbackBase
-from ansible.plugins.loader import connection_loader, filter_loader
+from ansible.plugins.loader import connection_loader
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import app_keys, machine_settings
 
 PLUGINS = Path(__file__).resolve().parents[1]
@@ -51,8 +51,6 @@ def preload() -> None:
     """Load what otherwise the process of each task loads again: it is a fork of this one."""
     # Its options. Ansible does this for its own connection plugins.
     connection_loader.get(C.DEFAULT_TRANSPORT, class_only=True)
-    # The last one in the collection: Ansible loads all that are before it.
-    filter_loader.get("blueoctopus.site.systemd_command")
     machine_settings()
     app_keys()
 

@@ -15,6 +15,9 @@ description:
     C(environment), two tasks on a host at the same time, a password for SSH or C(sudo), and a host without Python 3.10.
   - The account's groups, limits and environment are those of the first task. C(meta=reset_connection) starts a new
     Python.
+  - Files of Ansible's own C(module_utils) are those of the first module. A role can't replace one of them.
+  - A module that does not close a compressed file loses its end, and one that does not close a named temporary file
+    leaves it on the host.
   - To do without it, set C(ANSIBLE_TRANSPORT=ssh).
 extends_documentation_fragment:
   - blueoctopus.site.ssh_options

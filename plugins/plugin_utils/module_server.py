@@ -81,15 +81,15 @@ class Compiler:
         self.known: dict[tuple[str, bytes], CodeType] = {}
         self.new: dict[tuple[str, bytes], CodeType] = {}
         # Without effect in a Python whose module has no function of this name.
-        self.compile: Callable[[str, bytes], CodeType] = vars(zipimport).get("_compile_source", compile)
+        self.compile: Callable[..., CodeType] = vars(zipimport).get("_compile_source", compile)
         vars(zipimport)["_compile_source"] = self
 
-    def __call__(self, path: str, source: bytes) -> CodeType:
-        """Compile a file, as zipimport does; the path is for tracebacks."""
+    def __call__(self, path: str, source: bytes, *rest: object) -> CodeType:
+        """Compile a file, as zipimport does; the path is for tracebacks. Python 3.15 adds the name of the module."""
         own, end, name = path.partition(".zip/")
         if (name, source) not in self.known:
             self.zip = self.zip or own + end
-            self.known[name, source] = self.new[name, source] = self.compile(self.zip + name, source)
+            self.known[name, source] = self.new[name, source] = self.compile(self.zip + name, source, *rest)
         return self.known[name, source]
 
 
@@ -201,8 +201,8 @@ def learn(news: bytes, compiler: Compiler) -> None:
         compiler.known |= codes
         for name in names:
             importlib.import_module(name)
-        importer = Importer(compiler.zip, codes)
-        if importer.file(RUN_MODULE) and RUN_MODULE not in sys.modules:
+        if RUN_MODULE not in sys.modules:
+            importer = Importer(compiler.zip, compiler.known)
             sys.meta_path.insert(0, importer)
             try:
                 importlib.import_module(RUN_MODULE)
