@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 OURS = "ours"
+ALIKE = 0.1  # ratios within such a range that includes 1 show that two ways take the same time
 
 
 @dataclass
@@ -146,7 +147,7 @@ def compare(comparison: Comparison, results: Results, names: dict[str, str]) -> 
         return Refusal("one round has no spread: measure at least two")
     ratios = [ours[number] / theirs[number] for number in rounds]
     ratio = Ratio(statistics.median(ratios), min(ratios), max(ratios), len(rounds))
-    if ratio.lowest <= 1 <= ratio.highest:
+    if ratio.lowest <= 1 <= ratio.highest and ratio.highest - ratio.lowest > ALIKE:
         return Refusal(
             f"the spread hides the difference: the ratios of {len(rounds)} rounds are from {ratio.lowest:.2f} to "
             f"{ratio.highest:.2f}"

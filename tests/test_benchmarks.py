@@ -64,6 +64,10 @@ def test_a_spread_that_hides_the_difference_is_refused() -> None:
     assert found.reason == "the spread hides the difference: the ratios of 3 rounds are from 0.90 to 1.30"
 
 
+def test_ratios_close_to_one_show_that_two_ways_take_the_same_time() -> None:
+    assert compare(FASTER, measured([9.8, 10.1], [10, 10]), NAMES) == Ratio(0.995, 0.98, 1.01, 2)
+
+
 def test_one_round_is_refused() -> None:
     assert compare(FASTER, measured([12], [10]), NAMES) == Refusal("one round has no spread: measure at least two")
 
