@@ -133,7 +133,7 @@ def test_a_site_without_tls_has_no_https_headers(render: Render) -> None:
 @pytest.mark.parametrize("http3", [True, False])
 def test_http3_is_offered_only_when_it_is_on(render: Render, http3: bool) -> None:
     assert ("quic" in render("nginx", "nginx.conf.j2", nginx_http3=http3)) == http3
-    before = {"__balancer_disabled_before": {"stdout_lines": []}}
+    before: dict[str, Any] = {"__balancer_disabled_before": {"stdout_lines": []}}
     assert ("quic" in render("balancer", "haproxy.cfg.j2", balancer_http3=http3, **before)) == http3
 
 
