@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import sys
 import time
@@ -129,3 +131,51 @@ def test_unexpected_error_is_recorded_and_does_not_stop_the_program(
     monkeypatch.setattr(program, "self_signed", lambda *_: 1 / 0)
     assert program.keep(certificate, "renew") is False
     assert make().state["error"] == "division by zero"
+
+
+# --- a certificate that another host obtains --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(program: ModuleType, make: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Install the certificate of another host, for some domains and days; return the certificate on this host."""
+
+    def copied(domains: list[str] | None = None, days: int = 90) -> Any:
+        chain, key = program.self_signed(domains or ["shop.example", "www.shop.example"], days)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({"certificate": chain, "key": key})))
+        program.install(make(method="acme", issued_by="lb1"))
+        return make(method="acme", issued_by="lb1")
+
+    return copied
+
+
+@pytest.mark.parametrize(("days_left", "due"), [(16, False), (14, True)])
+def test_certificate_of_another_host_is_renewed_here_only_when_a_sixth_of_its_lifetime_is_left(
+    program: ModuleType, copy: Make, monkeypatch: pytest.MonkeyPatch, days_left: int, due: bool
+) -> None:
+    obtained: list[bool] = []
+
+    def ask_certbot(_self: Any, force: bool) -> Any:
+        obtained.append(force)
+        return program.self_signed(["shop.example"], 90)
+
+    monkeypatch.setattr(program.Certificate, "ask_certbot", ask_certbot)
+    certificate = copy()
+    later = time.time() + (90 - days_left) * DAY
+    monkeypatch.setattr(program.time, "time", lambda: later)
+    assert certificate.is_due() is due
+    certificate.obtain()
+    assert obtained == [True] * due
+
+
+def test_certificate_of_another_host_replaces_one_that_ends_earlier(copy: Make) -> None:
+    before = os.readlink(copy(days=90).current)
+    assert os.readlink(copy(days=60).current) == before
+    assert os.readlink(copy(days=91).current) != before
+
+
+def test_certificate_of_another_host_without_a_domain_of_the_site_is_not_installed(copy: Make) -> None:
+    certificate = copy(domains=["shop.example"])
+    assert not certificate.current.exists()
+    assert certificate.is_due()
+    assert copy(domains=["more.example", "shop.example", "www.shop.example"]).show()["real"]

@@ -22,7 +22,7 @@ def host(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(site_certificate, "SETTINGS", tmp_path / "etc")
     monkeypatch.setattr(site_certificate, "STATE", tmp_path / "state")
     monkeypatch.setattr("os.access", lambda _path, _mode: True)
-    programs.add("runuser", f'[ "$5" != show:shop ] || cat {tmp_path}/shown; cat > {tmp_path}/given')
+    programs.add("runuser", f'if [ "$5" = show:shop ]; then cat {tmp_path}/shown; else cat >{tmp_path}/given; fi')
     show(tmp_path)
 
 
@@ -61,6 +61,15 @@ def test_a_provided_key_reaches_the_program_and_is_in_no_file_of_settings(progra
     assert "runuser -u certificates -- certificates install:shop" in calls
     assert not any("PRIVATE KEY" in found for found in calls)
     assert "PRIVATE KEY" not in (tmp_path / "etc/shop.json").read_text()
+
+
+def test_the_certificate_of_another_host_is_installed(programs: Programs, tmp_path: Path) -> None:
+    obtain(issued_by="lb1", certificate="CERTIFICATE", key="PRIVATE KEY")
+    assert "runuser -u certificates -- certificates install:shop" in programs.calls()
+    assert json.loads((tmp_path / "given").read_text()) == {"certificate": "CERTIFICATE", "key": "PRIVATE KEY"}
+    written = (tmp_path / "etc/shop.json").read_text()
+    assert json.loads(written)["issued_by"] == "lb1"
+    assert "PRIVATE KEY" not in written
 
 
 def test_check_mode_requests_nothing(programs: Programs, tmp_path: Path) -> None:

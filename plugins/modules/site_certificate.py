@@ -58,12 +58,19 @@ options:
     description: Verify that the domains lead to this host before a certificate is requested.
     type: bool
     default: true
+  issued_by:
+    description: >-
+      Name of the host that obtains and renews the certificate, if that is another one. This host installs
+      O(certificate), and obtains a certificate itself when it has none, or when a sixth of its lifetime is left.
+    type: str
+    default: ""
   certificate:
-    description: The provided certificate, followed by the intermediate certificates, in PEM form.
+    description: >-
+      The certificate that is provided, or that O(issued_by) has, followed by the intermediate ones, in PEM form.
     type: str
     default: ""
   key:
-    description: The provided certificate's private key, in PEM form.
+    description: The private key of O(certificate), in PEM form.
     type: str
     default: ""
   operation:
@@ -118,7 +125,8 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.files import diff
 PROGRAM = "/usr/local/sbin/certificates"
 SETTINGS = Path("/etc/certificates")
 STATE = Path("/var/lib/certificates")
-KEPT_IN_SETTINGS = ("domains", "method", "directory", "ca_bundle", "email", "challenge", "dns_provider", "check_names")
+ACME_OPTIONS = ("directory", "ca_bundle", "email", "challenge", "dns_provider", "check_names")
+KEPT_IN_SETTINGS = ("domains", "method", *ACME_OPTIONS, "issued_by")
 
 
 def call(module: AnsibleModule, operation: str, given: str | None = None) -> str:
@@ -172,6 +180,7 @@ def main() -> None:
             "challenge": {"type": "str", "choices": ["http", "dns"], "default": "http"},
             "dns_provider": {"type": "str", "default": ""},
             "check_names": {"type": "bool", "default": True},
+            "issued_by": {"type": "str", "default": ""},
             "certificate": {"type": "str", "default": ""},
             "key": {"type": "str", "default": "", "no_log": True},
             "operation": {"type": "str", "choices": ["renew", "force", "revoke"], "default": "renew"},
@@ -202,16 +211,16 @@ def main() -> None:
     if module.check_mode:
         there = STATE / params["name"] / "current/fullchain.pem"
         due = before["due"]
-        if params["method"] == "provided":
+        if params["method"] == "provided" or params["certificate"]:
             due = not there.exists() or there.read_text() != params["certificate"]
         module.exit_json(**result | {"changed": result["changed"] or due or params["operation"] != "renew"})
 
     if written != wanted:
         write(path, wanted)
     failed = reload_failed = False
-    if params["method"] == "provided":
+    if params["method"] == "provided" or params["certificate"]:
         call(module, "install", json.dumps({"certificate": params["certificate"], "key": params["key"]}))
-    elif written != wanted or before["due"] or params["operation"] != "renew":
+    if params["method"] != "provided" and (written != wanted or before["due"] or params["operation"] != "renew"):
         unit = f"certificates@{params['operation']}:{params['name']}.service"
         failed = module.run_command(["systemctl", "start", unit])[0] != 0
     after = before

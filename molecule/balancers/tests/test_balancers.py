@@ -107,41 +107,6 @@ def test_http_and_other_domains_redirect_to_the_first_domain(shared: str, site: 
     assert site.ask("/").headers["Strict-Transport-Security"] == "max-age=63072000"
 
 
-def test_http_3_connections_outlast_a_reload_and_are_reset_after_a_restart(machines: Machines, site: Web) -> None:
-    assert "Alt-Svc" not in replace(site, address=machines["lb12"].web.address).ask("/").headers
-    lb, client = machines["lb13"], machines["web13"].host
-    assert replace(site, address=lb.web.address).ask("/").headers["Alt-Svc"] == 'h3=":443"; ma=86400'
-    curl = f"curl -sk --http3-only --resolve {site.domain}:443:{lb.web.address} -o /dev/null"
-    shown = "%{http_code} %{http_version} %{num_connects} %{time_total}\\n"
-    with lb.host.sudo(), client.sudo():
-        client.run_expect(
-            [0],
-            "rm -f /run/h3 && systemd-run --collect --unit=h3 --property=StandardOutput=file:/run/h3 "
-            f"{curl} --rate 2/s --write-out '{shown}' 'https://{site.domain}/?[1-16]'",
-        )
-        time.sleep(2)
-        lb.host.run_expect([0], "systemctl reload haproxy")
-        time.sleep(2)
-        lb.host.run_expect([0], "systemctl restart haproxy")
-        wait_for(lambda: client.run("systemctl is-active h3").rc != 0, 60, "all requests have been sent")
-        lines = [line.split() for line in client.check_output("cat /run/h3").splitlines()]
-    assert [line[:2] for line in lines] == [["200", "3"]] * 16
-    connections, seconds = sum(int(line[2]) for line in lines), [float(line[3]) for line in lines]
-    assert connections == 3, lines  # the first one, and those after the reload and after the restart
-    assert max(seconds) < 3, lines
-
-
-def test_balancers_share_a_secret_that_only_root_can_read(machines: Machines) -> None:
-    secrets = set()
-    for name in ("lb12", "lb13"):
-        with machines[name].host.sudo():
-            file = machines[name].host.file("/etc/haproxy/cluster.cfg")
-            assert (file.user, file.mode) == ("root", 0o600)
-            secrets.add(file.content_string)
-    assert len(secrets) == 1
-    assert re.search(r"cluster-secret \w{32}$", secrets.pop())
-
-
 @pytest.mark.parametrize("secure", [False, True])
 def test_an_unknown_host_name_is_refused(shared: str, site: Web, secure: bool) -> None:
     with pytest.raises((OSError, http.client.HTTPException)):
