@@ -98,7 +98,7 @@ def test_certificate_with_a_wrong_key_is_refused(program: ModuleType, make: Make
     before = os.readlink(make().current)
     chain, _key = program.self_signed(["shop.example"], 30)
     with pytest.raises(program.CertificateError, match="OpenSSL does not accept the certificate"):
-        make().take_over(chain, program.new_key())
+        make().take_over(chain, program.self_signed(["shop.example"], 30)[1])
     assert os.readlink(make().current) == before
 
 
@@ -168,10 +168,79 @@ def test_certificate_of_another_host_is_renewed_here_only_when_a_sixth_of_its_li
     assert obtained == [True] * due
 
 
-def test_certificate_of_another_host_replaces_one_that_ends_earlier(copy: Make) -> None:
+def test_certificate_of_another_host_replaces_the_current_one_unless_it_should_have_been_renewed(
+    program: ModuleType, copy: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [os.readlink(copy(days=days).current) for days in (90, 60, 900)]
+    assert len(set(seen)) == 3
+    later = time.time() + 80 * DAY
+    monkeypatch.setattr(program.time, "time", lambda: later)
+    assert os.readlink(copy(days=90).current) == seen[-1]
+    assert os.readlink(copy(days=100).current) != seen[-1]
+
+
+@pytest.fixture
+def lineage(program: ModuleType, make: Make) -> Callable[[int], str]:
+    """Let certbot have a certificate for some days; returns it."""
+
+    def written(days: int) -> str:
+        chain, key = program.self_signed(["shop.example", "www.shop.example"], days)
+        conf, live, _archive = make().lineage
+        for folder in (conf.parent, live):
+            folder.mkdir(parents=True, exist_ok=True)
+        conf.write_text("certbot")
+        (live / "fullchain.pem").write_text(chain)
+        (live / "privkey.pem").write_text(key)
+        return str(chain)
+
+    return written
+
+
+@pytest.fixture
+def revoked(program: ModuleType, lineage: Callable[[int], str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The certificates that certbot is told to revoke; it also issues new ones."""
+    found: list[str] = []
+
+    def certbot(_settings: dict[str, Any], command: str, *options: Any) -> None:
+        if command == "revoke":
+            found.append(options[1].read_text())
+        elif command == "certonly":
+            lineage(90)
+
+    monkeypatch.setattr(program, "certbot", certbot)
+    return found
+
+
+def test_an_older_certificate_of_certbot_does_not_replace_one_of_another_host(
+    copy: Make, make: Make, lineage: Callable[[int], str], revoked: list[str]
+) -> None:
     before = os.readlink(copy(days=90).current)
-    assert os.readlink(copy(days=60).current) == before
-    assert os.readlink(copy(days=91).current) != before
+    lineage(60)
+    certificate = make(method="acme")  # this host becomes the one that obtains the certificates
+    certificate.obtain()
+    assert (os.readlink(certificate.current), revoked) == (before, [])
+
+
+def test_a_copy_is_revoked_by_the_host_that_has_obtained_it(copy: Make, revoked: list[str]) -> None:
+    certificate = copy()
+    before = os.readlink(certificate.current)
+    certificate.replace_and_revoke()
+    assert (os.readlink(certificate.current), revoked) == (before, [])
+
+
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_a_certificate_that_this_host_has_obtained_itself_is_revoked_here(
+    copy: Make, make: Make, lineage: Callable[[int], str], revoked: list[str], has_copy: bool
+) -> None:
+    own = lineage(90)
+    certificate = make(method="acme", issued_by="lb1")
+    certificate.take_over(own, (certificate.lineage[1] / "privkey.pem").read_text())
+    if has_copy:
+        certificate = copy()
+    certificate.replace_and_revoke()
+    assert revoked == [own]
+    assert (certificate.current / "fullchain.pem").read_text() != own
+    assert certificate.lineage_is_whole is not has_copy
 
 
 def test_certificate_of_another_host_without_a_domain_of_the_site_is_not_installed(copy: Make) -> None:

@@ -72,6 +72,38 @@ def test_the_certificate_of_another_host_is_installed(programs: Programs, tmp_pa
     assert "PRIVATE KEY" not in written
 
 
+@pytest.mark.parametrize(("operation", "requested"), [("renew", False), ("force", False), ("revoke", True)])
+def test_only_a_revocation_of_a_copy_reaches_certbot(programs: Programs, operation: str, requested: bool) -> None:
+    given: dict[str, Any] = {"issued_by": "lb1", "certificate": "CERTIFICATE", "key": "PRIVATE KEY"}
+    obtain(**given)
+    programs.calls()
+    obtain(**given, operation=operation)
+    unit = f"systemctl start certificates@{operation}:shop.service"
+    assert (unit in programs.calls()) is requested
+    obtain(issued_by="lb1", operation=operation)  # the other host is not there
+    assert (unit in programs.calls()) is (operation != "renew")
+
+
+def test_a_certificate_without_the_method_provided_or_another_host_is_ignored(programs: Programs) -> None:
+    obtain(certificate="CERTIFICATE", key="PRIVATE KEY")
+    assert not any("install:shop" in found for found in programs.calls())
+
+
+def test_a_copy_has_the_domains_of_the_other_host(tmp_path: Path) -> None:
+    show(tmp_path, wanted={"domains": ["shop.example", "old.example"]})
+    obtain(issued_by="lb1", certificate="CERTIFICATE", key="PRIVATE KEY", keep_domains=True)
+    assert json.loads((tmp_path / "etc/shop.json").read_text())["domains"] == ["shop.example"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_check_mode_shows_whether_a_copy_changes(tmp_path: Path, same: bool) -> None:
+    given: dict[str, Any] = {"issued_by": "lb1", "certificate": "CERTIFICATE", "key": "PRIVATE KEY"}
+    obtain(**given)
+    (tmp_path / "state/shop/current").mkdir(parents=True)
+    (tmp_path / "state/shop/current/fullchain.pem").write_text("CERTIFICATE" if same else "ANOTHER")
+    assert obtain(check=True, **given)["changed"] is not same
+
+
 def test_check_mode_requests_nothing(programs: Programs, tmp_path: Path) -> None:
     assert obtain(check=True)["changed"]
     assert not (tmp_path / "etc/shop.json").exists()

@@ -20,7 +20,7 @@ NO_CONNECTION = ("refused", "timed out", "No route", "unreachable")
 KEYS_TIMEOUT = 60  # seconds
 FIRST_BOOT_TIMEOUT = 900  # seconds that a first boot may take
 # Prints os-release, the number of cores, the apps with an instance of Redis, those whose certificates are renewed, and
-# whether the host has Python, a program that sets the clock, alerts, metrics, and the service that ships logs.
+# whether the host has Python, a program that sets the clock, alerts, metrics, the service that ships logs, and HTTP/3.
 SYSTEM_INFO = """cat /etc/os-release
 command -v python3 >/dev/null && echo PYTHON=yes
 PATH=$PATH:/usr/sbin
@@ -28,6 +28,7 @@ command -v chronyd ntpd >/dev/null && echo CLOCK=yes
 [ -e /etc/systemd/system/alert.timer ] && echo ALERTS=yes
 [ -e /etc/metrics ] && echo METRICS=yes
 [ -e /etc/systemd/system/logs-ship.service ] && echo LOGS=yes
+ss -Hlun 'sport = :443' 2>/dev/null | grep -q . && echo HTTP3=yes
 echo CORES=$(nproc)
 echo REDIS=\\'$(ls /etc/app-redis 2>/dev/null)\\'
 echo CERTIFICATES=\\'$(ls /etc/certificates 2>/dev/null)\\'
@@ -108,7 +109,7 @@ class ActionModule(ActionBase):
         system = parse(output)
         # The name that a gathered fact has.
         facts = {"distribution_major_version": system.get("VERSION_ID", "").split(".")[0]}
-        asked = ("PYTHON", "CLOCK", "ALERTS", "METRICS", "LOGS")
+        asked = ("PYTHON", "CLOCK", "ALERTS", "METRICS", "LOGS", "HTTP3")
         present = {name.lower(): system.pop(name, "") == "yes" for name in asked}
         found: dict[str, Any] = {"cores": int(system.pop("CORES", "") or 1)}
         found |= {"accounts": {key[len(HOME) :]: system.pop(key) for key in [*system] if key.startswith(HOME)}}

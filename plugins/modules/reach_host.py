@@ -104,4 +104,8 @@ logs:
   description: Whether the host ships its logs.
   returned: success
   type: bool
+http3:
+  description: Whether the host listens for HTTP/3, on UDP port 443.
+  returned: success
+  type: bool
 """

@@ -160,6 +160,8 @@ def domains_to_request(params: dict[str, Any], before: dict[str, Any]) -> list[s
     domains: list[str] = params["domains"]
     if not params["keep_domains"] or not before.get("real"):  # a placeholder is for no domain
         return domains
+    if params["issued_by"] and params["certificate"]:  # the other host has decided
+        return domains
     current: list[str] = before["wanted"]["domains"]
     if set(domains) <= set(current):
         return current
@@ -191,6 +193,9 @@ def main() -> None:
     path = SETTINGS / f"{params['name']}.json"
     written = read(path)
     has_program = os.access(PROGRAM, os.X_OK)
+    is_copy = bool(params["issued_by"] and params["certificate"])
+    is_given = params["method"] == "provided" or is_copy
+    operation = "renew" if is_copy and params["operation"] == "force" else params["operation"]
     before = json.loads(call(module, "show")) if written and has_program else {"due": True, "version": ""}
     domains = domains_to_request(params, before)
     kept = [domain for domain in domains if domain not in params["domains"]]
@@ -211,20 +216,20 @@ def main() -> None:
     if module.check_mode:
         there = STATE / params["name"] / "current/fullchain.pem"
         due = before["due"]
-        if params["method"] == "provided" or params["certificate"]:
+        if is_given:
             due = not there.exists() or there.read_text() != params["certificate"]
         module.exit_json(**result | {"changed": result["changed"] or due or params["operation"] != "renew"})
 
     if written != wanted:
         write(path, wanted)
     failed = reload_failed = False
-    if params["method"] == "provided" or params["certificate"]:
+    if is_given:
         call(module, "install", json.dumps({"certificate": params["certificate"], "key": params["key"]}))
-    if params["method"] != "provided" and (written != wanted or before["due"] or params["operation"] != "renew"):
-        unit = f"certificates@{params['operation']}:{params['name']}.service"
+    if params["method"] != "provided" and (written != wanted or before["due"] or operation != "renew"):
+        unit = f"certificates@{operation}:{params['name']}.service"
         failed = module.run_command(["systemctl", "start", unit])[0] != 0
     after = before
-    if written != wanted or before["due"] or params["operation"] != "renew" or pending():
+    if written != wanted or before["due"] or operation != "renew" or pending():
         reload_failed = not reloaded(module)
         after = json.loads(call(module, "show"))
     result |= {"changed": result["changed"] or after["version"] != before["version"], "real": after["real"]}
