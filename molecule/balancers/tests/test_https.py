@@ -72,3 +72,19 @@ def test_both_balancers_have_the_certificate_that_the_first_one_has_obtained(
     assert "PRIVATE KEY" not in run.output
     after = certificates(machines, site)
     assert after[0] == after[1] != before[0]
+
+
+def test_a_revocation_that_leaves_out_a_balancer_is_refused(machines: Machines, site: Web, play: Play) -> None:
+    before = certificates(machines, site)
+    run = play("certificate", "-e", "app=shop", "-e", "operation=revoke", limit="lb13")
+    assert run.code != 0
+    assert "All balancers have the same certificate" in run.output
+    assert certificates(machines, site) == before
+
+
+def test_a_run_for_one_balancer_keeps_its_certificates_and_http_3(machines: Machines, site: Web, play: Play) -> None:
+    before = certificates(machines, site)
+    run = play("balancers", limit="lb13")
+    assert run.code == 0, run.output
+    assert run.recap("lb13")["changed"] == 0, run.output
+    assert certificates(machines, site) == before
