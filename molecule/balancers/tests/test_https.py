@@ -34,6 +34,7 @@ def test_http_3_connections_outlast_a_reload_and_are_reset_after_a_restart(machi
     curl = f"curl -sk --http3-only --resolve {site.domain}:443:{lb.web.address} -o /dev/null"
     shown = "%{http_code} %{http_version} %{num_connects} %{time_total}\\n"
     with lb.host.sudo(), client.sudo():
+        client.run_expect([0], "apt-get install --quiet --yes curl")
         client.run_expect(
             [0],
             "rm -f /run/h3 && systemd-run --collect --unit=h3 --property=StandardOutput=file:/run/h3 "
@@ -76,7 +77,7 @@ def test_both_balancers_have_the_certificate_that_the_first_one_has_obtained(
 
 def test_a_revocation_that_leaves_out_a_balancer_is_refused(machines: Machines, site: Web, play: Play) -> None:
     before = certificates(machines, site)
-    run = play("certificate", "-e", "app=shop", "-e", "operation=revoke", limit="lb13")
+    run = play("certificate", "-e", "app=shop", "-e", "operation=revoke", limit="webservers:lb13")
     assert run.code != 0
     assert "All balancers have the same certificate" in run.output
     assert certificates(machines, site) == before
