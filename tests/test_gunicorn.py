@@ -24,7 +24,7 @@ TIME_LIMIT = 20  # seconds
 RELEASE = "20260101T000000Z-00000000aa"
 
 APP = """
-import os, pathlib, time
+import gc, os, pathlib, time
 from flask import Flask, jsonify, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -35,7 +35,8 @@ app = Flask(__name__)
 @app.get("/page")
 def page():
     return jsonify(client=request.remote_addr, scheme=request.scheme, host=request.host,
-                   url=url_for("page", _external=True), pid=os.getpid())
+                   url=url_for("page", _external=True), pid=os.getpid(),
+                   frozen=gc.get_freeze_count())
 
 @app.get("/meet/<int:number>")
 def meet(number):
@@ -204,6 +205,12 @@ def test_with_preload_the_app_is_imported_once(serve: Serve) -> None:
     service = serve(workers=3, preload=True)
     assert service.get("/page")[:2] == (200, RELEASE)
     assert service.imports() == [service.process.pid]
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_with_preload_what_was_imported_is_left_out_of_garbage_collections(serve: Serve, preload: bool) -> None:
+    answer = json.loads(serve(preload=preload).get("/page")[2])
+    assert (answer["frozen"] > 1000) is preload
 
 
 @pytest.mark.parametrize(("threads", "requests", "statuses"), [(6, 6, {200}), (1, 2, {200, 500})])
