@@ -38,7 +38,7 @@ def test_http_3_connections_outlast_a_reload_and_are_reset_after_a_restart(machi
         client.run_expect(
             [0],
             "rm -f /run/h3 && systemd-run --collect --unit=h3 --property=StandardOutput=file:/run/h3 "
-            f"{curl} --rate 2/s --write-out '{shown}' 'https://{site.domain}/?[1-16]'",
+            f"{curl} --rate 2/s --write-out '{shown}' 'https://{site.domain}/?[1-40]'",
         )
         time.sleep(2)
         lb.host.run_expect([0], "systemctl reload haproxy")
@@ -46,10 +46,12 @@ def test_http_3_connections_outlast_a_reload_and_are_reset_after_a_restart(machi
         lb.host.run_expect([0], "systemctl restart haproxy")
         wait_for(lambda: client.run("systemctl is-active h3").rc != 0, 60, "all requests have been sent")
         lines = [line.split() for line in client.check_output("cat /run/h3").splitlines()]
-    assert [line[:2] for line in lines] == [["200", "3"]] * 16
-    connections, seconds = sum(int(line[2]) for line in lines), [float(line[3]) for line in lines]
-    assert connections == 3, lines  # the first one, and those after the reload and after the restart
-    assert max(seconds) < 3, lines
+    answered = [line for line in lines if line[0] != "000"]  # during the restart, no HAProxy listens
+    assert len(answered) > 30, lines
+    assert {(line[0], line[1]) for line in answered} == {("200", "3")}, lines
+    # The first one, and those after the reload and after the restart.
+    assert sum(int(line[2]) for line in answered) == 3, lines
+    assert max(float(line[3]) for line in answered) < 3, lines
 
 
 def test_balancers_share_a_secret_that_only_root_can_read(machines: Machines) -> None:
