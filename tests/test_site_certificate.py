@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.blueoctopus.site.plugins.modules import site_certificate
 from modules import Programs, call
 
@@ -164,3 +167,51 @@ def test_the_domains_of_a_placeholder_are_not_kept(tmp_path: Path) -> None:
     show(tmp_path, due=True, real=False)
     assert obtain(keep_domains=True)["kept"] == []
     assert settings(tmp_path) == ["shop.example"]
+
+
+# --- the tasks of the role --------------------------------------------------------------------------------------------
+
+ROLE = Path(__file__).resolve().parent.parent / "roles/certificate"
+
+
+def evaluate(text: str, **values: Any) -> Any:
+    """Evaluate an expression of a task."""
+    trusted = {name: trust_as_template(value) if isinstance(value, str) else value for name, value in values.items()}
+    return Templar(DataLoader(), trusted).template(trust_as_template(text))
+
+
+def arguments(host: str = "lb1", **site: str) -> tuple[str, str, str]:
+    """The arguments issued_by, certificate and key for a site on a host; lb1 obtains the certificates."""
+    (task,) = yaml.safe_load((ROLE / "tasks/site.yml").read_text())
+    pattern = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__certificate_key"]
+    variables = {name: value for name, value in task["vars"].items() if name != "site"}
+    variables |= {"__certificate_key": pattern, "certificate_issuer": "lb1", "inventory_hostname": host, "item": "shop"}
+    issued = {} if host == "lb1" else {"shop": "CHAIN\n-----BEGIN PRIVATE KEY-----\nKEY\n"}
+    options = task["blueoctopus.site.site_certificate"]
+    names = ("issued_by", "certificate", "key")
+    issuer, chain, key = (evaluate(options[name], **variables, certificate_issued=issued, site=site) for name in names)
+    return issuer, chain, key
+
+
+def test_another_host_gets_the_certificate_and_its_key() -> None:
+    assert arguments(tls="acme") == ("", "", "")
+    assert arguments("lb2", tls="acme") == ("lb1", "CHAIN\n", "-----BEGIN PRIVATE KEY-----\nKEY\n")
+
+
+@pytest.mark.parametrize("host", ["lb1", "lb2"])
+def test_a_provided_certificate_is_installed_only_with_the_method_provided(host: str) -> None:
+    given = {"tls_certificate": "PROVIDED", "tls_key": "ITS KEY"}
+    assert arguments(host, tls="provided", **given) == ("", "PROVIDED", "ITS KEY")
+    assert arguments(host, tls="acme", **given) == arguments(host, tls="acme")
+
+
+def test_only_certificates_that_were_obtained_are_copied() -> None:
+    tasks = yaml.safe_load((ROLE / "tasks/copies.yml").read_text())
+    (loop,) = [task["loop"] for task in tasks if "loop" in task]
+    results = [
+        {"item": "shop", "real": True, "problem": ""},
+        {"item": "blog", "real": True, "problem": "blog: the authority is down"},
+        {"item": "wiki", "real": False, "problem": "wiki: it has no address"},
+        {"item": "docs", "real": False, "problem": ""},
+    ]
+    assert evaluate(loop, certificate_results={"results": results}) == ["shop"]
