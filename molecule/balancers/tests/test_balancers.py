@@ -13,22 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from balancers.clients import Clients, hosts_of
+from behind_balancers import OFF, Machines, holders, switch_off
+from clients import Clients, hosts_of
 from testing import Machine, Run, Web, after_the_switch, wait_for
 
 testinfra_hosts = ["ansible://web13"]
 ALL = "all"
-OFF = 20  # seconds that a machine is switched off
-Machines = dict[str, Machine]
 Play = Callable[..., Run]
 Visit = Callable[..., AbstractContextManager[Clients]]
 Posts = Callable[[], list[int]]
-
-
-def holders(machines: Machines, shared: str) -> list[str]:
-    """The balancers that have the shared address."""
-    shown = {name: machines[name].host.check_output("ip -brief address") for name in ("lb12", "lb13")}
-    return [name for name, text in shown.items() if f" {shared}/" in text]
 
 
 def drains(machine: Machine, since: float) -> list[str]:
@@ -54,15 +47,6 @@ def break_on(host: str, shop: Path) -> None:
     text = text.replace("app = Flask", f"if {host!r} in socket.gethostname():\n    {fault}\napp = Flask")
     healthy = 'return ("broken\\n", 500) if os.environ.get("BROKEN") else "ok\\n"'
     (shop / "counter.py").write_text(text.replace('return "ok\\n"', healthy))
-
-
-def switch_off(machine: Machine, seconds: int = OFF) -> float:
-    """Cut a machine from the network for some seconds, as if it were switched off; returns when it is surely off."""
-    cut = f"sleep 0.5; ip link set host0 down; sleep {seconds}; ip link set host0 up"
-    with machine.host.sudo():
-        machine.host.run_expect([0], f"systemd-run --collect sh -c '{cut}'")
-    time.sleep(1)
-    return time.monotonic()
 
 
 def assert_posts_are_not_repeated(seen: Clients, recorded: list[int]) -> None:
@@ -374,3 +358,27 @@ def test_other_balancer_takes_the_address_when_haproxy_stops(machines: Machines,
         time.sleep(3)
         machines[active].host.run_expect([0], "systemctl start haproxy")
     assert all(not request.error for request in seen.after(stopped + 4))
+
+
+def test_balancers_that_do_not_reach_each_other_both_serve_and_one_keeps_the_address_afterwards(
+    machines: Machines, shared: str, clients: Visit
+) -> None:
+    balancers = [machines[name].host for name in ("lb12", "lb13")]
+
+    def everywhere(command: str) -> None:
+        for host in balancers:
+            with host.sudo():
+                host.run_expect([0], command)
+
+    with clients() as seen:
+        everywhere("iptables -I INPUT -p vrrp -j DROP")
+        try:
+            wait_for(lambda: len(holders(machines, shared)) == 2, 20, "both have the address")
+            time.sleep(5)
+        finally:
+            everywhere("iptables -D INPUT -p vrrp -j DROP")
+        wait_for(lambda: holders(machines, shared) == ["lb12"], 20, "the first one in the inventory keeps it")
+    assert len(seen.requests) > 50
+    # A connection is lost when the address moves to the other balancer.
+    assert len(seen.failed()) <= 8, seen.failed()
+    assert max(request.seconds for request in seen.requests) < 3

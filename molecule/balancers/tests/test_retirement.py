@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
-from balancers.clients import Clients, hosts_of
+from clients import Clients, hosts_of
 from testing import Machine, Run, Web, run_playbook, wait_for
 
 testinfra_hosts = ["ansible://web13"]
