@@ -15,10 +15,10 @@ remove_machines() {
 }
 trap remove_machines EXIT
 
-up() { # NAME: a fresh machine instead of one that may be left
+up() { # NAME [OPTION]: a fresh machine instead of one that may be left; --vm makes it a virtual machine
     script/machine down "$1" >/dev/null 2>&1 || true
     rm -f "$folder/$1.ssh"
-    script/machine up "$1" --debian 13 >"$folder/$1.json"
+    script/machine up "$1" "${2:---debian=13}" >"$folder/$1.json"
 }
 
 login() { # NAME FIELD: a value of its login data

@@ -87,15 +87,23 @@ def test_the_password_of_replication_is_encrypted_in_transit_and_only_readable_b
     )
 
 
-def test_a_primary_that_cannot_be_stopped_is_not_replaced(play: Play, at: Callable[[str], Host]) -> None:
+def test_a_primary_that_cannot_be_stopped_is_not_replaced(
+    guestbook: Guestbook, play: Play, at: Callable[[str], Host]
+) -> None:
+    """Only the control node does not reach it, and the apps still write to it."""
     address = at("db1").ansible.get_variables()["ansible_host"]
     subprocess.run(["ip", "route", "add", "blackhole", f"{address}/32"], check=True)
     try:
         run = play("promote", "-e", "promote=db2", limit=ALL)
+        mistaken = play("promote", "-e", "promote=db2", "-e", "primary_is_off=yes", limit=ALL)
     finally:
         subprocess.run(["ip", "route", "delete", "blackhole", f"{address}/32"], check=True)
     assert run.code != 0
     assert "db1, the primary, can't be reached, so this run can't stop it." in run.output, run.output
+    assert mistaken.code != 0
+    assert "db2 still gets changes from db1, so that is not off." in mistaken.output, mistaken.output
+    message = sign(guestbook)
+    wait_for(partial(has, at("db2"), message), 10, "the standby still follows")
     assert follows(at("db2"))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from testing import Machine, Run, wait_for
+from testing import PROJECT, Machine, Run, after_the_switch, wait_for
 
 Play = Callable[..., Run]
 testinfra_hosts = ["ansible://vm"]
@@ -70,6 +73,20 @@ def test_app_above_its_memory_limit_loses_only_a_worker(machine: Machine) -> Non
         wait_for(lambda: killed() > before, REBOOT, "the kernel has killed the worker")
         assert machine.host.check_output(f"systemctl show -P MainPID {unit}") == master
     wait_for(lambda: machine.web.ask("/").status == 200, 60, "the site responds")
+
+
+def test_release_that_needs_too_much_memory_after_the_switch_is_undone(
+    machine: Machine, play: Play, changed_app: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    live = machine.live("echo")
+    source = Path(shutil.copytree(PROJECT / "molecule/default/apps/echo", tmp_path / "echo"))
+    with (source / "echo.py").open("a") as file:
+        file.write(after_the_switch("b'x' * (700 << 20)"))
+    run = play("deploy", *changed_app("echo", source=str(source), watch_time=30))
+    assert run.code != 0
+    assert re.search(r"seconds after the switch\. .*worker.* died since the start", run.output), run.output
+    assert machine.live("echo") == live
+    assert machine.web.ask("/").status == 200
 
 
 def test_apparmor_is_enabled(machine: Machine) -> None:
