@@ -119,6 +119,16 @@ def test_a_name_that_is_no_app_has_no_release(
                 "PGSSLROOTCERT": "/etc/ssl/databases/db1.pem",
             },
         ),
+        (
+            "postgresql://shop@/shop?host=db1,db2&target_session_attrs=read-write&connect_timeout=3",
+            {
+                "PGUSER": "shop",
+                "PGDATABASE": "shop",
+                "PGHOST": "db1,db2",
+                "PGTARGETSESSIONATTRS": "read-write",
+                "PGCONNECT_TIMEOUT": "3",
+            },
+        ),
     ],
 )
 def test_psql_gets_the_url_of_the_database_as_variables(app: ModuleType, url: str, expected: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -104,8 +105,23 @@ def test_the_last_webserver_that_is_up_is_not_drained(balancer: Balancer, server
 def test_a_drain_of_an_administrator_does_not_end(balancer: Balancer, servers: Servers) -> None:
     balancer_servers.ask(str(balancer.folder / "run/admin.sock"), "set server shop/web1 state drain")
     assert servers("drained", "web1")["servers"] == []
-    assert servers("ready", "web1", release=V2)["servers"] == []
+    assert servers("ready", "web1", release=V1)["servers"] == []
     assert balancer.states()["web1"] == "DRAIN"
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_the_end_of_a_drain_does_not_enable_a_webserver_that_was_disabled_since(
+    balancer: Balancer, servers: Servers, timers: Path, by_itself: bool
+) -> None:
+    servers("drained", "web1", seconds=2 if by_itself else 60)
+    balancer_servers.ask(str(balancer.folder / "run/admin.sock"), "set server shop/web1 state maint")
+    if by_itself:
+        balancer.wait_for(lambda: not list(timers.glob("*.timer")))
+        time.sleep(1)
+    else:
+        servers("ready", "web1")
+    assert balancer.states()["web1"] == "MAINT"
+    assert answering(balancer) == {"web2"}
 
 
 def test_a_drain_of_an_interrupted_run_is_continued(balancer: Balancer, servers: Servers) -> None:
@@ -152,6 +168,29 @@ def test_a_webserver_that_fails_the_probe_stays_drained_until_it_is_ready_withou
     assert answering(balancer) == {"web2"}
     servers("ready", "web1")
     balancer.wait_for(lambda: answering(balancer) == {"web1", "web2"})
+
+
+def test_a_webserver_that_does_not_respond_through_the_balancer_fails_the_probe(
+    balancer: Balancer, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(balancer_servers, "TIMEOUT", 1.0)
+    servers("drained", "web1")
+    balancer.webservers[0].seconds = 3
+    failed = servers("ready", "web1", release=V1)
+    assert failed["problems"] == {"web1": "GET /healthz did not succeed within 1 s: there was no response."}
+
+
+def test_a_webserver_that_was_not_drained_is_probed_too_if_it_gets_requests(
+    balancer: Balancer, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(balancer_servers, "TIMEOUT", 1.0)
+    assert servers("drained", "web1", "web2")["servers"] == []
+    balancer.webservers[0].release = V2
+    failed = servers("ready", "web1", "web2", release=V2)
+    assert (list(failed["problems"]), failed["servers"], failed["changed"]) == (["web2"], [], False)
+    balancer.webservers[1].healthy = False
+    balancer.wait_for(lambda: balancer.states()["web2"] == "DOWN")
+    assert servers("ready", "web1", "web2", release=V2)["problems"] == {}
 
 
 def test_a_probe_reaches_a_webserver_that_the_balancer_considers_down(balancer: Balancer, servers: Servers) -> None:

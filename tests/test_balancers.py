@@ -112,6 +112,15 @@ def test_webservers_serve_clients_themselves_without_balancers_or_on_request(
 # --- what can't work --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("second", "is_fine"), [("10.0.0.8", False), ("10.0.0.9", True), ("127.0.0.1", True), ("0.0.0.0", True)]
+)
+def test_two_balancers_cannot_listen_on_the_same_address_for_the_statistics(second: str, is_fine: bool) -> None:
+    first = second if second in ("127.0.0.1", "0.0.0.0") else "10.0.0.8"
+    found = hosts(lb1={"balancer_stats_address": first}, lb2={"balancer_stats_address": second})
+    assert problems(found) == ([] if is_fine else [("lb2", "key balancer_stats_address")])
+
+
 def test_a_good_inventory_has_no_problem() -> None:
     shared = {"balancer_address": "10.0.0.100/24"}
     assert problems(hosts(lb1=shared, lb2=shared)) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ansible_collections.blueoctopus.site.plugins.action import check_hosts, reach_host
 
@@ -51,13 +53,16 @@ LOST = {"unreachable": True, "msg": "no route"}
         (["web2"], ["lb1", "lb2"], [], "does not reach lb2"),  # which --limit excludes
         (["web2", "lb1"], ["lb1"], [], "does not reach lb1"),
         (["web1", "web2"], ["lb1"], [], "needs a webserver that can be reached"),
+        (["web1"], ["lb1"], [], "would take down blog, which no other webserver has than web1"),
     ],
 )
 def test_a_webserver_can_be_left_out_only_if_all_balancers_keep_requests_away_from_it(
     lost: list[str], balancers: list[str], left_out: list[str], reason: str
 ) -> None:
     reached = {host: LOST if host in lost else {} for host in ("web1", "web2", "lb1")}  # web3 is excluded by --limit
-    found, problem = check_hosts.find_left_out(reached, ["web1", "web2", "web3"], balancers)
+    apps: dict[str, dict[str, Any]] = {host: {"apps": [{"name": "shop"}]} for host in ("web1", "web2", "web3")}
+    apps["web1"]["apps"].append({"name": "blog"})
+    found, problem = check_hosts.find_left_out(reached, ["web1", "web2", "web3"], balancers, apps)
     assert found == left_out
     assert reason in problem
     assert bool(problem) == bool(reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from ansible.errors import AnsibleFilterError
@@ -270,13 +271,24 @@ def test_an_app_connects_to_the_one_that_is_the_primary(pair: dict[str, dict[str
     assert url.startswith("postgresql://shop:secret@/shop?host=10.0.0.9,10.0.0.10&target_session_attrs=read-write&")
 
 
+def test_an_app_does_not_wait_for_a_lost_primary_for_minutes(pair: dict[str, dict[str, Any]]) -> None:
+    app = with_defaults(APP | {"postgresql": True})
+    passwords = {"db1": {"content": base64.b64encode(json.dumps({"shop": "secret"}).encode()).decode()}}
+    url = with_databases(app, "web1", pair, STANDBY, passwords)["secrets"]["DATABASE_URL"]
+    options = {key: int(value[0]) for key, value in parse_qs(urlsplit(url).query).items() if value[0].isdigit()}
+    assert options["connect_timeout"] <= 5  # seconds
+    assert options["tcp_user_timeout"] <= 15_000  # milliseconds, for a connection that sends
+    # For a connection that waits for a response.
+    assert options["keepalives_idle"] + options["keepalives_interval"] * options["keepalives_count"] <= 30
+
+
 def test_a_webserver_verifies_both_and_keeps_what_it_has_in_a_run_without_one_of_them(
     pair: dict[str, dict[str, Any]],
 ) -> None:
     roots = {"db1": "one\n", "db2": "two\n", "db3": "three\n"}
     assert root_certificates(roots, "web1", pair, STANDBY) == {"hosts/db1": "one\n", "hosts/db2": "two\n"}
     assert root_certificates({"db1": "one\n"}, "web1", pair, STANDBY) == {"hosts/db1": "one\n"}
-    assert trusted_hosts("web1", pair, STANDBY) == {"db1": ["db1", "db2"]}
+    assert trusted_hosts("web1", pair, STANDBY) == {"db1": ["db1", "db2"], "db2": ["db1", "db2"]}
 
 
 def test_a_webserver_verifies_a_database_host_without_a_standby_alone() -> None:

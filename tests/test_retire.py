@@ -29,6 +29,11 @@ NOWHERE = {"ansible_host": "127.0.0.1", "ansible_port": 9}
         ({"webservers": ["web1", "web2"]}, [], "host all, option -e retire\n    found:    nothing"),
         ({"webservers": ["web1", "web2"]}, ["-e", "retire=web3"], "found:    'web3'"),
         (
+            {"webservers": ["web1", "web2"]},
+            ["-e", "retire=web2"],
+            "No other webserver than web2 has blog.",
+        ),
+        (
             {"webservers": ["web1", "web2"], "databases": ["web2"]},
             ["-e", "retire=web2"],
             "web2 is also in the group databases",
@@ -44,6 +49,11 @@ def test_is_refused_before_any_connection(
     tmp_path: Path, groups: dict[str, list[str]], options: list[str], reason: str
 ) -> None:
     inventory: dict[str, Any] = {name: {"hosts": dict.fromkeys(hosts, NOWHERE)} for name, hosts in groups.items()}
+    if "blog" in reason:
+        inventory["webservers"]["hosts"] = {
+            host: NOWHERE | {"apps": [{"name": name} for name in names]}
+            for host, names in {"web1": ["shop"], "web2": ["shop", "blog"]}.items()
+        }
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     done = subprocess.run(

@@ -10,6 +10,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.blueoctopus.site.plugins.module_utils.releases import account_problem
 from ansible_collections.blueoctopus.site.plugins.module_utils.removal import APPS
+from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import apps_only_on
 
 SUPPORTED = {"debian": ("12", "13")}
 ANSIBLE_PREFIX = "Task failed: "  # put before the message of an exception by ansible-core
@@ -52,7 +53,10 @@ def find_problem(
 
 
 def find_left_out(
-    reached: Mapping[str, Mapping[str, Any]], webservers: Collection[str], balancers: Collection[str]
+    reached: Mapping[str, Mapping[str, Any]],
+    webservers: Collection[str],
+    balancers: Collection[str],
+    hostvars: Mapping[str, Mapping[str, Any]],
 ) -> tuple[list[str], str]:
     """The webservers that can't be reached, if a run can go on without them; else, why it can't.
 
@@ -60,6 +64,7 @@ def find_left_out(
         reached: the results of reach_host, by the names of the hosts.
         webservers: those of the inventory; none when the playbook can't go on without one.
         balancers: those of the inventory.
+        hostvars: the variables of all hosts.
     """
     lost = [host for host in webservers if reached.get(host, {}).get("unreachable")]
     missing = [host for host in balancers if reached.get(host, {"unreachable": True}).get("unreachable")]
@@ -74,6 +79,11 @@ def find_left_out(
         )
     if all(host in lost for host in webservers if host in reached):
         return [], "skip_unreachable needs a webserver that can be reached."
+    if alone := apps_only_on(lost, hostvars, {"webservers": webservers}):
+        return [], (
+            f"skip_unreachable would take down {', '.join(alone)}, which no other webserver has than "
+            f"{', '.join(lost)}: the balancers would send it no requests. To leave it as it is: --limit '!{lost[0]}'"
+        )
     return lost, ""
 
 
@@ -90,7 +100,7 @@ class ActionModule(ActionBase):
         args = self._task.args
         hosts, webservers, balancers = args["hosts"], args.get("webservers", []), args.get("balancers", [])
         skips = boolean(args.get("skip_unreachable", False))
-        left_out, reason = find_left_out(hosts, webservers, balancers) if skips else ([], "")
+        left_out, reason = find_left_out(hosts, webservers, balancers, hostvars) if skips else ([], "")
         found = [
             find_problem(host, hostvars[host], reached, check_mode, untested, bool(balancers) and host in webservers)
             for host, reached in hosts.items()

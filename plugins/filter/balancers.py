@@ -10,6 +10,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.balancers import 
     Groups,
     Hostvars,
     address_of,
+    apps_only_on,
     balanced_apps,
     serve_clients,
 )
@@ -69,6 +70,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
+            "apps_only_on": lambda hostvars, groups, host: apps_only_on([host], hostvars, groups),
             "balancer_addresses": balancer_addresses,
             "balancer_certificates": balancer_certificates,
             "balancer_peers": balancer_peers,

@@ -27,6 +27,9 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import h
 
 # The folder on webservers with the root certificates of database hosts.
 AUTHORITIES = "/etc/ssl/databases"
+# With a standby: when the primary is lost, the kernel would wait minutes for its response, and so would the app.
+# A new connection waits 3 seconds, one that sends 10 seconds, one that waits for a response 20 seconds.
+PATIENCE = "connect_timeout=3&tcp_user_timeout=10000&keepalives_idle=10&keepalives_interval=5&keepalives_count=2"
 
 
 def databases_of(host: str, hostvars: Hostvars, groups: Groups) -> list[dict[str, Any]]:
@@ -78,10 +81,13 @@ def hosts_without_standbys(hostvars: Hostvars, groups: Groups, *names: str) -> l
 
 
 def trusted_hosts(host: str, hostvars: Hostvars, groups: Groups) -> dict[str, list[str]]:
-    """The primaries that a webserver uses, each with the hosts that its apps trust: itself and its standbys."""
+    """The primaries that a webserver uses, and their standbys, each with the hosts that its apps trust: all of these.
+
+    A standby too, so that apps can be deployed at once after its promotion.
+    """
     servers = database_servers(host, hostvars, groups)
-    found = {server: standbys_of(server, hostvars, groups) for server in servers}
-    return {server: [server, *standbys] for server, standbys in found.items() if standbys}
+    together = [[server, *standbys_of(server, hostvars, groups)] for server in servers]
+    return {one: hosts for hosts in together if len(hosts) > 1 for one in hosts}
 
 
 def root_certificates(roots: Mapping[str, str], host: str, hostvars: Hostvars, groups: Groups) -> dict[str, str]:
@@ -159,7 +165,7 @@ def with_databases(
         options = f"sslmode=verify-full&sslrootcert={AUTHORITIES}/{server}.pem"
         if len(hosts) > 1:
             # libpq connects to the one that is no standby, also after a promotion.
-            options = f"host={','.join(addresses)}&target_session_attrs=read-write&{options}"
+            options = f"host={','.join(addresses)}&target_session_attrs=read-write&{PATIENCE}&{options}"
             at = ""
         else:
             at = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]

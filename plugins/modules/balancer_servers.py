@@ -13,9 +13,10 @@ description:
   - A drain ends by itself after O(seconds), so that webservers come back when the run that has drained them dies. A
     reload of HAProxy ends it too.
   - With O(state=ready), ends these drains. Other drains, such as those of an administrator, do not end.
-  - With O(release), HAProxy first sends a probe to each webserver that was drained. If another release responds, or
-    the status is not from 200 to 399, the webserver stays drained. HAProxy answers a probe only if it has the site and
-    its certificate; otherwise there is nothing to probe.
+  - A webserver that was disabled since stays disabled.
+  - With O(release), HAProxy first sends a probe to each webserver that was drained or is up. If another release
+    responds, the status is not from 200 to 399, or there is no response, the webserver stays drained. HAProxy answers a
+    probe only if it has the site and its certificate; otherwise there is nothing to probe.
   - Does nothing for a site that HAProxy does not have yet, and while HAProxy does not run.
 options:
   site:
@@ -115,12 +116,21 @@ from ansible_collections.blueoctopus.site.plugins.module_utils.instances import 
 TIMEOUT = 10.0  # seconds for a response, and for a probe to succeed
 PAUSE = 0.5  # seconds between two attempts of a probe
 CHOSEN = "Balancer-Server"  # the header with which HAProxy lets a probe choose the webserver, and names it
-# What the timer of a drain runs; its arguments are the socket and the command for HAProxy.
+# What ends a drain, also for the timer: a program with the socket, the site and the webserver as arguments. It does not
+# enable a webserver that was disabled since: in the state of administration, the bit 1 means maintenance.
 END = """import socket, sys
-connection = socket.socket(socket.AF_UNIX)
-connection.connect(sys.argv[1])
-connection.sendall(sys.argv[2].encode())
-connection.recv(100)
+
+def ask(command):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(sys.argv[1])
+        connection.sendall(f"{command}\\n".encode())
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+site, server = sys.argv[2:]
+for fields in map(str.split, ask(f"show servers state {site}").splitlines()):
+    if len(fields) > 6 and fields[3] == server and not int(fields[6]) & 1:
+        sys.exit(ask(f"set server {site}/{server} state ready").strip() or None)
 """
 
 
@@ -167,6 +177,11 @@ def to_drain(found: dict[str, str], servers: list[str], site: str) -> list[str]:
     return chosen if others else []
 
 
+def ending(path: str, site: str, server: str) -> list[str]:
+    """The command that ends the drain of a webserver."""
+    return ["/usr/bin/python3", "-I", "-c", END, path, site, server]
+
+
 def drain(path: str, site: str, server: str, seconds: int) -> None:
     """Drain a webserver. The timer that ends the drain starts first, as the run may die at any moment.
 
@@ -176,7 +191,7 @@ def drain(path: str, site: str, server: str, seconds: int) -> None:
     name = unit(site, server)
     systemctl("stop", f"{name}.timer")
     timer = [f"--unit={name}", f"--on-active={seconds}", "--timer-property=AccuracySec=1s"]
-    end = ["/usr/bin/python3", "-I", "-c", END, path, f"set server {site}/{server} state ready\n"]
+    end = ending(path, site, server)
     started = subprocess.run(["systemd-run", "--quiet", "--collect", *timer, *end], capture_output=True, text=True)
     if started.returncode:
         raise OSError(f"systemd-run can't start the timer that ends the drain: {started.stderr.strip()}")
@@ -186,8 +201,9 @@ def drain(path: str, site: str, server: str, seconds: int) -> None:
 
 def end_drain(path: str, site: str, server: str) -> None:
     """Let HAProxy send requests to a webserver that this module has drained."""
-    if problem := ask(path, f"set server {site}/{server} state ready").strip():
-        raise OSError(f"HAProxy can't end the drain of {server}: {problem}")
+    done = subprocess.run(ending(path, site, server), capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"HAProxy can't end the drain of {server}: {done.stderr.strip()}")
     systemctl("stop", f"{unit(site, server)}.timer")
 
 
@@ -201,6 +217,8 @@ def probe(server: str, params: dict[str, Any]) -> str:
         with contextlib.closing(TlsConnection(host, port, TIMEOUT) if tls else plain) as connection:
             connection.request("GET", params["path"], headers=headers)
             response = connection.getresponse()
+    except TimeoutError:
+        return "there was no response"
     except (OSError, ValueError, http.client.HTTPException):
         return ""  # HAProxy responds for every site that it has, and whose certificate it has
     releases = response.headers.get_all("X-Release") or []
@@ -250,9 +268,11 @@ def main() -> None:
         chosen = to_drain(found, servers, site)
     else:
         chosen = [server for server in servers if server in found and is_draining(site, server)]
+    # Not one that is down: HAProxy may not know its new address or authority yet.
+    probed = [server for server in servers if server in chosen or found.get(server) in ("UP", "DRAIN")]
     if module.check_mode:
         module.exit_json(changed=bool(chosen), servers=chosen, problems={})
-    problems = wait_for_probes(chosen, params) if params["release"] else {}
+    problems = wait_for_probes(probed, params) if params["release"] else {}
     chosen = [server for server in chosen if server not in problems]
     try:
         for server in chosen:

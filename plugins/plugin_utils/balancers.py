@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.blueoctopus.site.plugins.plugin_utils.settings import (
@@ -19,6 +19,7 @@ from ansible_collections.blueoctopus.site.plugins.plugin_utils.validation import
 Groups = Mapping[str, Iterable[str]]
 Hostvars = Mapping[str, Mapping[str, Any]]
 OWN, SERVER, SHARED = "balancer_own_address", "balancer_server_address", "balancer_address"
+STATISTICS = "balancer_stats_address"
 
 
 def address_of(variables: Mapping[str, Any], host: str, key: str) -> str:
@@ -53,6 +54,13 @@ def balanced_apps(hostvars: Hostvars, groups: Groups) -> dict[str, dict[str, Any
     return {name: app | {"timeout": timeouts[app["domains"][0]]} for name, app in found.items()}
 
 
+def apps_only_on(hosts: Collection[str], hostvars: Hostvars, groups: Groups) -> list[str]:
+    """The names of the apps that no other webserver has than some hosts."""
+    names = {web: {app["name"] for app in plain(hostvars[web].get("apps") or [])} for web in groups["webservers"]}
+    elsewhere = set().union(*(found for web, found in names.items() if web not in hosts))
+    return sorted(set().union(*(found for web, found in names.items() if web in hosts)) - elsewhere)
+
+
 # --- what can't work ------------------------------------------------------------------------------------------------
 
 
@@ -82,6 +90,7 @@ def find_balancer_problems(hostvars: Hostvars, groups: Groups) -> Iterator[tuple
     yield from unusable
     if not unusable:
         yield from find_shared_address_problems(balancers, hostvars)
+    yield from find_statistics_problems(balancers, hostvars)
     for web in webs:
         yield from find_settings_problems(web, hostvars, balancers)
     yield from find_app_problems(webs, hostvars)
@@ -121,6 +130,23 @@ def find_shared_address_problems(balancers: list[str], hostvars: Hostvars) -> It
             yield host, Problem(where, value, f"an address of a host in the network {shared.network}", example)
         elif own == shared.ip:
             yield host, Problem(where, f"{value}, the address of {host} itself", "an address that no host has", example)
+
+
+def find_statistics_problems(balancers: list[str], hostvars: Hostvars) -> Iterator[tuple[str, Problem]]:
+    """An address for the statistics that only one of the balancers can have. HAProxy could not listen on the other."""
+    owners: dict[str, str] = {}
+    for host in balancers:
+        value = str(setting(hostvars[host], STATISTICS))
+        if (
+            not is_address(value)
+            or ipaddress.ip_address(value).is_loopback
+            or ipaddress.ip_address(value).is_unspecified
+        ):
+            continue
+        owner = owners.setdefault(value, host)
+        if owner != host:
+            expected = f"an address of {host}, in its host_vars; {owner} has the same"
+            yield host, Problem(f"key {STATISTICS}", value, expected, f"{STATISTICS}: 10.0.0.6")
 
 
 def find_settings_problems(web: str, hostvars: Hostvars, balancers: list[str]) -> Iterator[tuple[str, Problem]]:

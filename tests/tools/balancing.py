@@ -37,6 +37,7 @@ class Webserver:
 
     def __init__(self, name: str, context: ssl.SSLContext | None = None) -> None:
         self.name, self.healthy, self.silent, self.status, self.release = name, True, False, 200, ""
+        self.seconds = 0.0  # that each response takes
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.checks: list[dict[str, str]] = []
         outer = self
@@ -47,6 +48,7 @@ class Webserver:
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 self.rfile.read(int(headers.get("content-length", 0)))
+                time.sleep(outer.seconds)
                 is_check = headers["host"].endswith(f".{BALANCED}") or self.path == HEALTH  # or a probe
                 if is_check:
                     outer.checks.append(headers)

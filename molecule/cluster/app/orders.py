@@ -18,7 +18,7 @@ app = Flask(__name__)
 
 
 def connect() -> psycopg.Connection:
-    return psycopg.connect(os.environ["DATABASE_URL"], connect_timeout=3)
+    return psycopg.connect(os.environ["DATABASE_URL"])
 
 
 @app.route("/", methods=["GET", "POST"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,17 @@ def has(host: Host, message: str) -> bool:
     return message in entries(host)
 
 
+def passwords(host: Host) -> str:
+    with host.sudo():
+        return str(host.check_output("cat /etc/postgresql-passwords.json"))
+
+
+def new_password(host: Host) -> None:
+    """Have the next run generate a password for the guestbook, as docs/databases.md says."""
+    with host.sudo():
+        host.run_expect([0], "sed -i /guestbook/d /etc/postgresql-passwords.json")
+
+
 def test_a_standby_has_every_entry_and_refuses_to_write(
     guestbook: Guestbook, play: Play, at: Callable[[str], Host]
 ) -> None:
@@ -95,11 +107,14 @@ def test_a_primary_that_cannot_be_stopped_is_not_replaced(
     subprocess.run(["ip", "route", "add", "blackhole", f"{address}/32"], check=True)
     try:
         run = play("promote", "-e", "promote=db2", limit=ALL)
+        limited = play("promote", "-e", "promote=db2", "-e", "primary_is_off=yes", limit="webservers:db2")
         mistaken = play("promote", "-e", "promote=db2", "-e", "primary_is_off=yes", limit=ALL)
     finally:
         subprocess.run(["ip", "route", "delete", "blackhole", f"{address}/32"], check=True)
     assert run.code != 0
     assert "db1, the primary, can't be reached, so this run can't stop it." in run.output, run.output
+    assert limited.code != 0
+    assert "This run has not tried to reach db1" in limited.output, limited.output
     assert mistaken.code != 0
     assert "db2 still gets changes from db1, so that is not off." in mistaken.output, mistaken.output
     message = sign(guestbook)
@@ -110,6 +125,10 @@ def test_a_primary_that_cannot_be_stopped_is_not_replaced(
 def test_after_a_promotion_the_same_release_writes_to_the_new_primary(
     guestbook: Guestbook, play: Play, at: Callable[[str], Host]
 ) -> None:
+    new_password(at("db1"))
+    deployed = play("deploy", limit=ALL)
+    assert deployed.code == 0, deployed.output
+    assert len({passwords(at(name)) for name in ("db1", "db2")}) == 1
     release, before = guestbook.machine.live("guestbook"), sign(guestbook)
     wrong = play("promote", "-e", "promote=db1", limit=ALL)
     assert "option -e promote" in wrong.output, wrong.output
@@ -183,11 +202,17 @@ def test_a_standby_that_was_off_for_long_is_copied_again(
 def test_when_the_primary_is_lost_the_standby_has_what_guests_wrote(
     guestbook: Guestbook, play: Play, at: Callable[[str], Host]
 ) -> None:
-    message = sign(guestbook)
+    message, lost = sign(guestbook), at("db2").ansible.get_variables()["ansible_host"]
+    with guestbook.machine.host.sudo():
+        # As behind a router: no answer that the host is unreachable.
+        silent = f"ip neighbour replace {lost} lladdr 02:00:00:00:00:01 nud permanent dev host0"
+        guestbook.machine.host.run_expect([0], silent)
     subprocess.run([PROJECT / "script/machine", "down", "standby-db2"], check=True)
     run = play("promote", "-e", "promote=db1", "-e", "primary_database=db2", "-e", "primary_is_off=yes", limit=ALL)
     assert run.code == 0, run.output
+    began = time.monotonic()
     wait_for(lambda: guestbook.web.ask("/").status == 200, 60, "the app has connected to the new primary")
+    assert time.monotonic() - began < 30
     assert has(at("db1"), message)
     sign(guestbook)
     # The lost host is still in the inventory, as a standby that is off.
