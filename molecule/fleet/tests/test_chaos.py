@@ -182,7 +182,9 @@ class Chaos:
 
     @staticmethod
     def is_up(machine: Machine) -> bool:
-        return bool(machine.host.run("systemctl is-system-running --wait").stdout.strip() in ("running", "degraded"))
+        with contextlib.suppress(RuntimeError):  # of testinfra, when the connection is closed, as in a restart
+            return machine.host.run("systemctl is-system-running --wait").stdout.strip() in ("running", "degraded")
+        return False
 
     def hosts_have_ended(self) -> bool:
         """Whether each host has ended the run, or restored itself after it, and nothing is left of the run."""
