@@ -130,7 +130,7 @@ def ask(command):
 site, server = sys.argv[2:]
 for fields in map(str.split, ask(f"show servers state {site}").splitlines()):
     if len(fields) > 6 and fields[3] == server and not int(fields[6]) & 1:
-        sys.exit(ask(f"set server {site}/{server} state ready").strip() or None)
+        raise SystemExit(ask(f"set server {site}/{server} state ready").strip() or None)
 """
 
 
