@@ -33,7 +33,7 @@ def balancer(render: Callable[..., str], program: ModuleType) -> Iterator[Balanc
 def reload(balancer: Balancer, programs: Programs) -> Reload:
     assert balancer.running
     programs.add("systemctl", f"kill -USR2 {balancer.running.pid}; exit")
-    programs.add("journalctl", 'echo "[ALERT] cannot bind socket"; echo "another line"; exit')
+    programs.add("journalctl", 'echo "[ALERT] no such address"; echo "another line"; exit')
 
     def run(**options: Any) -> dict[str, Any]:
         return call(haproxy_reload, socket=f"{balancer.folder}/master.sock", **options)
@@ -53,7 +53,7 @@ def test_a_configuration_that_haproxy_cannot_use_is_an_error_until_it_can(balanc
     for state in ("reloaded", "loaded"):
         failed = reload(state=state)
         assert failed["failed"]
-        assert "continues with the previous one:\n[ALERT] cannot bind socket\nCorrect" in failed["msg"]
+        assert "continues with the previous one:\n[ALERT] no such address\nCorrect" in failed["msg"]
         assert balancer.ask_stats("/alive").status == 200
     assert reload(state="loaded", check=True)["changed"] is True
     assert balancer.check(balancer.site()) == ""
