@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,16 @@ def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
         if waited >= seconds:
             raise AssertionError(f"Not true within {seconds} s: {why}")
         time.sleep(min(2, max(0.2, waited / 10)))
+
+
+@contextlib.contextmanager
+def cut_off(machine: Machine) -> Iterator[str]:
+    """Yield a command that disconnects the control node from a machine; reconnect them at the end."""
+    route = f"blackhole {machine.web.address}/32"
+    try:
+        yield f"ip route replace {route}"
+    finally:
+        subprocess.run(["ip", "route", "delete", *route.split()], check=False, capture_output=True)
 
 
 def after_the_switch(action: str) -> str:

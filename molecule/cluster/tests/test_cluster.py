@@ -6,7 +6,6 @@ All clients use the shared address. The tests build on one another.
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from behind_balancers import Machines, holders
 from clients import Clients, hosts_of
-from testing import PROJECT, Machine, Run, Web, wait_for
+from testing import PROJECT, Run, Web, cut_off, wait_for
 
 testinfra_hosts = ["ansible://web2"]
 ALL = "all"
@@ -26,16 +25,6 @@ Deploy = Callable[..., Run]
 Visit = Callable[..., AbstractContextManager[Clients]]
 Rows = Callable[[str], list[str]]
 AtTask = Callable[[str, str], dict[str, str]]
-
-
-@contextlib.contextmanager
-def cut_off(machine: Machine) -> Iterator[str]:
-    """Yield a command that disconnects the control node from a machine; reconnect them at the end."""
-    route = f"blackhole {machine.web.address}/32"
-    try:
-        yield f"ip route replace {route}"
-    finally:
-        subprocess.run(["ip", "route", "delete", *route.split()], check=False, capture_output=True)
 
 
 def versions(site: Web) -> set[str]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
 import shlex
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from deploying import with_callback
-from testing import Door, Fleet, Machine, Run, after_the_switch, wait_for
+from testing import Door, Fleet, Machine, Run, after_the_switch, cut_off, wait_for
 
 testinfra_hosts = ["ansible://debian13"]
 BOTH = "webservers"
@@ -57,16 +55,6 @@ def break_on(host: str, shop: Path, statement: str) -> None:
     healthy = 'return ("broken\\n", 500) if os.environ.get("BROKEN") else "ok\\n"'
     text = text.replace('return "ok\\n"', healthy)
     (shop / "shop.py").write_text(text.replace("app = Flask", broken))
-
-
-@contextlib.contextmanager
-def cut_off(machine: Machine) -> Iterator[str]:
-    """Yield a command that disconnects the control node from a machine; reconnect them at the end."""
-    route = f"blackhole {machine.web.address}/32"
-    try:
-        yield f"ip route add {route}"
-    finally:
-        subprocess.run(["ip", "route", "delete", *route.split()], check=False, capture_output=True)
 
 
 def status_of(machine: Machine, name: str) -> int:
