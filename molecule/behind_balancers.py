@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import ssl
 import threading
 import time
@@ -18,6 +19,13 @@ from testing import Machine, Web
 
 OFF = 20  # seconds that a machine is switched off
 Machines = dict[str, Machine]
+
+
+@pytest.fixture
+def shop(inventory: Path, tmp_path: Path) -> Path:
+    """A copy of the source of the scenario's app, which a test can change."""
+    source = inventory.parent / "app"
+    return Path(shutil.copytree(source, tmp_path / "shop", ignore=shutil.ignore_patterns("__pycache__")))
 
 
 @pytest.fixture

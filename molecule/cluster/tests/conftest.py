@@ -1,24 +1,14 @@
-"""Fixtures for the cluster: the source of the app, and what the tables of its database contain."""
+"""Fixtures for the cluster: what the tables of the app's database contain."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from behind_balancers import Machines, clients, machines, shared, site
+from behind_balancers import Machines, clients, machines, shared, shop, site
 from deploying import at_task, deploy
-from testing import PROJECT
 
-__all__ = ["at_task", "clients", "deploy", "machines", "shared", "site"]
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    """A copy of the app's source, which a test can change."""
-    source = PROJECT / "molecule/cluster/app"
-    return Path(shutil.copytree(source, tmp_path / "shop", ignore=shutil.ignore_patterns("__pycache__")))
+__all__ = ["at_task", "clients", "deploy", "machines", "shared", "shop", "site"]
 
 
 @pytest.fixture
