@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def failed(steps: Steps, programs: Programs) -> Steps:
     steps.store.make_live(steps.build(V1))
     steps.store.record("deploy", V1, "ok")
     steps.store.make_live(steps.build(V2))
-    steps.store.record("deploy", V2, "begun")
+    steps.store.record("deploy", V2, "begun", by="me")
     programs.prints("systemctl is-active", "active")
     return steps
 
@@ -164,6 +165,30 @@ def test_an_interrupted_deploy_that_the_host_cannot_undo_is_in_the_history_once(
         with pytest.raises(NginxError):
             release_undo.restore(failed.store, failed.store.confirmed, release_undo.INTERRUPTED)
         assert failures(failed.store) == [("deploy", V2, release_undo.INTERRUPTED)]
+
+
+@needs_nginx
+def test_a_deploy_that_goes_on_after_its_guard_has_noted_its_failure_is_in_the_history_once(
+    failed: Steps, programs: Programs
+) -> None:
+    programs.fails("systemctl reload")
+    with pytest.raises(NginxError):
+        release_undo.restore(failed.store, failed.store.confirmed, release_undo.INTERRUPTED)
+    programs.fails("systemctl reload", False)
+    assert failed.run(module, V2, former=V1, reason="the control node was suspended", by="me")["live"] == V1
+    assert failures(failed.store) == [("deploy", V2, release_undo.INTERRUPTED)]
+
+
+@needs_nginx
+def test_a_second_rollback_to_the_same_release_that_fails_is_in_the_history_too(steps: Steps) -> None:
+    steps.store.make_live(steps.build(V1))
+    steps.store.record("deploy", V1, "ok")
+    with steps.store._history.open("a") as history:
+        for result in ("begun", "failed"):
+            event = {"action": "rollback", "release": V2, "result": result, "by": "me", "reason": "the first one"}
+            history.write(json.dumps({"time": "2026-01-01T00:00:00Z", "from": V1, "commit": ""} | event) + "\n")
+    steps.run(module, V2, own=V1, action="rollback", reason="the second one", by="me")
+    assert failures(steps.store) == [("rollback", V2, reason) for reason in ("the first one", "the second one")]
 
 
 @needs_nginx

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +219,49 @@ def test_only_certificates_that_were_obtained_are_copied() -> None:
         {"item": "docs", "real": False, "problem": ""},
     ]
     assert evaluate(loop, certificate_results={"results": results}) == ["shop"]
+
+
+# --- the unit that reloads nginx or HAProxy ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reload(render: Any, programs: Programs, tmp_path: Path) -> Callable[[], int]:
+    """Run the command of the unit; `systemctl reload` runs the text in the file `during`, if there is one."""
+    (state := tmp_path / "state").mkdir(exist_ok=True)
+    programs.add("systemctl", f"[ ! -e {state}/during ] || . {state}/during")
+    unit = render("certificate", "certificates-reload.service.j2", certificate_service="nginx.service")
+    command = re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1]  # type: ignore[index]
+    command = command.replace("/var/lib/certificates", str(state)).replace("/usr/bin/systemctl", "systemctl")
+    return lambda: subprocess.run(shlex.split(command), check=False).returncode
+
+
+def marks(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "state").glob("changed*"))
+
+
+def test_the_mark_of_a_new_certificate_is_removed_after_the_reload(reload: Callable[[], int], tmp_path: Path) -> None:
+    (tmp_path / "state/changed").touch()
+    assert (reload(), marks(tmp_path)) == (0, [])
+
+
+def test_the_mark_of_a_certificate_that_is_obtained_during_the_reload_stays(
+    reload: Callable[[], int], tmp_path: Path
+) -> None:
+    (tmp_path / "state/changed").touch()
+    (tmp_path / "state/during").write_text(f"touch {tmp_path}/state/changed")
+    assert (reload(), marks(tmp_path)) == (0, ["changed"])
+
+
+def test_the_mark_stays_when_the_reload_fails(reload: Callable[[], int], tmp_path: Path) -> None:
+    (tmp_path / "state/changed").touch()
+    (tmp_path / "state/during").write_text("exit 1")
+    assert (reload(), marks(tmp_path)) == (1, ["changed"])
+
+
+def test_a_reload_that_a_power_failure_has_interrupted_is_repeated(reload: Callable[[], int], tmp_path: Path) -> None:
+    (tmp_path / "state/changed").touch()
+    (tmp_path / "state/during").write_text("kill -KILL $PPID")
+    reload()
+    assert marks(tmp_path) == ["changed.reloading"]
+    (tmp_path / "state/during").unlink()
+    assert (reload(), marks(tmp_path)) == (0, [])

@@ -39,11 +39,12 @@ def release_module(**options: dict[str, Any]) -> tuple[AnsibleModule, Releases]:
 
 
 @contextlib.contextmanager
-def work(module: AnsibleModule) -> Iterator[None]:
+def work(module: AnsibleModule) -> Iterator[Lock]:
     """Run the block with the lock of the app; an expected error makes the module fail with its message."""
+    lock = Lock(module.params["name"])
     try:
-        with Lock(module.params["name"]).work(module.params["token"]):
-            yield
+        with lock.work(module.params["token"]):
+            yield lock
     except (AccountError, LockLost, NginxError, NotReady, OSError) as error:
         is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         advice = ". The disk of this host is full: free some space, and run this again." if is_full else ""

@@ -62,8 +62,19 @@ live:
 """
 
 from ansible_collections.blueoctopus.site.plugins.module_utils.instances import NotReady
+from ansible_collections.blueoctopus.site.plugins.module_utils.release_lock import Lock
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_module import HISTORY, release_module, work
 from ansible_collections.blueoctopus.site.plugins.module_utils.release_undo import is_settled, restore
+from ansible_collections.blueoctopus.site.plugins.module_utils.releases import Releases
+
+
+def is_recorded(store: Releases, lock: Lock, run: dict[str, str]) -> bool:
+    """Whether the history has the failure of this run already: its guard records it when the run is suspended."""
+    owner = lock.owner or {"since": ""}
+    locked = owner["since"].replace(" ", "T")[: len("2026-01-01T00:00:00")]
+    events = [event for event in store.history() if event["time"] >= locked]
+    results = [event["result"] for event in events if run.items() <= event.items()]
+    return "begun" in results and "failed" in results[results.index("begun") :]
 
 
 def main() -> None:
@@ -78,7 +89,7 @@ def main() -> None:
     params = module.params
     if module.check_mode:
         module.exit_json(changed=False, live=store.live)
-    with work(module):
+    with work(module) as lock:
         own, good = params["own"], store.good()
         former = next((release for release in (params["former"], own) if release in good), "")
         if params["stopped"]:
@@ -87,14 +98,16 @@ def main() -> None:
             module.fail_json(msg=f"{params['name']}: release {own}, which was live before, is no longer on this host.")
         changed = not is_settled(store) or former != store.live
         failed = {key: params[key] for key in ("action", "release", "by")} if params["release"] else None
+        if failed and is_recorded(store, lock, failed):
+            failed = None
         before = len(store.history())
         try:
             restore(store, former, params["reason"], failed)
         except NotReady:
             if former == own or own not in good:
                 raise
-            is_recorded = "failed" in [event["result"] for event in store.history()[before:]]
-            restore(store, own, params["reason"], None if is_recorded else failed)
+            is_new = "failed" not in [event["result"] for event in store.history()[before:]]
+            restore(store, own, params["reason"], failed if is_new else None)
     module.exit_json(changed=changed, live=store.live)
 
 
