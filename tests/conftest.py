@@ -125,7 +125,7 @@ def templar(role: str, app: dict[str, Any] | None = None, **values: Any) -> Temp
     variables: dict[str, Any] = {"ansible_managed": "managed"} | trusted(own_variables(role))
     if role == "app":
         variables["app_nginx"] = deploy_arguments()["app_nginx"]
-    facts = {"distribution_major_version": "13"}
+    facts = {"distribution": "Debian", "distribution_major_version": "13"}
     return Templar(DataLoader(), variables | {"app_config": APP | (app or {}), "ansible_facts": facts} | values)
 
 

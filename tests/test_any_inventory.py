@@ -178,7 +178,9 @@ for line in sys.stdin:
 def test_gunicorn_loads_the_settings_of_a_valid_app(gunicorn: Path, tmp_path: Path) -> None:
     file = tmp_path / "gunicorn.conf.py"
     command = [str(gunicorn.parent / "python"), "-c", LOAD_SETTINGS]
-    loader = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # Otherwise Python could take the bytecode of a former file that has the same size and time.
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    loader = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert loader.stdin
     assert loader.stdout
 
@@ -281,7 +283,7 @@ def test_systemd_accepts_the_units_of_a_valid_app_with_its_commands(tmp_path: Pa
         # Debian 12 ignores these keys, which are new in systemd 254.
         problems = [line for line in problems if not re.search("Unknown key 'Restart(Steps|MaxDelaySec)'", line)]
         assert (done.returncode, problems) == (0, []), done.stderr
-        read = dict(re.findall(r"-> Unit (\S+):\n(.*?)(?=-> Unit |\Z)", done.stdout, re.DOTALL))
+        read = dict(re.findall(r"(?:->|→) Unit (\S+):\n(.*?)(?=(?:->|→) Unit |\Z)", done.stdout, re.DOTALL))
         commands = {f"{name}.{process['name']}.1": process["command"] for process in app.get("processes", [])}
         commands |= {f"{name}.{timer['name']}": timer["command"] for timer in app.get("timers", [])}
         if app.get("release_command"):

@@ -121,6 +121,7 @@ def test_a_target_that_is_down_is_named(
         ("client.PutObject: Access Denied.", "refused the operation"),
         ("Fatal: unable to open config file: x\nIs there a repository at the following location?", "has no repository"),
         ("Load(<data/1>): ciphertext verification failed", "is damaged"),
+        ("panic: runtime error: invalid memory address or nil pointer dereference", "is damaged"),
         ("nobody@host: Permission denied (publickey).", "does not accept the login"),
         ("rclone: Permission denied (publickey).\nFatal: error talking HTTP to rclone", "does not accept the login"),
         ("Fatal: error talking HTTP to rclone: unexpected EOF", "can't be reached"),

@@ -15,7 +15,7 @@ def test_the_password_is_shown_once_and_never_changed(tmp_path: Path) -> None:
     assert len(first["new_password"]) == 35
     assert first["public_key"].startswith("ssh-ed25519 ")
     second = call(backup_keys, folder=folder)
-    del second["invocation"]
+    second.pop("invocation", None)  # ansible-core 2.19 adds it
     assert second == {"changed": False, "public_key": first["public_key"], "new_password": ""}
     assert call(backup_keys, folder=folder, password=first["new_password"])["changed"] is False
     assert "differs from the password" in call(backup_keys, folder=folder, password="other")["msg"]

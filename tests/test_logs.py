@@ -86,7 +86,7 @@ class Lab:
 
     def configure(self, **settings: Any) -> None:
         """Write the configuration of the host, and check it."""
-        settings = {"to": f"localhost:{self.port}", "name": NAME, "ca": self.server.ca.read_text()} | settings
+        settings = {"to": f"127.0.0.1:{self.port}", "name": NAME, "ca": self.server.ca.read_text()} | settings
         text = configuration(self.render, settings, self.log, self.folder / "etc", self.folder / "state")
         (self.folder / "etc/ca.pem").write_text(settings["ca"])
         self.sender.config.write_text(text)

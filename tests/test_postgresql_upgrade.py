@@ -1,7 +1,8 @@
 """The upgrade of PostgreSQL, with Debian's own tools and real servers.
 
 Everything runs in a mount namespace with empty folders in place of those of PostgreSQL. As Debian has one version only,
-its programs are both version 15 and version 16 there: what the tools do depends on these names, not on the programs.
+its programs are both OLD and NEW there: what the tools do depends on these names, not on the programs. No package has
+these names, so that no tool misses a package of the new one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pytest
 from programs import find
 
 PROGRAMS = Path(find("initdb")).parent
+OLD, NEW = (str(int(PROGRAMS.parent.name or 0) + n) for n in (1, 2))
 PROJECT = Path(__file__).resolve().parent.parent
 TOOLS = PROJECT / "tests/tools"
 pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "initdb", "runuser", "unshare", "pg_upgradecluster")]
@@ -49,13 +51,13 @@ def shell(command):
     subprocess.run(["sh", "-ec", command], check=True, env=upgrade.ENVIRONMENT)
 def clusters():
     return {{one.version: (one.port, one.status) for one in upgrade.clusters()}}
-shown = {{}}
+shown, OLD, NEW = {{}}, {old!r}, {new!r}
 """
 
 
 @pytest.fixture
 def host() -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Run Python on a host with a cluster 15/main, in which the app shop has rows; returns the variable `shown`."""
+    """Run Python on a host with a cluster OLD/main, in which the app shop has rows; returns the variable `shown`."""
     folder = Path(tempfile.mkdtemp(prefix="upgrade-", dir="/tmp"))
     folder.chmod(0o755)
     mounts = []
@@ -65,7 +67,7 @@ def host() -> Iterator[Callable[[str], dict[str, Any]]]:
     for number in (0, 2, 3, 4):
         shutil.chown(folder / str(number), "postgres", "postgres")
     (folder / "1/createcluster.conf").write_text("listen_addresses = ''\nadd_include_dir = 'conf.d'\n")
-    for version in ("15", "16"):
+    for version in (OLD, NEW):
         (folder / "versions" / version).mkdir(parents=True)
         mounts.append(f"mount --bind {PROGRAMS.parent} {folder}/versions/{version}")
     mounts.append(f"mount --rbind {folder}/versions {PROGRAMS.parent.parent}")
@@ -76,17 +78,21 @@ def host() -> Iterator[Callable[[str], dict[str, Any]]]:
     (folder / "bin/systemctl").chmod(0o755)
     path = f"{folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     begin = [
-        "pg_createcluster --port 5432 -u postgres 15 main >/dev/null",
-        "echo 'max_connections = 33' >/etc/postgresql/15/main/conf.d/50-site.conf",
-        "pg_ctlcluster --skip-systemctl-redirect 15 main start",
+        f"pg_createcluster --port 5432 -u postgres {OLD} main >/dev/null",
+        f"echo 'max_connections = 33' >/etc/postgresql/{OLD}/main/conf.d/50-site.conf",
+        f"pg_ctlcluster --skip-systemctl-redirect {OLD} main start",
     ]
-    end = "for v in 15 16; do pg_ctlcluster --skip-systemctl-redirect $v main stop -m immediate 2>/dev/null; done"
+    end = (
+        f"for v in {OLD} {NEW}; do pg_ctlcluster --skip-systemctl-redirect $v main stop -m immediate 2>/dev/null; done"
+    )
 
     def run(code: str) -> dict[str, Any]:
         program = folder / "program.py"
         data = "psql('CREATE ROLE shop LOGIN; '); psql('CREATE DATABASE shop OWNER shop;')\n"
         data += "psql('CREATE TABLE public.entry AS SELECT generate_series(1, 500) AS n;', 'shop')\n"
-        text = PRELUDE.format(paths=[str(TOOLS), str(PROJECT / "collections")], path=path) + data + code
+        text = (
+            PRELUDE.format(old=OLD, new=NEW, paths=[str(TOOLS), str(PROJECT / "collections")], path=path) + data + code
+        )
         text += f"\nPath('{folder}/shown.json').write_text(json.dumps(shown))\n"
         program.write_text(text)
         script = "\n".join(
@@ -121,7 +127,7 @@ def test_an_upgrade_keeps_every_row_the_settings_and_the_former_cluster(
     host: Callable[[str], dict[str, Any]],
 ) -> None:
     shown = host("""
-shell("pg_createcluster -u postgres 16 main --start")  # empty, as an upgrade of Debian creates it
+shell(f"pg_createcluster -u postgres {NEW} main --start")  # empty, as an upgrade of Debian creates it
 shown["before"] = step("check"), clusters()
 shown["upgrade"] = step("upgrade", dump="/var/lib/postgresql/dumps/before.sql")
 shown["after"] = clusters()
@@ -134,14 +140,14 @@ shown["again"] = step("check")["needed"], step("upgrade")["changed"]
 shown["drop"] = step("drop")["dropped"], clusters(), step("drop")["changed"]
 """)
     check, before = shown["before"]
-    assert (check["needed"], check["old"], check["new"], before["15"]) == (True, "15", "16", [5432, "online"])
+    assert (check["needed"], check["old"], check["new"], before[OLD]) == (True, OLD, NEW, [5432, "online"])
     assert (shown["upgrade"]["changed"], shown["upgrade"]["rows"]) == (True, 500), shown["upgrade"]
-    assert shown["after"]["16"] == [5432, "online"]
-    assert shown["after"]["15"][1] == "down"
+    assert shown["after"][NEW] == [5432, "online"]
+    assert shown["after"][OLD][1] == "down"
     assert (shown["rows"], shown["settings"], shown["owner"]) == ("500", "33", "shop")
     assert shown["dump"] == [0o600, True]
     assert shown["again"] == [False, False]
-    assert shown["drop"] == [["15"], {"16": [5432, "online"]}, False]
+    assert shown["drop"] == [[OLD], {NEW: [5432, "online"]}, False]
 
 
 def test_an_upgrade_that_loses_rows_or_is_interrupted_is_undone_and_can_be_repeated(
@@ -155,36 +161,36 @@ postgresql_contents.rows = lambda port: next(calls)
 shown["lost"] = step("upgrade")["msg"], clusters(), psql("SELECT count(*) FROM public.entry;", "shop")
 postgresql_contents.rows = real
 # Killed while the new cluster is filled: the old one runs without clients.
-shell("pg_createcluster -u postgres 16 main --start")
+shell(f"pg_createcluster -u postgres {NEW} main --start")
 shell("cd / && createdb -h /run/postgresql -p 5433 -U postgres half || runuser -u postgres -- createdb -p 5433 half")
 shown["refused"] = step("check")["msg"]
-upgrade.MARKER.write_text("16")
-shell("pg_ctlcluster --skip-systemctl-redirect 15 main stop")
+upgrade.MARKER.write_text(NEW)
+shell(f"pg_ctlcluster --skip-systemctl-redirect {OLD} main stop")
 shown["interrupted"] = step("check")["interrupted"]
-shown["repeated"] = step("upgrade"), clusters()["16"]
+shown["repeated"] = step("upgrade"), clusters()[NEW]
 # Killed before the new one was started for its clients: after both were compared, and before.
 def kill(marker):
-    shell("pg_ctlcluster --skip-systemctl-redirect 16 main stop")
+    shell(f"pg_ctlcluster --skip-systemctl-redirect {NEW} main stop")
     upgrade.MARKER.write_text(marker)
 psql("CREATE TABLE public.later ();", "shop")
-kill("16 compared")
+kill(f"{NEW} compared")
 shown["finished"] = step("upgrade")["changed"], upgrade.MARKER.exists()
 psql("DROP TABLE public.later; DELETE FROM public.entry WHERE n = 1;", "shop")
-kill("16 compared")
+kill(f"{NEW} compared")
 shown["written"] = step("upgrade")["changed"], upgrade.MARKER.exists()
 psql("INSERT INTO public.entry VALUES (1);", "shop")
-kill("16")
-shell("rm /etc/postgresql/16/main/conf.d/*; pg_ctlcluster --skip-systemctl-redirect 15 main start")
+kill(NEW)
+shell(f"rm /etc/postgresql/{NEW}/main/conf.d/*; pg_ctlcluster --skip-systemctl-redirect {OLD} main start")
 shown["compared"] = step("upgrade"), psql("SHOW max_connections;"), upgrade.MARKER.exists()
 psql("DELETE FROM public.entry WHERE n = 1;", "shop")
-kill("16")
+kill(NEW)
 shown["differs"] = step("upgrade").get("msg", ""), clusters(), upgrade.MARKER.exists()
 """)
     message, clusters, rows = shown["lost"]
     assert "does not have the same content in: shop: public.entry" in message
-    assert "PostgreSQL 15 runs as before" in message
-    assert (clusters, rows) == ({"15": [5432, "online"]}, "500")
-    assert "a second cluster with databases, PostgreSQL 16 on port 5433" in shown["refused"]
+    assert f"PostgreSQL {OLD} runs as before" in message
+    assert (clusters, rows) == ({OLD: [5432, "online"]}, "500")
+    assert f"a second cluster with databases, PostgreSQL {NEW} on port 5433" in shown["refused"]
     assert shown["interrupted"] is True
     assert shown["repeated"][0].get("rows") == 500, shown["repeated"]
     assert shown["repeated"][1] == [5432, "online"]
@@ -194,8 +200,8 @@ shown["differs"] = step("upgrade").get("msg", ""), clusters(), upgrade.MARKER.ex
     message, clusters, begun = shown["differs"]
     assert "does not have the same content in: shop: public.entry\n" in message
     # Clients may have written to the new cluster since the interrupted run, so it stays.
-    assert "PostgreSQL 16 runs, and the former cluster is kept." in message
-    assert (clusters["16"], clusters["15"][1], begun) == ([5432, "online"], "down", False)
+    assert f"PostgreSQL {NEW} runs, and the former cluster is kept." in message
+    assert (clusters[NEW], clusters[OLD][1], begun) == ([5432, "online"], "down", False)
 
 
 def test_sequences_views_functions_indexes_and_extensions_are_compared(
@@ -240,10 +246,10 @@ upgrade.shutil.disk_usage = lambda path: upgrade.shutil._ntuple_diskusage(2**40,
 psql("SELECT pg_create_physical_replication_slot('one');")
 shown["replica"] = step("upgrade")["msg"], clusters()
 psql("SELECT pg_drop_replication_slot('one');")
-shell("pg_ctlcluster --skip-systemctl-redirect 15 main stop")
+shell(f"pg_ctlcluster --skip-systemctl-redirect {OLD} main stop")
 shown["down"] = step("check")["msg"]
 """)
     assert "MiB of disk space, but" in shown["disk"]
     assert "it has replication slots" in shown["replica"][0]
-    assert shown["replica"][1] == {"15": [5432, "online"]}
-    assert "PostgreSQL 15 does not run" in shown["down"]
+    assert shown["replica"][1] == {OLD: [5432, "online"]}
+    assert f"PostgreSQL {OLD} does not run" in shown["down"]

@@ -284,6 +284,7 @@ def test_the_default_limits_serve_a_page_with_many_pictures_over_http_2(site: Si
     address, port = own_address(), site.https_port
     command = ["h2load", "-n", "250", "-c", "2", "-m", "100", f"--connect-to={address}:{port}"]
     done = subprocess.run([*command, f"https://{DOMAIN}:{port}/slow/a"], capture_output=True, text=True, check=True)
+    assert "Application protocol: h2" in done.stdout, done.stdout
     assert "status codes: 250 2xx" in done.stdout, done.stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,12 @@ class Logins:
         return list(dict.fromkeys((user, port) for port in ports for user in users))
 
 
+def facts(system: Mapping[str, str]) -> dict[str, str]:
+    """The distribution, as in the facts that Ansible gathers, from the fields of /etc/os-release."""
+    major = system.get("VERSION_ID", "").split(".")[0]
+    return {"distribution": system.get("ID", "").capitalize(), "distribution_major_version": major}
+
+
 class ActionModule(ActionBase):
     """Find the login; wait up to `patience` seconds for the host."""
 
@@ -107,8 +114,6 @@ class ActionModule(ActionBase):
         if user != "root" and (refusal := self.sudo_problem(user)):
             return result | {"failed": True, "msg": refusal}
         system = parse(output)
-        # The name that a gathered fact has.
-        facts = {"distribution_major_version": system.get("VERSION_ID", "").split(".")[0]}
         asked = ("PYTHON", "CLOCK", "ALERTS", "METRICS", "LOGS", "HTTP3")
         present = {name.lower(): system.pop(name, "") == "yes" for name in asked}
         found: dict[str, Any] = {"cores": int(system.pop("CORES", "") or 1)}
@@ -118,7 +123,15 @@ class ActionModule(ActionBase):
             found[key] = [name.removesuffix(suffix) for name in files if name.endswith(suffix)]
         current, final = {"user": user, "port": port}, {"administrator": logins.administrator, "sshd_port": logins.port}
         given = {"sudo_password_given": self.has_sudo_password()}
-        return result | {"system": system, **present, **found, **current, **final, **given, "ansible_facts": facts}
+        return result | {
+            "system": system,
+            **present,
+            **found,
+            **current,
+            **final,
+            **given,
+            "ansible_facts": facts(system),
+        }
 
     def logins(self, variables: dict[str, Any]) -> Logins:
         """The possible logins, from the inventory and the command line."""

@@ -34,6 +34,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,6 +52,7 @@ while len(program) < {len(SERVER)} and (part := os.read(0, {len(SERVER)} - len(p
     program += part
 exec(program)"""
 PAUSE = 60  # seconds after a server that did not start, in which no other one is started
+ENDINGS = ("", " && sleep 0")  # what Ansible appends to a command; the second one is that of ansible-core 2.19
 SUCCESS_KEY = re.compile("BECOME-SUCCESS-[a-z]+")
 
 
@@ -189,9 +191,9 @@ class Connection(ssh.Connection):
         """The command that starts a module server the way a command starts Python; empty if it does anything else."""
         if self.has_password() or not (python := re.search(r"/[\w./-]*python3[\w.]*", command)):
             return ""
-        for become in (self.become, None):
-            if same(command, self.shell_command(python[0], become)):
-                command = self.shell_command(f"{python[0]} -c {shlex.quote(START)}", become)
+        for become, ending in product((self.become, None), ENDINGS):
+            if same(command, self.shell_command(python[0], become, ending)):
+                command = self.shell_command(f"{python[0]} -c {shlex.quote(START)}", become, ending)
                 return SUCCESS_KEY.sub("BECOME-SUCCESS", command)
         return ""
 
@@ -200,12 +202,12 @@ class Connection(ssh.Connection):
         become = self.become if self.become and self.become.has_option("become_pass") else None
         return bool(self.get_option("password") or (become and become.get_option("become_pass")))
 
-    def shell_command(self, command: str, become: Any) -> str:
-        """A command as Ansible passes it to exec_command, with a become plugin or without."""
+    def shell_command(self, command: str, become: Any, ending: str) -> str:
+        """A command as Ansible passes it to exec_command, with a become plugin or without, and with one of ENDINGS."""
         if become:
             # A copy, as Ansible still needs the key of the command that it has made.
             command = copy.copy(become).build_become_command(command, self._shell)
-        return f"{self._play_context.executable} -c {shlex.quote(self._shell.append_command(command, 'sleep 0'))}"
+        return f"{self._play_context.executable} -c {shlex.quote(command + ending)}"
 
     def reset(self) -> None:
         """Close the connection, and let the next module start a new Python."""

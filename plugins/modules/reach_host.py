@@ -10,7 +10,7 @@ description:
   - Finds the user and the port with which a login works - those of a fresh host, or those of a provisioned one - and
     detects the host's system. The host needs no Python for that.
   - Detects whether the run has a password for sudo, for which the task needs C(become). Logs in without sudo.
-  - Sets the fact C(ansible_facts.distribution_major_version).
+  - Sets the facts C(ansible_facts.distribution) and C(ansible_facts.distribution_major_version).
 options:
   patience:
     description: Seconds to wait for a host that does not accept logins yet. If not 0, also wait for its first boot.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import os
 import random
@@ -151,6 +152,7 @@ class Site:
         files = {} if self.settings else MAIN
         if not files:
             values = self.settings | {"nginx_challenge_folder": "/srv/challenges"}
+            values["__nginx_has_http2_directive"] = nginx_version() >= (1, 25, 1)
             ports = {"nginx_http_port": HTTP, "nginx_https_port": HTTPS, "nginx_status_port": STATUS}
             main = self.render("nginx", "nginx.conf.j2", **ports, **values)
             files["nginx.conf"] = re.sub(r"^error_log syslog.*\n", "", main, flags=re.MULTILINE)
@@ -246,6 +248,13 @@ class Site:
         path = live / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+@functools.cache
+def nginx_version() -> tuple[int, ...]:
+    """The version of nginx, such as (1, 26, 3)."""
+    shown = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True).stderr
+    return tuple(int(number) for number in re.findall(r"\d+", shown)[:3])
 
 
 def free_port() -> int:

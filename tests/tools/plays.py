@@ -24,10 +24,15 @@ def run_play(folder: Path, tasks: str, *options: str, hosts: str = "web1", color
     (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
     own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     colors = {"ANSIBLE_FORCE_COLOR": "1"} if color else {"ANSIBLE_NOCOLOR": "1"}
+    fixed = {
+        "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+        "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
+        "LC_ALL": "C.UTF-8",
+    }
     return subprocess.run(
         [Path(sys.executable).parent / "ansible-playbook", "play.yml", "-i", "hosts.yml", *options],
         cwd=folder,
-        env=own | colors | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
+        env=own | colors | fixed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -20,6 +20,10 @@ INCOMPLETE = 3  # exit status of restic when it could not read some files
 LOCKED = re.compile(r"already locked")
 TRACE = re.compile(r"/restic/|/cenkalti/|^(\[\d+:|main\.|runtime\.|golang\.org|github\.com)")  # of Go, and progress
 NO_REPOSITORY = re.compile(r"Is there a repository at the following location|repository does not exist")
+DAMAGED = (
+    "Do not prune it. Other targets are not affected. docs/backups.md shows how to restore what is left, and how to "
+    "start a new one."
+)
 MEANINGS = [
     (
         NO_REPOSITORY.pattern,
@@ -65,8 +69,12 @@ MEANINGS = [
         r"|pack .* (contains|damaged|not found|is not referenced)|blob .* (not found|invalid)|error loading|truncated"
         r"|load\(<(data|index|snapshot)|unable to load|not found in (repository|index)|illegal file size",
         "The repository on {target} is damaged.",
-        "Do not prune it. Other targets are not affected. docs/backups.md shows how to restore what is left, and how "
-        "to start a new one.",
+        DAMAGED,
+    ),
+    (
+        r"panic: runtime error",
+        "restic has crashed, as its version 0.18 of Debian 13 does when the repository on {target} is damaged.",
+        DAMAGED,
     ),
     (
         r"connection refused|timed? ?out|no route|network is unreachable|could not resolve|no such host|sftp session"
