@@ -158,6 +158,35 @@ def test_the_command_has_the_size_of_the_terminal_also_when_it_changes(terminal:
     started.read_until("44 122")
 
 
+# Standard input is an object whose method fileno, which select calls, sends the signal: nothing in Python runs between
+# that and the beginning of the wait.
+SIGNAL_BEFORE_WAIT = """
+import ctypes, functools, importlib.machinery, os, select, signal, types
+loader = importlib.machinery.SourceFileLoader("app_command", {program!r})
+app = types.ModuleType("app_command")
+loader.exec_module(app)
+end, handled = os.pipe()
+signal.signal(signal.SIGWINCH, lambda *_: os.write(handled, b"x"))
+terminal, its_end = os.openpty()
+os.set_blocking(terminal, False)
+class Input:
+    fileno = functools.partial(getattr(ctypes.CDLL(None), "raise"), signal.SIGWINCH)
+def wait(ready, *rest):
+    return select.select([Input() if file == 0 else file for file in ready], *rest)
+app.select = types.SimpleNamespace(select=wait)
+app.copy_until(end, terminal)
+"""
+
+
+def test_a_signal_just_before_the_wait_is_handled_at_once() -> None:
+    command = [sys.executable, "-c", SIGNAL_BEFORE_WAIT.format(program=str(PROGRAM))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        try:
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+
+
 def test_control_c_reaches_the_command_alone(terminal: Callable[..., Terminal]) -> None:
     started = terminal("sh", "-c", "trap 'echo stopped; exit 7' INT; echo ready; while :; do sleep 0.1; done")
     started.read_until("ready")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import itertools
 import os
 import random
 import re
@@ -196,7 +197,8 @@ class Site:
         return [str(NGINX), *options, "-c", str(self.folder / "nginx/nginx.conf"), "-e", str(self.folder / "log/error")]
 
     def start(self, *apps: dict[str, Any]) -> None:
-        assert self.check(*apps) == ""
+        problem = self.check(*apps)
+        assert not problem, problem
         self.running = subprocess.Popen(self.command("-g", "daemon off;"))
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -209,7 +211,8 @@ class Site:
     def switch(self, *apps: dict[str, Any]) -> None:
         """Replace the sites while nginx runs."""
         assert self.running
-        assert self.check(*apps) == ""
+        problem = self.check(*apps)
+        assert not problem, problem
         self.running.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
@@ -257,14 +260,20 @@ def nginx_version() -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", shown)[:3])
 
 
-def free_port() -> int:
-    """A free port that nobody else takes meanwhile.
+@functools.cache
+def ports() -> Iterator[int]:
+    """The ports that this process may use, again and again, from a random one on.
 
-    It is below those that the kernel gives to outgoing connections, and each process of pytest-xdist has its own range.
+    They are below those that the kernel gives to outgoing connections, and each process of pytest-xdist has its own.
     """
-    first = 20_000 + 1_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
+    first, begin = 20_000 + 1_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8), random.randrange(1_500)
+    return itertools.cycle(first + (begin + number) % 1_500 for number in range(1_500))
+
+
+def free_port() -> int:
+    """A free port that nobody else takes meanwhile, and that this function has not returned in the last 1,499 calls."""
     while True:
-        port = random.randrange(first, first + 1_500)
+        port = next(ports())
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("", port))
             return port
