@@ -12,6 +12,7 @@ import pytest
 from backup_data import Make
 from backups import engine, main, placing, runs, status
 from backups.drill import Drill
+from backups.engine import NoRepository
 from backups.restoring import Restorer
 from backups.saving import Saver
 from backups.settings import BackupError, Target
@@ -113,6 +114,13 @@ def test_a_target_that_is_down_is_named(
     assert Restorer(chosen, **folders).backups("disk")  # the other target got its backup
 
 
+# An error of restic 0.18 with --json.
+JSON_ERROR = (
+    r'{"message_type":"exit_error","code":1,"message":"failed to load snapshot 8f: LoadRaw(\u003csnapshot/8f\u003e): '
+    r'invalid data returned\ngithub.com/restic/restic/internal/x.init\n\t/build/restic/repository.go:12"}'
+)
+
+
 @pytest.mark.parametrize(
     ("said", "meaning"),
     [
@@ -122,6 +130,9 @@ def test_a_target_that_is_down_is_named(
         ("Fatal: unable to open config file: x\nIs there a repository at the following location?", "has no repository"),
         ("Load(<data/1>): ciphertext verification failed", "is damaged"),
         ("panic: runtime error: invalid memory address or nil pointer dereference", "is damaged"),
+        (JSON_ERROR, "is damaged."),
+        (JSON_ERROR, "restic: failed to load snapshot 8f: LoadRaw(<snapshot/8f>): invalid data returned"),
+        ("Fatal: unable to open config file: stat /mnt/restic/a/config: permission denied", "/mnt/restic/a/config"),
         ("nobody@host: Permission denied (publickey).", "does not accept the login"),
         ("rclone: Permission denied (publickey).\nFatal: error talking HTTP to rclone", "does not accept the login"),
         ("Fatal: error talking HTTP to rclone: unexpected EOF", "can't be reached"),
@@ -134,6 +145,14 @@ def test_a_target_that_is_down_is_named(
 )
 def test_errors_of_restic_are_explained(said: str, meaning: str) -> None:
     assert meaning in engine.explain("disk", said)
+    assert "github.com" not in engine.explain("disk", said)
+
+
+def test_a_repository_that_is_gone_is_named(new_settings: Make, folders: dict[str, Any], tmp_path: Path) -> None:
+    target = Target("disk", str(tmp_path / "restic/none"))
+    restic = Saver(new_settings(targets=(target,)), cache=None, **folders).engine(target)
+    with pytest.raises(NoRepository, match=r"The target disk has no repository(.|\n)*/restic/none"):
+        restic.snapshots()
 
 
 def test_a_command_that_fails_saves_nothing(saver: Saver) -> None:

@@ -125,6 +125,7 @@ ERRORS = """\
           ansible.builtin.command: "true"
     - name: Run a program
       ansible.builtin.command: sh -c 'echo out; echo err >&2; exit 3'
+      failed_when: true
       ignore_errors: true
     - name: Loop
       ansible.builtin.command: "{{ item }}"
@@ -159,12 +160,12 @@ def test_error_is_complete_and_printed_once(play: Play) -> None:
         "  cmd:",
         "  - 'false'",
         "  rc: 1",
-        "  (play.yml:18; -vvv shows more)",
+        "  (play.yml:19; -vvv shows more)",
         "...ignoring",
         "fatal: [web1]: FAILED! => Use a variable",
         "  Finalization of task args for 'ansible.builtin.command' failed: "
         "Error while resolving value for '_raw_params': 'no_such_variable' is undefined",
-        "  (play.yml:22; -vvv shows more)",
+        "  (play.yml:23; -vvv shows more)",
     ]
 
 

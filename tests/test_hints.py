@@ -57,6 +57,7 @@ def test_a_missing_debian_package_is_named_with_its_key(log: str, key: str, pack
         (f"{MODULE} 'PIL'", ["such as pillow"]),
         (f"{MODULE} 'yaml.nodes'", ["yaml.nodes", "such as pyyaml"]),
         (f"{MODULE} 'pkg_resources'", ["such as setuptools<81,"]),
+        (f"{MODULE} 'cgi'", ["such as legacy-cgi,"]),
         (f"{MODULE} 'Crypto.Cipher'", ["such as pycryptodome,"]),
         (f"{MODULE} 'config'", ["no module config", ".gitignore", "environment and secrets of shop"]),
         ("FileNotFoundError: [Errno 2] No such file or directory: 'a/b.json'", ["a/b.json", ".gitignore", "DATA_DIR"]),

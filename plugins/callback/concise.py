@@ -53,6 +53,7 @@ NEEDLESS = {
     *("msg", "changed", "failed", "unreachable", "exception", "invocation", "diff", "warnings", "deprecations"),
     *("stdout_lines", "stderr_lines", "start", "end", "delta", "ansible_loop_var", "item", "attempts", "results"),
     *("skip_reason", "evaluated_to", "assertion", "ansible_facts", "checksum"),
+    *("failed_when_result", "failed_when_suppressed_exception", "changed_when_suppressed_exception"),
 }
 
 

@@ -102,14 +102,17 @@ LIBRARIES = {
     "gthread-2.0": "libglib2.0-0",
     "xml2": "libxml2",
 }
-# Packages of the index that contain a module of another name.
+# Packages of the index that contain a module of another name, or one that Python 3.13 lacks.
 DISTRIBUTIONS = {
     "Crypto": "pycryptodome",
     "MySQLdb": "mysqlclient",
     "OpenSSL": "pyopenssl",
     "PIL": "pillow",
+    "asyncore": "standard-asyncore",
     "attr": "attrs",
+    "audioop": "audioop-lts",
     "bs4": "beautifulsoup4",
+    "cgi": "legacy-cgi",
     "cv2": "opencv-python-headless",
     "dateutil": "python-dateutil",
     "decouple": "python-decouple",
@@ -119,6 +122,7 @@ DISTRIBUTIONS = {
     "dotenv": "python-dotenv",
     "fitz": "pymupdf",
     "git": "gitpython",
+    "imghdr": "standard-imghdr",
     "jose": "python-jose",
     "jwt": "pyjwt",
     "ldap": "python-ldap",
@@ -132,6 +136,7 @@ DISTRIBUTIONS = {
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "slugify": "python-slugify",
+    "telnetlib": "standard-telnetlib",
     "yaml": "pyyaml",
     "zmq": "pyzmq",
 }

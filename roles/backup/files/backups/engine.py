@@ -18,7 +18,8 @@ from backups.settings import CONFIG, STATE, BackupError, Target
 
 INCOMPLETE = 3  # exit status of restic when it could not read some files
 LOCKED = re.compile(r"already locked")
-TRACE = re.compile(r"/restic/|/cenkalti/|^(\[\d+:|main\.|runtime\.|golang\.org|github\.com)")  # of Go, and progress
+# A stack trace of Go, and progress.
+TRACE = re.compile(r"^(\S+\.(go|s):\d+( \+0x\w+)?$|\[\d+:|main\.|runtime\.|golang\.org/|github\.com/)")
 NO_REPOSITORY = re.compile(r"Is there a repository at the following location|repository does not exist")
 DAMAGED = (
     "Do not prune it. Other targets are not affected. docs/backups.md shows how to restore what is left, and how to "
@@ -67,7 +68,7 @@ MEANINGS = [
     (
         r"ciphertext verification failed|invalid data returned|does not match|hash mismatch|repository contains errors"
         r"|pack .* (contains|damaged|not found|is not referenced)|blob .* (not found|invalid)|error loading|truncated"
-        r"|load\(<(data|index|snapshot)|unable to load|not found in (repository|index)|illegal file size",
+        r"|load(raw)?\(<(data|index|snapshot)|unable to load|not found in (repository|index)|illegal file size",
         "The repository on {target} is damaged.",
         DAMAGED,
     ),
@@ -97,12 +98,23 @@ def failure(target: str, output: str) -> BackupError:
 
 def explain(target: str, output: str) -> str:
     """The meaning of an error of restic, what to do, and its own words."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not TRACE.search(line.strip())]
+    lines = [line.strip() for line in plain(output).splitlines() if line.strip() and not TRACE.search(line.strip())]
     said = "\n".join(dict.fromkeys(lines))
     for pattern, cause, advice in MEANINGS:
         if re.search(pattern, said, re.IGNORECASE):
             return f"{cause.format(target=target)}\n{advice.format(target=target)}\nrestic: {said[-600:]}"
     return f"restic failed for the target {target}: {said[-600:] or 'it printed no message'}"
+
+
+def plain(output: str) -> str:
+    """What restic has printed, with its error as text, which newer versions print as JSON with --json."""
+    lines = []
+    for line in output.splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if (found := json.loads(line))["message_type"] == "exit_error":
+                line = str(found["message"])
+        lines.append(line)
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
