@@ -58,7 +58,7 @@ def project(shop: Path) -> Path:
     (shop / "pyproject.toml").write_text(PROJECT)
     text = (shop / "shop.py").read_text()
     (shop / "shop.py").write_text(text.replace("app = Flask", "import octolib\n\napp = Flask", 1))
-    subprocess.run([UV, "lock", "--quiet"], cwd=shop, check=True)
+    subprocess.run([UV, "lock", "--quiet", "--system-certs"], cwd=shop, check=True)
     return shop
 
 
