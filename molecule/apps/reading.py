@@ -66,7 +66,7 @@ class Reader:
         self.top, self.project, self.machine, self.door = folder, project, machine, door
         self.folder = project  # where the reader types commands
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PY_COLORS"))}
-        # Package indexes and caches are those of the user who runs the tests; the computer has the certificates.
+        # Package indexes and caches are those of the user who runs the tests; certificates, those of the system.
         own = {f"XDG_{kind.upper()}_HOME": str(Path.home() / f".{kind}") for kind in ("config", "cache")}
         own["UV_SYSTEM_CERTS"] = "1"
         self.environment = own | kept | {"HOME": str(home), "ANSIBLE_NOCOLOR": "1"}

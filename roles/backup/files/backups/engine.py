@@ -21,7 +21,7 @@ LOCKED = re.compile(r"already locked")
 # A stack trace of Go, and progress.
 TRACE = re.compile(r"^(\S+\.(go|s):\d+( \+0x\w+)?$|\[\d+:|main\.|runtime\.|golang\.org/|github\.com/)")
 NO_REPOSITORY = re.compile(r"Is there a repository at the following location|repository does not exist")
-DAMAGED = (
+RESTORE_WHAT_IS_LEFT = (
     "Do not prune it. Other targets are not affected. docs/backups.md shows how to restore what is left, and how to "
     "start a new one."
 )
@@ -70,12 +70,12 @@ MEANINGS = [
         r"|pack .* (contains|damaged|not found|is not referenced)|blob .* (not found|invalid)|error loading|truncated"
         r"|load(raw)?\(<(data|index|snapshot)|unable to load|not found in (repository|index)|illegal file size",
         "The repository on {target} is damaged.",
-        DAMAGED,
+        RESTORE_WHAT_IS_LEFT,
     ),
     (
         r"panic: runtime error",
         "restic has crashed, as its version 0.18 of Debian 13 does when the repository on {target} is damaged.",
-        DAMAGED,
+        RESTORE_WHAT_IS_LEFT,
     ),
     (
         r"connection refused|timed? ?out|no route|network is unreachable|could not resolve|no such host|sftp session"
